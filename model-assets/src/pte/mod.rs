@@ -1,0 +1,1 @@
+//! The `.pte` reader and verifier.
