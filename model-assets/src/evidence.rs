@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// The model was loaded by the runtime and ran: a prefill, then decode steps, with finite logits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Load {
     /// Wall time from open to a loaded `forward` method, milliseconds.
@@ -30,6 +31,7 @@ pub struct Load {
 ///
 /// All figures are over `rows` teacher-forced positions times the vocabulary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ParityRun {
     /// Positions compared.
@@ -46,6 +48,7 @@ pub struct ParityRun {
 
 /// Parity of the `.pte` in the engine with the eager quantized model, in three ways of feeding the tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Parity {
     /// Prompt in one prefill, then one decode step per token.
@@ -58,6 +61,7 @@ pub struct Parity {
 
 /// What `engine check` answers: written to the response file that xtask named.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EngineCheck {
     /// Version of the ExecuTorch runtime that ran the model, such as `1.5.1`.
@@ -80,4 +84,15 @@ pub struct RuntimeTable {
     pub backends: Vec<String>,
     /// Registered kernels as `namespace::name.overload`, sorted and unique.
     pub kernels: Vec<String>,
+}
+
+impl Parity {
+    /// The three runs with their names.
+    pub fn runs(&self) -> [(&'static str, &ParityRun); 3] {
+        [
+            ("prefill then decode", &self.prefill_then_decode),
+            ("chunked prefill", &self.chunked_prefill),
+            ("step by step", &self.step_by_step),
+        ]
+    }
 }

@@ -1,5 +1,25 @@
-//! The contract between the export pipeline and the app.
+//! The contract between the export pipeline and the app: what a model promises ([`recipe`], [`policy`]), what
+//! was found and measured ([`pte`], [`evidence`]), the record of both ([`manifest`]), and the one door that a
+//! model's bytes go through ([`check::validate`]).
+//!
+//! **Invariant:** this crate knows no network, no processes and no command line. It reads files
+//! ([`dir::ModelDir`]) and bytes, and writes nothing.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod claim;
+pub mod digest;
+pub mod dir;
+pub mod error;
 pub mod evidence;
+pub mod limits;
+pub mod manifest;
+pub mod policy;
 pub mod pte;
+pub mod recipe;
+
+/// Digest of a value's meaning: its canonical JSON, with keys in declaration order.
+fn canonical_digest(value: &impl serde::Serialize) -> digest::Digest {
+    // Serialising plain data into memory cannot fail; were it ever to, an empty text matches no record.
+    digest::Digest::of(&serde_json::to_vec(value).unwrap_or_default())
+}

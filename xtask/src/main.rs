@@ -1,2 +1,88 @@
-//! skeleton
-fn main() {}
+//! `cargo xtask`: the commands of the monorepo, one file per command.
+//!
+//! **Invariant:** links no C++ and never depends on the app.
+
+mod export;
+mod setup;
+mod supervise;
+mod test;
+mod verify;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+/// Success.
+pub const EXIT_OK: u8 = 0;
+/// Anything that has no code of its own.
+pub const EXIT_FAILURE: u8 = 1;
+// 2 is a wrong command line, by clap.
+/// The set-up (venv, packages, SDK) could not be made.
+pub const EXIT_SETUP: u8 = 3;
+/// The export failed in every attempt: nothing was published.
+pub const EXIT_EXPORT: u8 = 4;
+/// The model was refused.
+pub const EXIT_REFUSED: u8 = 5;
+/// Tests failed.
+pub const EXIT_TESTS: u8 = 6;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the Python venv from the hash-pinned lock and stage the ExecuTorch C++ SDK
+    Setup,
+    /// Export a model, prove what its bytes say, and publish it
+    Export(export::Args),
+    /// Prove a published model, or any `.pte` file, again
+    Verify(verify::Args),
+    /// Run every test
+    Test(test::Args),
+}
+
+/// An error with its exit code and the command that mends it.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    error: anyhow::Error,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn new(code: u8, error: impl Into<anyhow::Error>, hint: impl Into<String>) -> Self {
+        Self { code, error: error.into(), hint: Some(hint.into()) }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { code: EXIT_FAILURE, error: error.into(), hint: None }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+fn main() -> std::process::ExitCode {
+    let outcome = workspace::Workspace::find().map_err(Failure::from).and_then(|workspace| {
+        match Cli::parse().command {
+            Command::Setup => setup::run(&workspace),
+            Command::Export(args) => export::run(&workspace, &args),
+            Command::Verify(args) => verify::run(&workspace, &args),
+            Command::Test(args) => test::run(&workspace, &args),
+        }
+    });
+    match outcome {
+        Ok(()) => EXIT_OK.into(),
+        Err(Failure { code, error, hint }) => {
+            eprintln!("error: {error:#}");
+            if let Some(hint) = hint {
+                eprintln!("hint: {hint}");
+            }
+            code.into()
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Finds the ExecuTorch C++ SDK, compiles the shim against it and links the five runtime libraries.
+//!
+//! The ladder, each rung a function: find the SDK → check its version → compile → copy the libraries → link.
+//! A rung that fails says what was looked for and the command that repairs it.
+//!
+//! **Invariant:** every variable and file that decides the outcome is registered for rebuilds as it is
+//! read, and nothing is written outside `OUT_DIR`; so an unchanged tree never re-runs this script.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The one version of the runtime that this crate is written for.
+const RUNTIME_VERSION: &str = "1.5.1";
+
+/// Link order matters to nobody here; `executorch` first because the others need it.
+const LIBRARIES: [&str; 5] = [
+    "executorch",
+    "executorch_kernels_optimized",
+    "executorch_kernels_quantized",
+    "executorch_backend_xnnpack",
+    "executorch_threadpool",
+];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            println!("cargo::error={message}; run: cargo xtask setup");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let out = PathBuf::from(required("OUT_DIR")?);
+    let sdk = find_sdk()?;
+    check_version(&sdk)?;
+    compile_shim(&sdk)?;
+    let lib_dir = copy_libraries(&sdk, &out)?;
+    link(&out, &lib_dir)
+}
+
+/// A variable that Cargo always sets for build scripts.
+fn required(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|_| format!("environment variable {name}: got nothing, expected Cargo to set it"))
+}
+
+/// A variable of ours: registered as it is read.
+fn registered(name: &str) -> Option<String> {
+    println!("cargo::rerun-if-env-changed={name}");
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Reads a file that decides the build: registered as it is read.
+fn registered_file(path: &Path) -> Result<String, String> {
+    println!("cargo::rerun-if-changed={}", path.display());
+    fs::read_to_string(path).map_err(|e| format!("{}: {e}, expected a staged ExecuTorch SDK", path.display()))
+}
+
+fn find_sdk() -> Result<PathBuf, String> {
+    if let Some(dir) = registered("EXECUTORCH_SDK_DIR") {
+        let dir = PathBuf::from(dir);
+        return if dir.is_dir() {
+            Ok(dir)
+        } else {
+            Err(format!(
+                "EXECUTORCH_SDK_DIR={}: got no such folder, expected include/ and lib/ in it",
+                dir.display()
+            ))
+        };
+    }
+    let target = required("TARGET")?;
+    let manifest = PathBuf::from(required("CARGO_MANIFEST_DIR")?);
+    let root =
+        manifest.ancestors().nth(2).ok_or("engine lies outside a workspace, expected <root>/app/engine")?;
+    let dir = root.join(".proofmark/sdk").join(format!("executorch-{RUNTIME_VERSION}-{target}"));
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    // The folder does not exist yet: watching it makes Cargo run this script again once it does.
+    println!("cargo::rerun-if-changed={}", dir.display());
+    Err(format!(
+        "{}: got no such folder, expected the ExecuTorch {RUNTIME_VERSION} SDK for {target} \
+         (or its place in EXECUTORCH_SDK_DIR)",
+        dir.display()
+    ))
+}
+
+/// The wheel names its version in the CMake package file; the libraries themselves do not.
+fn check_version(sdk: &Path) -> Result<(), String> {
+    let path = sdk.join("lib/cmake/executorch/executorch-config-version.cmake");
+    let text = registered_file(&path)?;
+    let got = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("set(PACKAGE_VERSION \"")?.strip_suffix("\")"))
+        .unwrap_or("no PACKAGE_VERSION");
+    if got != RUNTIME_VERSION {
+        return Err(format!("{}: got version {got}, expected {RUNTIME_VERSION}", path.display()));
+    }
+    println!("cargo::rustc-env=ENGINE_RUNTIME_VERSION={RUNTIME_VERSION}");
+    Ok(())
+}
+
+/// Compiles the shim, the operators, and the attention inner loops once per instruction set.
+fn compile_shim(sdk: &Path) -> Result<(), String> {
+    for name in [
+        "attention.cpp",
+        "attention.h",
+        "llama_ops.cpp",
+        "llama_ops.h",
+        "profile.cpp",
+        "profile.h",
+        "shim.cpp",
+        "shim.h",
+    ] {
+        println!("cargo::rerun-if-changed=cpp/{name}");
+    }
+    let x86_64 = required("CARGO_CFG_TARGET_ARCH")? == "x86_64";
+
+    let include = sdk.join("include");
+    let mut shim = cc::Build::new();
+    shim.cpp(true)
+        .std("c++17")
+        .opt_level(3)
+        .files(["cpp/shim.cpp", "cpp/llama_ops.cpp", "cpp/profile.cpp"])
+        .define("C10_USING_CUSTOM_GENERATED_MACROS", None)
+        .define("ET_EVENT_TRACER_ENABLED", None)
+        .define("ET_USE_THREADPOOL", None)
+        // The SDK's headers are not ours to warn about; our own files are.
+        .flag(format!("-isystem{}", include.display()))
+        .flag(format!("-isystem{}", include.join("executorch/runtime/core/portable_type/c10").display()));
+    if x86_64 {
+        shim.define("ENGINE_X86_64", None);
+    }
+    shim.try_compile("engine_shim").map_err(|e| format!("cpp/shim.cpp: {e}"))?;
+
+    // After the shim: a linker reads archives in order, and the shim is what needs these.
+    attention("portable", &[])?;
+    if x86_64 {
+        attention("avx2", &["-mavx2", "-mfma"])?;
+        attention("avx512", &["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mavx2"])?;
+    }
+    Ok(())
+}
+
+/// One object per instruction set. They share no inline function with any other object (attention.cpp
+/// includes no C++ header), so no AVX-512 code can leak into a function that older CPUs run.
+fn attention(variant: &str, flags: &[&str]) -> Result<(), String> {
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .std("c++17")
+        .opt_level(3)
+        .file("cpp/attention.cpp")
+        .define("ENGINE_ATTENTION", Some(format!("engine_attention_{variant}").as_str()))
+        // Fused multiply-add where the target has it: ISO mode turns contraction off.
+        .flag("-ffp-contract=fast")
+        .flag("-fno-math-errno");
+    for flag in flags {
+        build.flag(flag);
+    }
+    build.try_compile(&format!("engine_attention_{variant}")).map_err(|e| format!("cpp/attention.cpp: {e}"))
+}
+
+/// Copies the libraries into `OUT_DIR/lib`: Cargo adds search paths under `target/` to the loader's path for
+/// `cargo run` and `cargo test`, and a packager finds all five in one folder.
+fn copy_libraries(sdk: &Path, out: &Path) -> Result<PathBuf, String> {
+    let extension = if required("CARGO_CFG_TARGET_VENDOR")? == "apple" { "dylib" } else { "so" };
+    let folder = out.join("lib");
+    fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    for library in LIBRARIES {
+        let name = format!("lib{library}.{extension}");
+        let from = sdk.join("lib").join(&name);
+        println!("cargo::rerun-if-changed={}", from.display());
+        fs::copy(&from, folder.join(&name))
+            .map_err(|e| format!("{}: {e}, expected a library of the ExecuTorch SDK", from.display()))?;
+    }
+    Ok(folder)
+}
+
+fn link(out: &Path, lib_dir: &Path) -> Result<(), String> {
+    println!("cargo::rustc-link-search=native={}", lib_dir.display());
+    for library in LIBRARIES {
+        println!("cargo::rustc-link-lib=dylib={library}");
+    }
+    // Read by dependents as DEP_EXECUTORCH_LIB_DIR, DEP_EXECUTORCH_RPATH and DEP_EXECUTORCH_VERSION.
+    println!("cargo::metadata=lib_dir={}", lib_dir.display());
+    println!("cargo::metadata=version={RUNTIME_VERSION}");
+    let rpath = rpath(out)?;
+    println!("cargo::metadata=rpath={rpath}");
+    for kind in ["bins", "tests"] {
+        println!("cargo::rustc-link-arg-{kind}=-Wl,-rpath,{rpath}");
+    }
+    Ok(())
+}
+
+/// `$ORIGIN/lib` for an installed binary; then, relative to `target/<profile>` and its `deps`, the copies
+/// made above, so that a freshly built binary runs without Cargo. No path of the machine gets in.
+fn rpath(out: &Path) -> Result<String, String> {
+    let origin = if required("CARGO_CFG_TARGET_VENDOR")? == "apple" { "@loader_path" } else { "$ORIGIN" };
+    let mut places = vec![format!("{origin}/lib")];
+    // OUT_DIR is <target>/<profile>/build/engine-<hash>/out.
+    let tail: Vec<_> = out.components().rev().take(3).filter_map(|c| c.as_os_str().to_str()).collect();
+    if let ["out", package, "build"] = tail[..] {
+        places.push(format!("{origin}/build/{package}/out/lib"));
+        places.push(format!("{origin}/../build/{package}/out/lib"));
+    }
+    Ok(places.join(":"))
+}

@@ -1,0 +1,227 @@
+// Our kernels for llama::update_cache.out and llama::custom_sdpa.out.
+//
+// Both take everything through EValues whose types, ranks, dtypes, layouts and bounds are checked here, one by
+// one: a program that breaks the contract gets a runtime error, never an abort or an access out of bounds.
+#include <executorch/runtime/core/event_tracer_hooks.h>
+#include <executorch/runtime/core/exec_aten/util/tensor_util.h>
+#include <executorch/runtime/core/function_ref.h>
+#include <executorch/runtime/kernel/kernel_runtime_context.h>
+#include <executorch/runtime/kernel/operator_registry.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "attention.h"
+#include "llama_ops.h"
+#include "shim.h"
+
+namespace {
+
+using executorch::aten::ScalarType;
+using executorch::aten::Tensor;
+using executorch::runtime::Error;
+using executorch::runtime::EValue;
+using executorch::runtime::KernelRuntimeContext;
+using executorch::runtime::Span;
+namespace threadpool = executorch::extension::threadpool;
+
+// A worker pays for itself above this many multiply-adds (measured: a dispatch costs some microseconds).
+constexpr int64_t kParallelWorkMin = 1 << 18;
+
+bool contiguous(const Tensor& t) {
+  const auto order = t.dim_order();
+  for (size_t i = 0; i < order.size(); i++)
+    if (order[i] != i) return false;
+  return true;
+}
+
+// The tensor behind an argument if it is a contiguous fp32 [1, a, b, c] with memory behind it.
+const Tensor* cache_like(EValue* value) {
+  if (value == nullptr || !value->isTensor()) return nullptr;
+  const Tensor& t = value->toTensor();
+  const bool good = t.dim() == 4 && t.size(0) == 1 && t.scalar_type() == ScalarType::Float && contiguous(t) &&
+                    (t.numel() == 0 || t.const_data_ptr() != nullptr);
+  return good ? &t : nullptr;
+}
+
+#define REQUIRE(condition, message, ...)                    \
+  do {                                                      \
+    if (!(condition)) {                                     \
+      ET_LOG(Error, message, ##__VA_ARGS__);                \
+      context.fail(Error::InvalidArgument);                 \
+      return;                                               \
+    }                                                       \
+  } while (0)
+
+// update_cache.out(Tensor value, Tensor(a!) cache, SymInt start_pos, *, Tensor(b!) out) -> Tensor(b!)
+//
+// `out` exists for the schema alone; upstream's kernel leaves it untouched too.
+void update_cache(KernelRuntimeContext& context, Span<EValue*> arguments) {
+  executorch::runtime::internal::EventTracerProfileOpScope scope(
+      context.internal_event_tracer(), "native_call_llama::update_cache.out");
+  REQUIRE(arguments.size() >= 4, "update_cache: got %zu arguments, expected 4", arguments.size());
+  const Tensor* value = cache_like(arguments[0]);
+  const Tensor* cache = cache_like(arguments[1]);
+  REQUIRE(value != nullptr && cache != nullptr, "update_cache: expected contiguous fp32 [1, n, heads, dim] tensors");
+  REQUIRE(arguments[2]->isInt(), "update_cache: expected an integer start_pos");
+  REQUIRE(arguments[3]->isTensor(), "update_cache: expected a tensor out");
+  const int64_t start = arguments[2]->toInt();
+  REQUIRE(value->size(2) == cache->size(2) && value->size(3) == cache->size(3),
+          "update_cache: got [%zd, %zd] per position, expected [%zd, %zd]", value->size(2), value->size(3),
+          cache->size(2), cache->size(3));
+  REQUIRE(start >= 0 && start <= cache->size(1) && value->size(1) <= cache->size(1) - start,
+          "update_cache: got positions %" PRId64 " and %zd more, expected at most %zd", start, value->size(1),
+          cache->size(1));
+  if (value->numel() == 0) return;
+  const size_t position = static_cast<size_t>(value->size(2) * value->size(3));
+  std::memcpy(cache->mutable_data_ptr<float>() + static_cast<size_t>(start) * position,
+              value->const_data_ptr<float>(), static_cast<size_t>(value->size(1)) * position * sizeof(float));
+}
+
+EngineAttentionFn* widest() {
+#ifdef ENGINE_X86_64
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
+    return engine_attention_avx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return engine_attention_avx2;
+#endif
+  return engine_attention_portable;
+}
+
+EngineAttentionFn* attention = widest();
+
+void attend(const EngineAttention& task) {
+  constexpr int64_t tile = 32;  // rows; the widest tile of attention.cpp, so that no tile is cut short
+  const int64_t rows = task.positions * (task.heads / task.kv_heads);
+  const int64_t tiles = (rows + tile - 1) / tile;
+  const int64_t items = task.kv_heads * tiles;
+  auto run = [&](size_t item) {
+    const int64_t begin = static_cast<int64_t>(item) % tiles * tile;
+    attention(&task, static_cast<int64_t>(item) / tiles, begin, begin + tile < rows ? begin + tile : rows);
+  };
+  const int64_t work = task.positions * task.heads * (task.start + task.positions) * task.head_dim * 2;
+  threadpool::ThreadPool* pool = work >= kParallelWorkMin && items > 1 ? threadpool::get_threadpool() : nullptr;
+  if (pool != nullptr && pool->get_thread_count() > 1) {
+    pool->run(run, static_cast<size_t>(items));
+  } else {
+    for (int64_t item = 0; item < items; item++) run(static_cast<size_t>(item));
+  }
+}
+
+// custom_sdpa.out(Tensor query, Tensor key, Tensor value, SymInt start_pos, Tensor? attn_mask=None,
+//                 float drpout_p=0.0, bool is_causal=False, float? scale=None, *, Tensor(a!) out) -> Tensor(a!)
+void custom_sdpa(KernelRuntimeContext& context, Span<EValue*> arguments) {
+  executorch::runtime::internal::EventTracerProfileOpScope scope(
+      context.internal_event_tracer(), "native_call_llama::custom_sdpa.out");
+  REQUIRE(arguments.size() >= 9, "custom_sdpa: got %zu arguments, expected 9", arguments.size());
+  const Tensor* query = cache_like(arguments[0]);
+  const Tensor* key = cache_like(arguments[1]);
+  const Tensor* value = cache_like(arguments[2]);
+  const Tensor* planned = cache_like(arguments[8]);
+  REQUIRE(query != nullptr && key != nullptr && value != nullptr && planned != nullptr,
+          "custom_sdpa: expected contiguous fp32 [1, n, heads, dim] tensors");
+  REQUIRE(arguments[3]->isInt(), "custom_sdpa: expected an integer start_pos");
+  REQUIRE(arguments[4]->isNone(), "custom_sdpa: got an attention mask, expected none (causal only)");
+  REQUIRE(arguments[5]->isDouble() && arguments[5]->toDouble() == 0.0, "custom_sdpa: expected no dropout");
+  REQUIRE(arguments[6]->isBool(), "custom_sdpa: expected a boolean is_causal");
+  REQUIRE(arguments[7]->isNone() || arguments[7]->isDouble(), "custom_sdpa: expected a number or no scale");
+  const int64_t start = arguments[3]->toInt();
+  REQUIRE(key->size(1) == value->size(1) && key->size(2) == value->size(2) && key->size(3) == value->size(3),
+          "custom_sdpa: expected a key and a value cache of one shape");
+  REQUIRE(query->size(3) == key->size(3) && query->size(3) > 0 && query->size(3) <= ENGINE_HEAD_DIM_MAX,
+          "custom_sdpa: got head dimensions %zd and %zd, expected equal ones up to %d", query->size(3),
+          key->size(3), static_cast<int>(ENGINE_HEAD_DIM_MAX));
+  REQUIRE(key->size(2) > 0 && query->size(2) > 0 && query->size(2) % key->size(2) == 0,
+          "custom_sdpa: got %zd query and %zd key heads, expected a multiple", query->size(2), key->size(2));
+  REQUIRE(start >= 0 && start <= key->size(1) && query->size(1) <= key->size(1) - start,
+          "custom_sdpa: got positions %" PRId64 " and %zd more, expected at most %zd", start, query->size(1),
+          key->size(1));
+  Tensor out = *planned;
+  REQUIRE(executorch::runtime::resize_tensor(out, query->sizes()) == Error::Ok,
+          "custom_sdpa: expected an out that takes the shape of query");
+  if (query->numel() == 0) return;
+  EngineAttention task{};
+  task.query = query->const_data_ptr<float>();
+  task.key = key->const_data_ptr<float>();
+  task.value = value->const_data_ptr<float>();
+  task.out = out.mutable_data_ptr<float>();
+  task.positions = query->size(1);
+  task.start = start;
+  task.heads = query->size(2);
+  task.kv_heads = key->size(2);
+  task.head_dim = query->size(3);
+  task.scale = arguments[7]->isDouble() ? static_cast<float>(arguments[7]->toDouble())
+                                        : 1.0f / std::sqrt(static_cast<float>(task.head_dim));
+  task.causal = arguments[6]->toBool();
+  attend(task);
+}
+
+#undef REQUIRE
+
+// ---- test hooks ----
+
+struct TestTensor {
+  executorch::aten::SizesType sizes[ENGINE_RANK_MAX];
+  executorch::aten::StridesType strides[ENGINE_RANK_MAX];
+  executorch::aten::DimOrderType order[ENGINE_RANK_MAX];
+  executorch::aten::TensorImpl impl;
+
+  explicit TestTensor(const EngineTestTensor& t)
+      : impl((fill(t), static_cast<ScalarType>(t.scalar_type)), t.rank, sizes, t.data, order, strides) {}
+
+  void fill(const EngineTestTensor& t) {
+    int32_t stride = 1;
+    for (int i = t.rank - 1; i >= 0; i--) {
+      sizes[i] = static_cast<int32_t>(t.sizes[i]);
+      order[i] = static_cast<uint8_t>(i);
+      strides[i] = stride;
+      stride *= sizes[i];
+    }
+  }
+};
+
+uint32_t call(const char* name, Span<EValue*> arguments) {
+  auto function = executorch::runtime::get_op_function_from_registry(name);
+  if (!function.ok()) return static_cast<uint32_t>(function.error());
+  KernelRuntimeContext context;
+  (*function)(context, arguments);
+  return static_cast<uint32_t>(context.failure_state());
+}
+
+}  // namespace
+
+Error engine_register_llama_ops() {
+  const executorch::runtime::Kernel kernels[] = {
+      executorch::runtime::Kernel("llama::update_cache.out", update_cache),
+      executorch::runtime::Kernel("llama::custom_sdpa.out", custom_sdpa),
+  };
+  return executorch::runtime::register_kernels({kernels, 2});
+}
+
+extern "C" uint32_t engine_test_update_cache(const EngineTestTensor* value, const EngineTestTensor* cache,
+                                             int64_t start) {
+  TestTensor v(*value), c(*cache);
+  EValue a[] = {EValue(Tensor(&v.impl)), EValue(Tensor(&c.impl)), EValue(start), EValue(Tensor(&v.impl))};
+  EValue* arguments[] = {&a[0], &a[1], &a[2], &a[3]};
+  return call("llama::update_cache.out", {arguments, 4});
+}
+
+extern "C" uint32_t engine_test_custom_sdpa(const EngineTestTensor* query, const EngineTestTensor* key,
+                                            const EngineTestTensor* value, int64_t start, bool causal,
+                                            double scale, const EngineTestTensor* out, int32_t variant) {
+  EngineAttentionFn* forced = variant == 0 ? widest() : variant == 1 ? engine_attention_portable : nullptr;
+#ifdef ENGINE_X86_64
+  if (variant == 2 && __builtin_cpu_supports("avx2")) forced = engine_attention_avx2;
+  if (variant == 3 && widest() == engine_attention_avx512) forced = engine_attention_avx512;
+#endif
+  if (forced == nullptr) return static_cast<uint32_t>(Error::NotSupported);
+  TestTensor q(*query), k(*key), v(*value), o(*out);
+  EValue a[] = {EValue(Tensor(&q.impl)), EValue(Tensor(&k.impl)), EValue(Tensor(&v.impl)), EValue(start), EValue(),
+                EValue(0.0), EValue(causal), EValue(scale), EValue(Tensor(&o.impl))};
+  EValue* arguments[9];
+  for (int i = 0; i < 9; i++) arguments[i] = &a[i];
+  attention = forced;
+  const uint32_t code = call("llama::custom_sdpa.out", {arguments, 9});
+  attention = widest();
+  return code;
+}

@@ -1,0 +1,95 @@
+// The C interface between the Rust crate and the ExecuTorch runtime. src/ffi.rs mirrors it by hand.
+//
+// Every function that returns uint32_t returns a runtime error code (0 is success), leaves the reason in the
+// calling thread's log (engine_log), never throws and never prints.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct EngineModel;
+
+// A load-time option of a backend.
+struct EngineOption {
+  const char* backend;
+  const char* key;
+  int32_t kind;  // 0 bool, 1 int, 2 text
+  int64_t number;
+  const char* text;
+};
+
+enum { ENGINE_RANK_MAX = 8, ENGINE_SCALAR_FLOAT = 6, ENGINE_SCALAR_LONG = 4 };
+
+// Type and upper-bound shape of a method's input or output; scalar_type is -1 for what is no tensor.
+struct EngineTensorInfo {
+  int32_t scalar_type;
+  int32_t rank;
+  int64_t sizes[ENGINE_RANK_MAX];
+};
+
+// A value that a metadata method returned.
+struct EngineValue {
+  int32_t kind;  // 0 int, 1 bool, 2 double
+  int64_t integer;
+  double real;
+};
+
+// Time spent under one name, of which some was spent in no other named event.
+struct EngineEvent {
+  const char* name;
+  uint64_t calls;
+  uint64_t nanoseconds;
+};
+
+extern "C" {
+// Starts the runtime, redirects its log and registers our kernels. Call once, before anything else.
+uint32_t engine_init(void);
+
+// Moves the calling thread's log into `text` (NUL-terminated) and clears it; returns its length.
+size_t engine_log(char* text, size_t capacity);
+
+// What is registered. Null past the end.
+const char* engine_kernel_name(size_t index);
+const char* engine_backend_name(size_t index);
+
+uint32_t engine_threads(void);
+uint32_t engine_performance_cores(void);
+// Only while no model is loaded: delegates keep a pointer to the pool they were created with.
+uint32_t engine_set_threads(uint32_t count);
+
+// Loads a program and its `forward` method over memory that the caller keeps alive and unchanged until
+// engine_free. `profile` attaches the event recorder.
+uint32_t engine_load(const void* data, size_t size, const EngineOption* options, size_t option_count,
+                     bool profile, EngineModel** model);
+void engine_free(EngineModel* model);
+
+// Names of methods. Null past the end.
+const char* engine_method_name(const EngineModel* model, size_t index);
+// Values of a metadata method: no inputs, no instructions. On entry *count is the capacity of `values`.
+uint32_t engine_metadata(EngineModel* model, const char* method, EngineValue* values, size_t* count);
+// Shapes of `forward`. On entry the counts are capacities, on return the true numbers.
+uint32_t engine_signature(EngineModel* model, EngineTensorInfo* inputs, size_t* input_count,
+                          EngineTensorInfo* outputs, size_t* output_count);
+
+// Runs forward(tokens[1, count], position[1]). `logits` points into the model's own memory and is valid until
+// the next call on this model.
+uint32_t engine_forward(EngineModel* model, const int64_t* tokens, size_t count, int64_t position,
+                        const float** logits, size_t* logit_count);
+
+// Recorded events of a model loaded with `profile`; reset clears them.
+size_t engine_profile(const EngineModel* model, EngineEvent* events, size_t capacity);
+void engine_profile_reset(EngineModel* model);
+
+// Test hooks: run a registered operator on plain memory, through the registry and its own validation.
+struct EngineTestTensor {
+  int32_t scalar_type;
+  int32_t rank;
+  int64_t sizes[ENGINE_RANK_MAX];
+  void* data;
+};
+uint32_t engine_test_update_cache(const EngineTestTensor* value, const EngineTestTensor* cache, int64_t start);
+// `variant` 0 lets the CPU decide, 1 portable, 2 AVX2, 3 AVX-512 (NotSupported where the CPU lacks it).
+uint32_t engine_test_custom_sdpa(const EngineTestTensor* query, const EngineTestTensor* key,
+                                 const EngineTestTensor* value, int64_t start, bool causal, double scale,
+                                 const EngineTestTensor* out, int32_t variant);
+}

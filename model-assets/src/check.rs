@@ -1,0 +1,393 @@
+//! The one door: [`validate`] is the only way to make a [`Validated`], and only a [`Validated`] is published,
+//! embedded, linked or loaded.
+//!
+//! **Invariant:** the bytes that were checked are the bytes that come out: a [`Validated`] owns the buffer or
+//! the open file that was read, and nothing here opens a path.
+//!
+//! **Invariant:** no check is skipped because a record says that it passed. Figures in the evidence are judged
+//! here again, against the recipe.
+//!
+//! Deliberately absent: a constructor, a `Default`, an environment variable, or a feature that yields a
+//! [`Validated`] by any other way.
+
+use std::fmt;
+
+use crate::{
+    claim::Claim,
+    digest::Digest,
+    evidence::{Parity, ParityRun},
+    manifest::{Check, Evidence, EvidenceBinding, Structure, WeightsKind},
+    pte::{self, ReadAt},
+    recipe::{Delivery, EvidenceKind, ParityLimits},
+};
+
+pub use crate::pte::Severity;
+
+/// What a build is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// A developer's build: static proof, and what the recipe demands for dev.
+    Dev,
+    /// A build that may reach users: real weights and all evidence.
+    Release,
+}
+
+impl Profile {
+    /// The name used in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// One thing that is wrong (or odd) with a model or with what is claimed about it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// The check: an id of the `.pte` specification such as `C7`, or the name of a gate rule.
+    pub id: String,
+    /// Whether it rejects.
+    pub severity: Severity,
+    /// Where: `plan forward / value 12`, or the contract file.
+    pub location: String,
+    /// What was found.
+    pub got: String,
+    /// What was expected.
+    pub expected: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: got {}, expected {}", self.id, self.location, self.got, self.expected)
+    }
+}
+
+/// A model that was refused, with every reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Model name.
+    pub model: String,
+    /// Every finding, warnings included; at least one rejects.
+    pub findings: Vec<Finding>,
+    /// The command that mends it.
+    pub hint: String,
+}
+
+impl Refusal {
+    /// The findings that reject.
+    pub fn reasons(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.severity == Severity::Reject)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "model `{}` is not proved", self.model)?;
+        // A file of garbage fails in a hundred places; the first few tell the story.
+        const SHOWN_MAX: usize = 8;
+        self.reasons().take(SHOWN_MAX).try_for_each(|finding| write!(f, "\n  {finding}"))?;
+        match self.reasons().count().saturating_sub(SHOWN_MAX) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// A model whose bytes were checked against its claim. See the module's invariants.
+#[derive(Debug)]
+pub struct Validated<S> {
+    source: S,
+    sha256: Digest,
+    file_bytes: u64,
+    delivery: Delivery,
+    summary: pte::Summary,
+    warnings: Vec<Finding>,
+    checks: Vec<Check>,
+}
+
+impl<S> Validated<S> {
+    /// The very bytes or open file that were checked.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// Gives up the proof and returns the bytes.
+    pub fn into_source(self) -> S {
+        self.source
+    }
+
+    /// SHA-256 of the bytes.
+    pub fn sha256(&self) -> Digest {
+        self.sha256
+    }
+
+    /// Length of the bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// [`Delivery::Embed`] or [`Delivery::Link`], `auto` resolved.
+    pub fn delivery(&self) -> Delivery {
+        self.delivery
+    }
+
+    /// What the bytes say.
+    pub fn summary(&self) -> &pte::Summary {
+        &self.summary
+    }
+
+    /// Findings that do not reject.
+    pub fn warnings(&self) -> &[Finding] {
+        &self.warnings
+    }
+
+    /// Every check that was made, for the manifest.
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+}
+
+/// Runs every static check over `source` and judges the claim for `profile`.
+///
+/// Reads `source` once, from start to end, plus the program's head again.
+///
+/// # Errors
+/// The refusal with every reason and the command that mends it.
+pub fn validate<S: ReadAt>(source: S, claim: &Claim, profile: Profile) -> Result<Validated<S>, Refusal> {
+    let mut ledger = Ledger::default();
+    claim_rules(claim, &mut ledger);
+    let report = pte::verify(&source, pte::Level::Hash, &claim.expect());
+    for finding in &report.findings {
+        let location = format!("{}: {}", finding.location, finding.message);
+        ledger.push(finding.severity, finding.id.as_str(), &location, &finding.got, &finding.expected);
+    }
+    let rejected = report.rejects().count();
+    ledger.passed_all("pte", rejected, "every check of the .pte specification");
+    let file_bytes = source.len().unwrap_or_default();
+    ledger.rule("file-size", "manifest.json", file_bytes, claim.manifest.file_bytes);
+    let sha256 = report.sha256.map(Digest::from_bytes);
+    ledger.rule("sha256", "manifest.json", text(sha256), claim.manifest.sha256);
+    let structure = report.summary.as_ref().map(Structure::of);
+    let same = structure.as_ref() == Some(&claim.manifest.structure);
+    let got = if same { "the file's own" } else { "another structure than the file's" };
+    ledger.judge("structure", "manifest.json", same, got, "the file's own");
+    profile_rules(claim, sha256, profile, &mut ledger);
+
+    match (ledger.rejects(), report.summary, sha256) {
+        (false, Some(summary), Some(sha256)) => Ok(Validated {
+            source,
+            sha256,
+            file_bytes,
+            delivery: claim.delivery(file_bytes),
+            summary,
+            warnings: ledger.findings,
+            checks: ledger.checks,
+        }),
+        _ => Err(Refusal {
+            model: claim.recipe.name.clone(),
+            hint: hint(claim, profile, &ledger.findings),
+            findings: ledger.findings,
+        }),
+    }
+}
+
+/// Rules between the contract files, whatever the bytes are.
+fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
+    let Claim { recipe, policy, manifest, .. } = claim;
+    if let Err(error) = recipe.within(policy) {
+        ledger.fail("policy", "recipe.toml", error.to_string(), "a recipe within policy.toml");
+    }
+    ledger.rule("model-name", "manifest.json", &manifest.model, &recipe.name);
+    ledger.rule("file-name", "manifest.json", &manifest.file, recipe.file_name());
+    let now = claim.bound();
+    ledger.rule("recipe-digest", "manifest.json", manifest.bound.recipe, now.recipe);
+    ledger.rule("policy-digest", "manifest.json", manifest.bound.policy, now.policy);
+    ledger.rule("tokenizer-digest", "manifest.json", text(manifest.bound.tokenizer), text(now.tokenizer));
+    ledger.rule(
+        "template-digest",
+        "manifest.json",
+        text(manifest.bound.chat_template),
+        text(now.chat_template),
+    );
+    let export = (manifest.export.quantization, manifest.export.seq_len, manifest.export.backend);
+    let wanted = (recipe.export.quantization, recipe.export.seq_len, recipe.export.backend);
+    ledger.rule("export-settings", "manifest.json", format!("{export:?}"), format!("{wanted:?}"));
+    match &claim.tokenizer {
+        Some(bytes) => match crate::claim::tokenizer_rows(bytes) {
+            Ok(rows) => {
+                ledger.rule("tokenizer-vocabulary", "tokenizer.json", rows, recipe.architecture.vocab)
+            }
+            Err(error) => {
+                ledger.fail("tokenizer-vocabulary", "tokenizer.json", error, "a Hugging Face tokenizer")
+            }
+        },
+        None if manifest.weights == WeightsKind::Random => {}
+        None => ledger.fail("tokenizer", "tokenizer.json", "no file", "the model's tokenizer"),
+    }
+    if claim.chat_template.is_none() && manifest.weights != WeightsKind::Random {
+        ledger.fail("template", "chat template", "no file", "the model's chat template");
+    }
+    let random_source = matches!(manifest.source.source, crate::recipe::Source::Random { .. });
+    ledger.rule("weights-kind", "manifest.json", manifest.weights == WeightsKind::Random, random_source);
+}
+
+/// Rules that depend on what the build is for.
+fn profile_rules(claim: &Claim, sha256: Option<Digest>, profile: Profile, ledger: &mut Ledger) {
+    let Claim { recipe, policy, manifest, .. } = claim;
+    if profile == Profile::Release && manifest.weights == WeightsKind::Random {
+        ledger.fail("weights", "manifest.json", "random weights", "a checkpoint, in a release build");
+    }
+    let demanded = recipe.demands(profile, policy);
+    let Some(evidence) = &manifest.evidence else {
+        for kind in demanded {
+            ledger.fail(&format!("evidence-{}", kind.as_str()), "manifest.json", "none", kind.as_str());
+        }
+        return;
+    };
+    let current = sha256.map(|pte| EvidenceBinding::current(pte, claim.bound()));
+    let fresh = current.as_ref() == Some(&evidence.bound);
+    if !fresh && !demanded.is_empty() {
+        ledger.fail(
+            "evidence-binding",
+            "manifest.json",
+            void_because(evidence, current),
+            "evidence of these files",
+        );
+    }
+    for kind in demanded {
+        evidence_rule(kind, evidence, claim, ledger);
+    }
+}
+
+/// One kind of demanded evidence: it is there, and its figures pass today's thresholds.
+fn evidence_rule(kind: EvidenceKind, evidence: &Evidence, claim: &Claim, ledger: &mut Ledger) {
+    let id = format!("evidence-{}", kind.as_str());
+    if !evidence.has(kind) {
+        ledger.fail(&id, "manifest.json", "none", kind.as_str());
+        return;
+    }
+    match (kind, &evidence.load, &evidence.parity) {
+        (EvidenceKind::Load, Some(load), _) => {
+            let ran = load.finite && load.prefill_tokens > 0 && load.decode_tokens > 0;
+            ledger.judge(
+                &id,
+                "manifest.json",
+                ran,
+                format!("{load:?}"),
+                "a prefill and decode with finite logits",
+            );
+        }
+        (EvidenceKind::Parity, _, Some(parity)) => parity_rule(&id, parity, &claim.recipe.parity, ledger),
+        _ => {}
+    }
+}
+
+/// Judges each way of feeding the tokens against the recipe's thresholds.
+fn parity_rule(id: &str, parity: &Parity, limits: &ParityLimits, ledger: &mut Ledger) {
+    for (name, run) in parity.runs() {
+        let ParityRun { rows, max_abs_diff, mean_kl, top1_agreement, .. } = *run;
+        // A NaN fails each comparison: written so that only a proven pass passes.
+        let holds = rows > 0
+            && max_abs_diff <= limits.max_abs_diff_max
+            && mean_kl <= limits.mean_kl_max
+            && top1_agreement >= limits.top1_agreement_min;
+        ledger.judge(
+            id,
+            name,
+            holds,
+            format!("{rows} rows, max |d| {max_abs_diff:.3e}, KL {mean_kl:.3e}, top-1 {top1_agreement:.4}"),
+            format!(
+                "max |d| ≤ {:.3e}, KL ≤ {:.3e}, top-1 ≥ {:.4}",
+                limits.max_abs_diff_max, limits.mean_kl_max, limits.top1_agreement_min
+            ),
+        );
+    }
+}
+
+/// Names what the evidence was measured on that is no longer so.
+fn void_because(evidence: &Evidence, current: Option<EvidenceBinding>) -> String {
+    let Some(now) = current else { return "a file that cannot be hashed".into() };
+    let then = &evidence.bound;
+    let changed: Vec<_> = [
+        ("the .pte", then.pte != now.pte),
+        ("the recipe", then.bound.recipe != now.bound.recipe),
+        ("the policy", then.bound.policy != now.bound.policy),
+        ("the tokenizer", then.bound.tokenizer != now.bound.tokenizer),
+        ("the chat template", then.bound.chat_template != now.bound.chat_template),
+        ("the runtime", then.runtime != now.runtime),
+        ("the check suite", then.suite != now.suite),
+    ]
+    .into_iter()
+    .filter_map(|(what, changed)| changed.then_some(what))
+    .collect();
+    format!("evidence void: {} changed since", changed.join(", "))
+}
+
+/// The command that mends the most basic failure.
+fn hint(claim: &Claim, profile: Profile, findings: &[Finding]) -> String {
+    let name = &claim.recipe.name;
+    let failed =
+        |prefix: &str| findings.iter().any(|f| f.severity == Severity::Reject && f.id.starts_with(prefix));
+    if failed("policy") && !failed("policy-digest") {
+        format!("make {name}/recipe.toml as strict as policy.toml, then run: cargo xtask export {name}")
+    } else if profile == Profile::Release && failed("weights") && !failed("weights-kind") {
+        format!("random weights are for rehearsal; run: cargo xtask export {name}")
+    } else if findings.iter().any(|f| f.severity == Severity::Reject && !f.id.starts_with("evidence")) {
+        format!("run: cargo xtask export {name} --force")
+    } else {
+        format!("run: cargo xtask verify {name}")
+    }
+}
+
+fn text(digest: Option<Digest>) -> String {
+    digest.map_or_else(|| "none".to_owned(), |digest| digest.to_string())
+}
+
+/// Collects findings and verdicts.
+#[derive(Default)]
+struct Ledger {
+    findings: Vec<Finding>,
+    checks: Vec<Check>,
+}
+
+impl Ledger {
+    fn push(&mut self, severity: Severity, id: &str, location: &str, got: &str, expected: &str) {
+        let [id, location, got, expected] = [id, location, got, expected].map(str::to_owned);
+        self.findings.push(Finding { id, severity, location, got, expected });
+    }
+
+    fn judge(&mut self, id: &str, location: &str, holds: bool, got: impl ToString, expected: impl ToString) {
+        let (got, expected) = (got.to_string(), expected.to_string());
+        if !holds {
+            self.push(Severity::Reject, id, location, &got, &expected);
+        }
+        self.checks.push(Check { id: id.to_owned(), passed: holds, got, expected });
+    }
+
+    fn rule(&mut self, id: &str, location: &str, got: impl ToString, expected: impl ToString) {
+        let (got, expected) = (got.to_string(), expected.to_string());
+        self.judge(id, location, got == expected, got, expected);
+    }
+
+    fn fail(&mut self, id: &str, location: &str, got: impl ToString, expected: impl ToString) {
+        self.judge(id, location, false, got, expected);
+    }
+
+    /// Records one verdict over many findings that were pushed already.
+    fn passed_all(&mut self, id: &str, rejected: usize, expected: &str) {
+        let got = if rejected == 0 { "all passed".to_owned() } else { format!("{rejected} findings") };
+        self.checks.push(Check {
+            id: id.to_owned(),
+            passed: rejected == 0,
+            got,
+            expected: expected.to_owned(),
+        });
+    }
+
+    fn rejects(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Reject)
+    }
+}

@@ -1,0 +1,167 @@
+//! Everything that is claimed about a model, parsed: recipe, policy, manifest, tokenizer, chat template.
+//!
+//! **Invariant:** a [`Claim`] is made of the same bytes that the app carries: the app bakes the claim's texts
+//! in, and its loader validates a linked file against them with the same function as the gate.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::{
+    digest::Digest,
+    error::ContractError,
+    limits,
+    manifest::{Bound, Manifest, WeightsKind},
+    policy::Policy,
+    pte,
+    recipe::{Backend, Delivery, Recipe},
+};
+
+/// What is claimed about a model.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// The policy.
+    pub policy: Policy,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// `tokenizer.json`, when there is one.
+    pub tokenizer: Option<Vec<u8>>,
+    /// The chat template, when there is one.
+    pub chat_template: Option<String>,
+}
+
+/// The texts of a claim, as read from files or baked into an app.
+#[derive(Debug, Clone, Copy)]
+pub struct ClaimTexts<'a> {
+    /// `recipe.toml`.
+    pub recipe: &'a str,
+    /// `policy.toml`.
+    pub policy: &'a str,
+    /// `manifest.json`.
+    pub manifest: &'a [u8],
+    /// `tokenizer.json`.
+    pub tokenizer: Option<&'a [u8]>,
+    /// The chat template.
+    pub chat_template: Option<&'a str>,
+}
+
+impl Claim {
+    /// Parses the texts. For a manifest of random weights the tokenizer and template are left out, as they
+    /// were when it was made.
+    ///
+    /// # Errors
+    /// The first contract file that cannot be used.
+    pub fn parse(texts: ClaimTexts<'_>) -> Result<Self, ContractError> {
+        let recipe = Recipe::parse(texts.recipe)?;
+        let policy = Policy::parse(texts.policy)?;
+        let manifest = Manifest::parse(texts.manifest)?;
+        let real = manifest.weights == WeightsKind::Checkpoint;
+        if let Some(tokenizer) = texts.tokenizer {
+            ContractError::check_size("tokenizer.json", tokenizer.len(), limits::TOKENIZER_BYTES_MAX)?;
+        }
+        if let Some(template) = texts.chat_template {
+            ContractError::check_size("chat template", template.len(), limits::TEMPLATE_BYTES_MAX)?;
+        }
+        Ok(Self {
+            recipe,
+            policy,
+            manifest,
+            tokenizer: texts.tokenizer.filter(|_| real).map(<[u8]>::to_vec),
+            chat_template: texts.chat_template.filter(|_| real).map(str::to_owned),
+        })
+    }
+
+    /// The digests of these very files.
+    pub fn bound(&self) -> Bound {
+        bound(&self.recipe, &self.policy, self.tokenizer.as_deref(), self.chat_template.as_deref())
+    }
+
+    /// `auto` resolved for a file of this size.
+    pub fn delivery(&self, file_bytes: u64) -> Delivery {
+        match self.recipe.delivery {
+            Delivery::Auto if file_bytes <= self.policy.limits.embed_bytes_max => Delivery::Embed,
+            Delivery::Auto => Delivery::Link,
+            fixed => fixed,
+        }
+    }
+
+    /// What the `.pte` must be to keep the claim's promises.
+    pub fn expect(&self) -> pte::Expect {
+        expect(&self.recipe)
+    }
+}
+
+/// The digests that a manifest and its evidence are bound to.
+pub fn bound(
+    recipe: &Recipe,
+    policy: &Policy,
+    tokenizer: Option<&[u8]>,
+    chat_template: Option<&str>,
+) -> Bound {
+    Bound {
+        recipe: recipe.digest(),
+        policy: policy.digest(),
+        tokenizer: tokenizer.map(Digest::of),
+        chat_template: chat_template.map(|text| Digest::of(text.as_bytes())),
+    }
+}
+
+/// What a `.pte` must be to keep a recipe's promises.
+pub fn expect(recipe: &Recipe) -> pte::Expect {
+    let Recipe { architecture, export, tokens, limits, .. } = recipe;
+    let delegated = export.backend != Backend::Portable;
+    let ids = |ids: &[u32]| ids.iter().map(|id| i64::from(*id)).collect();
+    pte::Expect {
+        file_bytes_min: Some(limits.file_bytes_min),
+        file_bytes_max: Some(limits.file_bytes_max),
+        planned_bytes_max: Some(limits.planned_bytes_max),
+        sha256: None,
+        forward: true,
+        straight_line: true,
+        sound_weights: true,
+        quantization: Some(export.quantization),
+        delegated_linears: if delegated { export.delegated_linears } else { Some(0) },
+        partitions: if delegated { export.partitions } else { Some(0) },
+        backends: delegated.then(|| "XnnpackBackend".to_owned()).into_iter().collect(),
+        kernels: Some(pte::linked_runtime().clone()),
+        delegated_weight_share_min: None,
+        delegated_mac_share_min: None,
+        metadata_required: METADATA_METHODS.iter().map(|name| (*name).to_owned()).collect(),
+        metadata: BTreeMap::new(),
+        vocab: Some(architecture.vocab.into()),
+        seq_len: Some(export.seq_len.into()),
+        dim: Some(architecture.dim.into()),
+        bos: Some(tokens.bos.into()),
+        eos: ids(&tokens.eos),
+    }
+}
+
+/// Metadata methods that runners read: upstream's, and the engine's.
+const METADATA_METHODS: [&str; 6] =
+    ["get_max_seq_len", "get_max_context_len", "get_vocab_size", "use_kv_cache", "get_bos_id", "get_eos_ids"];
+
+/// Rows that a Hugging Face `tokenizer.json` can emit: its highest id plus one.
+///
+/// # Errors
+/// A message when it is not such a file.
+pub fn tokenizer_rows(bytes: &[u8]) -> Result<u32, String> {
+    #[derive(Deserialize)]
+    struct Tokenizer {
+        model: Model,
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        vocab: BTreeMap<String, u32>,
+    }
+    #[derive(Deserialize)]
+    struct Added {
+        id: u32,
+    }
+    let tokenizer: Tokenizer = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let ids = tokenizer.model.vocab.into_values().chain(tokenizer.added_tokens.into_iter().map(|a| a.id));
+    ids.max().and_then(|id| id.checked_add(1)).ok_or_else(|| "an empty vocabulary".to_owned())
+}

@@ -1,0 +1,91 @@
+"""Writes operator-schemas.json: arity and argument kinds of every kernel the linked runtime registers.
+
+The names come from executorch-1.5.1.json beside this file (written by `engine kernels`), the schemas from the
+operator libraries that the exporter itself uses. Run it with the Python of the export environment:
+
+    python model-assets/src/kernels/schemas.py           # write
+    python model-assets/src/kernels/schemas.py --check   # exit 1 when the file differs
+"""
+
+import json
+import pathlib
+import sys
+
+import executorch.exir.passes.executorch_prim_ops_registry  # noqa: F401  registers executorch_prim::*
+import executorch.kernels.quantized  # noqa: F401  registers quantized_decomposed::*.out
+import torch
+from executorch.exir import to_edge  # noqa: F401  registers dim_order_ops::*
+from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  registers llama::*
+
+HERE = pathlib.Path(__file__).resolve().parent
+TABLE = HERE / "executorch-1.5.1.json"
+SCHEMAS = HERE / "operator-schemas.json"
+
+# Registered inside the runtime only; their stack layout is that of register_prim_ops.cpp.
+PRIM_ONLY = {
+    "executorch_prim::et_copy_index.tensor": {
+        "args": ["Tensor!", "Tensor", "int"],
+        "returns": [],
+    },
+    "executorch_prim::et_view.default": {
+        "args": ["Tensor", "int[]", "Tensor!"],
+        "returns": [],
+    },
+    "executorch_prim::floordiv.int": {"args": ["int", "int"], "returns": ["int"]},
+    "executorch_prim::mod.int": {"args": ["int", "int"], "returns": ["int"]},
+}
+
+
+def kind(argument: torch._C.Argument) -> str:
+    """The type as the runtime's boxed calling convention sees it, `!` when the kernel writes it."""
+    text = str(argument.real_type).replace("SymInt", "int")
+    text = {"number": "Scalar", "Optional[number]": "Scalar?", "NumberType": "Scalar"}.get(text, text)
+    if text.startswith("List[Optional["):
+        text = text[len("List[Optional[") : -2] + "?[]"
+    optional = text.startswith("Optional[")
+    if optional:
+        text = text[len("Optional[") : -1]
+    if text.startswith("List["):
+        text = text[len("List[") : -1] + "[]"
+    text = text.replace("number", "Scalar")
+    writes = argument.alias_info is not None and argument.alias_info.is_write
+    return text + ("?" if optional else "") + ("!" if writes else "")
+
+
+def describe(schema: torch._C.FunctionSchema) -> dict:
+    """Arguments in call order. `returns` holds, per appended value, the argument it repeats or its kind."""
+    args = [kind(argument) for argument in schema.arguments]
+    outs = [i for i, argument in enumerate(schema.arguments) if argument.is_out]
+    if len(outs) == 1:
+        returns = outs
+    elif outs:
+        returns = [outs]  # the exporter appends one list of all outputs
+    else:
+        returns = [kind(ret) for ret in schema.returns]
+    return {"args": args, "returns": returns}
+
+
+def main() -> int:
+    """Writes or checks the table."""
+    known = {}
+    for schema in torch._C._jit_get_all_schemas():
+        known[schema.name + ("." + schema.overload_name if schema.overload_name else "")] = schema
+    rows, absent = {}, []
+    for name in json.loads(TABLE.read_text())["kernels"]:
+        if name in PRIM_ONLY:
+            rows[name] = PRIM_ONLY[name]
+        elif name in known:
+            rows[name] = describe(known[name])
+        else:
+            absent.append(name)
+    lines = [f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(rows.items())]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    print(f"{len(rows)} schemas; without a schema: {absent}", file=sys.stderr)
+    if "--check" in sys.argv[1:]:
+        return int(not SCHEMAS.exists() or SCHEMAS.read_text() != text)
+    SCHEMAS.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+//! A limit on everything that is read from outside, unit last in the name.
+//!
+//! The limits of the `.pte` reader itself are in [`crate::pte`].
+
+/// Largest `recipe.toml` or `policy.toml` that is read.
+pub const TOML_BYTES_MAX: u64 = 256 << 10;
+/// Largest `manifest.json` that is read.
+pub const MANIFEST_BYTES_MAX: u64 = 8 << 20;
+/// Largest `tokenizer.json` that is read (Llama 3's is 9 MB).
+pub const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
+/// Largest chat template that is read.
+pub const TEMPLATE_BYTES_MAX: u64 = 256 << 10;
+/// Largest model file that any recipe may allow: Play's asset pack and the App Store's app both end below it.
+pub const MODEL_BYTES_MAX: u64 = 4_000_000_000;
+/// Longest model name.
+pub const NAME_CHARS_MAX: usize = 64;
+/// Largest vocabulary; four times the largest in use.
+pub const VOCAB_ROWS_MAX: u32 = 1 << 20;
+/// Largest context window in tokens.
+pub const SEQ_LEN_TOKENS_MAX: u32 = 1 << 17;
+/// Most layers of a model.
+pub const LAYERS_MAX: u32 = 1024;
+/// Largest width (`dim`, `ffn`) of a model.
+pub const WIDTH_MAX: u32 = 1 << 17;

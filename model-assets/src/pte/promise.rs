@@ -1,0 +1,134 @@
+//! What a recipe promised about the whole file: quantization, delegation, sizes.
+
+use super::check_id::CheckId::{D11, D12, K3, L3, L4, QC};
+use super::expect::{Expect, Quantization};
+use super::limits;
+use super::report::{Place, Report};
+use super::summary::Summary;
+
+pub(super) fn check(summary: &Summary, embeddings: &[(Vec<u64>, i8)], expect: &Expect, report: &mut Report) {
+    check_sizes(summary, expect, report);
+    check_delegation(summary, expect, report);
+    if let Some(quantization) = expect.quantization {
+        check_quantization(summary, embeddings, quantization, report);
+    }
+    check_embedding(embeddings, expect, report);
+}
+
+/// L3 and L4.
+fn check_sizes(summary: &Summary, expect: &Expect, report: &mut Report) {
+    let at = Place::root("file");
+    if let Some(min) = expect.file_bytes_min.filter(|&min| summary.file_bytes < min) {
+        report.reject(
+            L4,
+            &at,
+            "the file is smaller than promised",
+            summary.file_bytes,
+            format!("≥ {min} bytes"),
+        );
+    }
+    if let Some(max) = expect.file_bytes_max.filter(|&max| summary.file_bytes > max) {
+        report.reject(
+            L4,
+            &at,
+            "the file is larger than promised",
+            summary.file_bytes,
+            format!("≤ {max} bytes"),
+        );
+    }
+    let planned_max = expect.planned_bytes_max.unwrap_or(limits::PLANNED_BYTES_MAX);
+    if summary.planned_bytes > planned_max {
+        let at = Place::root("planned memory");
+        report.reject(
+            L3,
+            &at,
+            "more memory than promised",
+            summary.planned_bytes,
+            format!("≤ {planned_max} bytes"),
+        );
+    }
+}
+
+/// D11 and D12.
+fn check_delegation(summary: &Summary, expect: &Expect, report: &mut Report) {
+    let at = Place::root_named("plan", "forward");
+    if let Some(partitions) = expect.partitions.filter(|&partitions| partitions != summary.partitions) {
+        report.reject(D11, &at, "delegates", summary.partitions, partitions);
+    }
+    if summary.partitions == 0 && expect.delegated_linears.is_some_and(|linears| linears > 0) {
+        report.reject(D11, &at, "nothing is delegated", 0, "at least one delegate");
+    }
+    let shares = [
+        ("weight bytes", summary.delegated_weight_share(), expect.delegated_weight_share_min),
+        ("multiply-accumulates", summary.delegated_mac_share(), expect.delegated_mac_share_min),
+    ];
+    for (what, share, min) in shares {
+        // The comparison is written so that a limit that is not a number refuses.
+        if let Some(min) = min.filter(|min| share.partial_cmp(min).is_none_or(std::cmp::Ordering::is_lt)) {
+            let message = format!("delegated share of {what}");
+            report.reject(D12, &at, message, format!("{share:.4}"), format!("≥ {min:.4}"));
+        }
+    }
+    if let Some(linears) = expect.delegated_linears.filter(|&linears| linears != summary.delegated_linears) {
+        report.reject(QC, &at, "delegated linears", summary.delegated_linears, linears);
+    }
+}
+
+/// QC: every filter, and every embedding, has the promised dtype.
+fn check_quantization(
+    summary: &Summary,
+    embeddings: &[(Vec<u64>, i8)],
+    quantization: Quantization,
+    report: &mut Report,
+) {
+    let at = Place::root("weights");
+    let (filter, embedding) = match quantization {
+        Quantization::Fp32 => ("f32", "f32"),
+        Quantization::Int8 => ("qcint8", "i8"),
+        Quantization::Int4 => ("qbint4", "i8"),
+    };
+    for row in &summary.weights {
+        let expected = match (row.delegated, row.role.as_str()) {
+            (true, "linear") => filter,
+            (false, "embedding") => embedding,
+            _ => continue,
+        };
+        if row.dtype != expected {
+            let got = format!("{} {} parameters in {} {}s", row.params, row.dtype, row.tensors, row.role);
+            report.reject(QC, &at, "weights without the promised quantization", got, expected);
+        }
+    }
+    let linears: u64 = summary
+        .weights
+        .iter()
+        .filter(|row| row.delegated && row.role == "linear")
+        .map(|row| row.params)
+        .sum();
+    if linears == 0 {
+        report.reject(QC, &at, "no linear weight is delegated", 0, "all of them");
+    }
+    for name in &summary.undelegated_linears {
+        report.reject(QC, &at, "a linear layer was left outside the delegates", name, "delegated");
+    }
+    if embeddings.is_empty() {
+        report.reject(QC, &at, "no embedding table", 0, "one");
+    }
+}
+
+/// K3 for the embedding: rows are the vocabulary, columns the width of the model.
+fn check_embedding(embeddings: &[(Vec<u64>, i8)], expect: &Expect, report: &mut Report) {
+    let at = Place::root("embedding");
+    for (sizes, _) in embeddings {
+        if let (Some(vocab), Some(&rows)) = (expect.vocab, sizes.first())
+            && rows != vocab
+        {
+            report.reject(K3, &at, "rows against the vocabulary", rows, vocab);
+        }
+        if let (Some(dim), Some(&columns)) = (expect.dim, sizes.get(1))
+            && columns != dim
+            && columns.checked_mul(2) != Some(dim)
+        {
+            report.reject(K3, &at, "columns against the width of the model", columns, dim);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Shape rules of the operators whose kernels abort, or read out of bounds, instead of checking them.
+
+use super::dtype::{F32, I64};
+use super::program::{Plan, Value};
+use super::value::{Facts, TensorFacts, index};
+
+/// Message, got, expected.
+pub(super) type Misfit = (&'static str, String, String);
+
+pub(super) fn check(name: &str, args: &[i32], plan: &Plan<'_>, facts: &TensorFacts) -> Result<(), Misfit> {
+    check_divisors(name, args, plan)?;
+    let tensor = |position: usize| {
+        args.get(position).and_then(|&value| facts.get(index(value))).and_then(Option::as_ref)
+    };
+    let exotic =
+        |value: &i32| facts.get(index(*value)).and_then(Option::as_ref).filter(|f| !is_computed(f.dtype));
+    if let Some(facts) = args.iter().find_map(exotic).filter(|_| !name.starts_with("quantized_decomposed::"))
+    {
+        return misfit("a dtype that kernels do not compute with", facts.dtype, "integers, floats or bool");
+    }
+    match name {
+        "quantized_decomposed::embedding_byte.out" => {
+            embedding(tensor(0), tensor(1), tensor(5), tensor(6), 1)
+        }
+        "quantized_decomposed::embedding_byte.dtype_out" => {
+            embedding(tensor(0), tensor(1), tensor(5), tensor(7), 1)
+        }
+        "quantized_decomposed::embedding_4bit.out" => {
+            embedding(tensor(0), tensor(1), tensor(5), tensor(6), 2)
+        }
+        "quantized_decomposed::embedding_4bit.dtype_out" => {
+            embedding(tensor(0), tensor(1), tensor(5), tensor(7), 2)
+        }
+        "quantized_decomposed::embedding_2bit.out" => {
+            embedding(tensor(0), tensor(1), tensor(5), tensor(6), 4)
+        }
+        "quantized_decomposed::embedding_2bit.dtype_out" => {
+            embedding(tensor(0), tensor(1), tensor(5), tensor(7), 4)
+        }
+        "aten::embedding.out" => match tensor(1) {
+            Some(indices) if !matches!(indices.dtype, 3 | I64) => {
+                misfit("dtype of the indices", indices.dtype, "3 or 4 (integers)")
+            }
+            _ => Ok(()),
+        },
+        "aten::convolution.out" => convolution(tensor(1), tensor(2), args, facts),
+        "llama::update_cache.out" => update_cache(tensor(0), tensor(1)),
+        "llama::custom_sdpa.out" => attention(tensor(0), tensor(1), tensor(2), tensor(8)),
+        _ => Ok(()),
+    }
+}
+
+/// Kernels divide by these integers without looking.
+fn check_divisors(name: &str, args: &[i32], plan: &Plan<'_>) -> Result<(), Misfit> {
+    let positions: &[usize] = match name {
+        "aten::convolution.out" => &[3, 5, 8],
+        "aten::split_copy.Tensor_out" | "aten::unfold_copy.out" => &[1],
+        "aten::slice_copy.Tensor_out" => &[4],
+        "aten::pixel_shuffle.out" | "aten::pixel_unshuffle.out" => &[1],
+        "aten::avg_pool2d.out" | "aten::max_pool2d_with_indices.out" => &[1, 2],
+        "executorch_prim::floordiv.Scalar" | "executorch_prim::mod.Scalar" => &[1],
+        "executorch_prim::floordiv.int" | "executorch_prim::mod.int" => &[1],
+        _ => return Ok(()),
+    };
+    let value = |index: usize| plan.values.get(index);
+    for &position in positions {
+        let found = args.get(position).and_then(|&arg| value(index(arg)));
+        let numbers: Vec<i64> = match found {
+            Some(Value::Int(number)) => vec![*number],
+            Some(Value::IntList(items)) => {
+                let items = items.iter().filter_map(|&item| value(usize::try_from(item).ok()?));
+                items
+                    .filter_map(|item| if let Value::Int(number) = item { Some(*number) } else { None })
+                    .collect()
+            }
+            _ => continue,
+        };
+        // Remainders may be taken of a negative number; everything else counts or strides.
+        let good = |number: i64| if name.starts_with("executorch_prim::") { number != 0 } else { number > 0 };
+        if !numbers.iter().copied().all(good) {
+            return misfit("a divisor, a stride or a count", numbers, "above 0");
+        }
+    }
+    Ok(())
+}
+
+/// Kernels abort on quantized, packed and 8-bit floating-point tensors.
+fn is_computed(dtype: i8) -> bool {
+    matches!(dtype, 0..=7 | 11 | 15 | 27..=29)
+}
+
+fn misfit<T>(
+    message: &'static str,
+    got: impl std::fmt::Debug,
+    expected: impl std::fmt::Debug,
+) -> Result<T, Misfit> {
+    Err((message, format!("{got:?}"), format!("{expected:?}")))
+}
+
+/// `packed` values stand in each stored byte.
+fn embedding(
+    weight: Option<&Facts>,
+    scales: Option<&Facts>,
+    indices: Option<&Facts>,
+    out: Option<&Facts>,
+    packed: u64,
+) -> Result<(), Misfit> {
+    let (Some(weight), Some(scales), Some(indices), Some(out)) = (weight, scales, indices, out) else {
+        return Ok(());
+    };
+    let (&[rows, stored], &[scale_rows, ..]) = (weight.sizes.as_slice(), scales.sizes.as_slice()) else {
+        return misfit("ranks of weight and scales", (&weight.sizes, &scales.sizes), "2 and 1 or 2");
+    };
+    let columns = stored.saturating_mul(packed);
+    let groups = scales.sizes.get(1).copied().unwrap_or(1);
+    if scale_rows != rows || scales.sizes.len() > 2 || groups == 0 || columns.checked_rem(groups) != Some(0) {
+        return misfit("shape of the scales", &scales.sizes, (rows, "a divisor of", columns));
+    }
+    if !matches!(weight.dtype, 0 | 1) {
+        return misfit("dtype of the weight", weight.dtype, "0 or 1 (8-bit)");
+    }
+    if !matches!(indices.dtype, 3 | I64) {
+        return misfit("dtype of the indices", indices.dtype, "3 or 4 (integers)");
+    }
+    if !matches!(scales.dtype, 5 | F32) || !matches!(out.dtype, 5 | F32) {
+        return misfit("dtype of scales and output", (scales.dtype, out.dtype), "5 or 6 (floats)");
+    }
+    let mut expected = indices.sizes.clone();
+    expected.push(columns);
+    if out.sizes != expected {
+        return misfit("shape of the output", &out.sizes, expected);
+    }
+    Ok(())
+}
+
+/// The kernel reads one bias per output channel whatever the length of the bias.
+fn convolution(
+    weight: Option<&Facts>,
+    bias: Option<&Facts>,
+    args: &[i32],
+    facts: &TensorFacts,
+) -> Result<(), Misfit> {
+    let (Some(weight), Some(bias)) = (weight, bias) else { return Ok(()) };
+    // The output (argument 9) has batch, channels, …; for a transposed convolution the weight does not tell.
+    let out = args.get(9).and_then(|&value| facts.get(index(value))).and_then(Option::as_ref);
+    let channels = out.and_then(|out| out.sizes.get(1)).or(weight.sizes.first()).copied().unwrap_or(0);
+    if bias.sizes != [channels] {
+        return misfit("shape of the bias", &bias.sizes, [channels]);
+    }
+    Ok(())
+}
+
+fn update_cache(value: Option<&Facts>, cache: Option<&Facts>) -> Result<(), Misfit> {
+    let (Some(value), Some(cache)) = (value, cache) else { return Ok(()) };
+    let (&[batch, length, heads, width], &[cache_batch, capacity, cache_heads, cache_width]) =
+        (value.sizes.as_slice(), cache.sizes.as_slice())
+    else {
+        return misfit("ranks of value and cache", (&value.sizes, &cache.sizes), "4 and 4");
+    };
+    let fits = length <= capacity
+        && (batch, heads, width) == (cache_batch, cache_heads, cache_width)
+        && value.dtype == cache.dtype;
+    if !fits {
+        let expected = (cache.dtype, &cache.sizes);
+        return misfit("the value does not fit the cache", (value.dtype, &value.sizes), expected);
+    }
+    Ok(())
+}
+
+fn attention(
+    query: Option<&Facts>,
+    keys: Option<&Facts>,
+    values: Option<&Facts>,
+    out: Option<&Facts>,
+) -> Result<(), Misfit> {
+    let (Some(query), Some(keys), Some(values), Some(out)) = (query, keys, values, out) else {
+        return Ok(());
+    };
+    let (&[batch, _, heads, width], &[key_batch, _, key_heads, key_width]) =
+        (query.sizes.as_slice(), keys.sizes.as_slice())
+    else {
+        return misfit("ranks of query and keys", (&query.sizes, &keys.sizes), "4 and 4");
+    };
+    if keys.sizes != values.sizes || query.sizes != out.sizes {
+        let got = (&keys.sizes, &values.sizes, &query.sizes, &out.sizes);
+        return misfit("shapes", got, "keys as values, query as output");
+    }
+    if (batch, width) != (key_batch, key_width) || heads.checked_rem(key_heads) != Some(0) {
+        return misfit("query against keys", &query.sizes, &keys.sizes);
+    }
+    let dtypes = [query.dtype, keys.dtype, values.dtype, out.dtype];
+    if dtypes != [F32; 4] {
+        return misfit("dtypes", dtypes, [F32; 4]);
+    }
+    Ok(())
+}

@@ -1,0 +1,394 @@
+//! Values of a method: kinds, lists, tensors and the memory they are planned into.
+
+use std::collections::HashSet;
+
+use super::check_id::CheckId::{
+    I1, I2, I3, I4, I5, M1, M2, M3, T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13, T14, T15, T16,
+    V1, V2, V3, V4, V5,
+};
+use super::limits;
+use super::program::{Instruction, Plan, Program, Subsegment, Tensor, Value};
+use super::report::{Place, Report, Severity};
+use super::segment::Segments;
+use super::{dtype, summary};
+
+/// What is known of a tensor once its shape was checked.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    pub(super) dtype: i8,
+    pub(super) sizes: Vec<u64>,
+    pub(super) elements: u64,
+    pub(super) bytes: u64,
+    /// Absolute file offset of a constant.
+    pub(super) constant_at: Option<u64>,
+    pub(super) constant: bool,
+}
+
+/// The tensors of a method by value index.
+pub(super) type TensorFacts = Vec<Option<Facts>>;
+
+pub(super) fn index(value: i32) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+pub(super) fn check(
+    program: &Program<'_>,
+    segments: &Segments<'_>,
+    plan: &Plan<'_>,
+    at: &Place<'_>,
+    report: &mut Report,
+) -> TensorFacts {
+    let bound = written_or_fed(plan);
+    let mut facts = Vec::new();
+    for (number, value) in plan.values.iter().enumerate() {
+        let at = at.at("value", number);
+        check_kind(plan, value, &at, report);
+        facts.push(match value {
+            Value::Tensor(tensor) => {
+                let facts = check_tensor(tensor, &at, report);
+                facts.map(|facts| {
+                    let fed = bound.contains(&number);
+                    check_storage(program, segments, plan, (tensor, facts, fed), &at, report)
+                })
+            }
+            _ => None,
+        });
+    }
+    check_memory(plan, at, report);
+    check_io(plan, at, report);
+    facts
+}
+
+/// Values that get their data from the caller or by a move.
+fn written_or_fed(plan: &Plan<'_>) -> HashSet<usize> {
+    let mut fed: HashSet<usize> =
+        plan.inputs.iter().chain(&plan.outputs).map(|&value| index(value)).collect();
+    for chain in &plan.chains {
+        for instruction in chain.instructions.iter().flatten() {
+            if let Instruction::Move { to, .. } = instruction {
+                fed.insert(index(*to));
+            }
+        }
+    }
+    fed
+}
+
+fn check_kind(plan: &Plan<'_>, value: &Value<'_>, at: &Place<'_>, report: &mut Report) {
+    match value {
+        Value::Unknown(kind) => report.reject(V1, at, "unknown kind of value", kind, "1 to 11"),
+        Value::Hollow(what) => report.reject(V2, at, *what, "null", "a table with content"),
+        Value::IntList(items) => {
+            for &item in items {
+                let found = usize::try_from(item).ok().and_then(|item| plan.values.get(item));
+                check_item(found, |value| matches!(value, Value::Int(_)), (V4, "int"), item, at, report);
+            }
+        }
+        Value::TensorList(items) => {
+            for &item in items {
+                let found = plan.values.get(index(item));
+                check_item(found, is_tensor, (V5, "tensor"), i64::from(item), at, report);
+            }
+        }
+        Value::OptionalTensorList(items) => {
+            for &item in items.iter().filter(|&&item| item != -1) {
+                let found = plan.values.get(index(item));
+                let fits = |value: &Value<'_>| is_tensor(value) || matches!(value, Value::Null);
+                check_item(found, fits, (V5, "tensor or null"), i64::from(item), at, report);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_tensor(value: &Value<'_>) -> bool {
+    matches!(value, Value::Tensor(_))
+}
+
+fn check_item(
+    found: Option<&Value<'_>>,
+    fits: impl Fn(&Value<'_>) -> bool,
+    (id, expected): (super::CheckId, &str),
+    item: i64,
+    at: &Place<'_>,
+    report: &mut Report,
+) {
+    match found {
+        None => report.reject(V3, at, "a list names a value that is not there", item, "an index in range"),
+        Some(value) if !fits(value) => {
+            report.reject(
+                id,
+                at,
+                "a list holds the wrong kind",
+                format!("{} at {item}", value.kind()),
+                expected,
+            );
+        }
+        Some(_) => {}
+    }
+}
+
+/// T1 to T8 and T11 to T13.
+fn check_tensor(tensor: &Tensor<'_>, at: &Place<'_>, report: &mut Report) -> Option<Facts> {
+    if tensor.storage_offset != 0 {
+        report.reject(T2, at, "storage offset", tensor.storage_offset, 0);
+    }
+    if tensor.layout != 0 {
+        report.reject(T7, at, "layout", tensor.layout, "0 (strided)");
+    }
+    if !(0..=1).contains(&tensor.dynamism) {
+        report.reject(T8, at, "shape dynamism", tensor.dynamism, "0 (static) or 1 (bounded)");
+    }
+    check_extra(tensor, at, report);
+    let Some((_, width)) = dtype::program(tensor.dtype) else {
+        report.reject(T1, at, "unknown dtype", tensor.dtype, "a known dtype");
+        return None;
+    };
+    let sizes = check_sizes(tensor, at, report)?;
+    let elements = sizes.iter().try_fold(1_u64, |product, &size| product.checked_mul(size));
+    let Some(elements) = elements.filter(|&elements| elements < limits::TENSOR_ELEMENTS_MAX) else {
+        report.reject(T6, at, "too many elements", format!("{sizes:?}"), "< 2^40");
+        return None;
+    };
+    let bytes = elements.checked_mul(width)?;
+    Some(Facts { dtype: tensor.dtype, sizes, elements, bytes, constant_at: None, constant: false })
+}
+
+fn check_extra(tensor: &Tensor<'_>, at: &Place<'_>, report: &mut Report) {
+    let Some(extra) = &tensor.extra else { return };
+    if extra.mutable_table != 0 {
+        report.reject(T11, at, "mutable segment table", extra.mutable_table, 0);
+    }
+    if extra.location != 0 {
+        report.reject(T12, at, "data outside the file", extra.location, "0 (in the file)");
+    }
+    if extra.device != 0 || extra.device_index != 0 {
+        report.reject(T13, at, "device", format!("{}:{}", extra.device, extra.device_index), "0:0 (CPU)");
+    }
+}
+
+/// T3 to T5.
+fn check_sizes(tensor: &Tensor<'_>, at: &Place<'_>, report: &mut Report) -> Option<Vec<u64>> {
+    let Some(sizes) = &tensor.sizes else {
+        report.reject(T3, at, "no sizes", "null", "a vector");
+        return None;
+    };
+    if sizes.len() > limits::TENSOR_RANK_MAX {
+        report.reject(T4, at, "rank", sizes.len(), format!("≤ {}", limits::TENSOR_RANK_MAX));
+        return None;
+    }
+    let checked: Result<Vec<u64>, _> = sizes.iter().map(|&size| u64::try_from(size)).collect();
+    let mut seen = [false; limits::TENSOR_RANK_MAX];
+    let order = tensor.dim_order.as_deref().unwrap_or_default();
+    let permutes = order.iter().all(|&dim| {
+        let slot = seen.get_mut(..sizes.len()).and_then(|seen| seen.get_mut(usize::from(dim)));
+        slot.is_some_and(|slot| !std::mem::replace(slot, true))
+    });
+    if tensor.dim_order.is_none() || order.len() != sizes.len() || !permutes {
+        let expected = format!("a permutation of 0..{}", sizes.len());
+        report.reject(T5, at, "dim order", format!("{:?}", tensor.dim_order), expected);
+        return None;
+    }
+    let Ok(checked) = checked else {
+        report.reject(T3, at, "negative size", format!("{sizes:?}"), "≥ 0");
+        return None;
+    };
+    Some(checked)
+}
+
+/// T9, T10, T14 to T16.
+fn check_storage(
+    program: &Program<'_>,
+    segments: &Segments<'_>,
+    plan: &Plan<'_>,
+    (tensor, mut facts, fed): (&Tensor<'_>, Facts, bool),
+    at: &Place<'_>,
+    report: &mut Report,
+) -> Facts {
+    if let Some(allocation) = tensor.allocation {
+        check_planned(plan, allocation.memory, allocation.offset, facts.bytes, at, report);
+    }
+    if tensor.buffer == 0 {
+        if tensor.allocation.is_none() && !fed && facts.elements > 0 {
+            report.reject(
+                T16,
+                at,
+                "the tensor has no data",
+                "neither constant nor planned nor fed",
+                "one of them",
+            );
+        }
+        return facts;
+    }
+    let table =
+        if tensor.allocation.is_some() { program.mutables.first() } else { program.constants.as_ref() };
+    facts.constant = tensor.allocation.is_none();
+    facts.constant_at = table.and_then(|table| {
+        let slot = check_slot(table, segments, tensor.buffer, facts.bytes, at, report)?;
+        segments.range(table.segment)?.0.checked_add(slot)
+    });
+    if table.is_none() {
+        report.reject(T14, at, "constant without a table", tensor.buffer, "a constant table");
+    }
+    facts
+}
+
+fn check_planned(plan: &Plan<'_>, memory: u32, offset: u64, bytes: u64, at: &Place<'_>, report: &mut Report) {
+    let buffer = usize::try_from(memory).ok().filter(|&memory| memory >= 1);
+    let Some(&size) = buffer.and_then(|memory| plan.planned.get(memory)) else {
+        report.reject(T9, at, "memory id", memory, format!("1 to {}", plan.planned.len().saturating_sub(1)));
+        return;
+    };
+    let end = offset.checked_add(bytes);
+    if end.is_none_or(|end| i64::try_from(end).map_or(true, |end| end > size)) {
+        report.reject(
+            T10,
+            at,
+            "planned beyond its buffer",
+            format!("{offset} + {bytes}"),
+            format!("≤ {size}"),
+        );
+    } else if !offset.is_multiple_of(limits::ALIGNMENT_BYTES) {
+        report.reject(T10, at, "planned without alignment", offset, "a multiple of 16");
+    }
+}
+
+fn check_slot(
+    table: &Subsegment,
+    segments: &Segments<'_>,
+    buffer: u32,
+    bytes: u64,
+    at: &Place<'_>,
+    report: &mut Report,
+) -> Option<u64> {
+    let (_, size) = segments.range(table.segment)?;
+    let Some(&start) = usize::try_from(buffer).ok().and_then(|buffer| table.offsets.get(buffer)) else {
+        report.reject(T14, at, "constant index", buffer, format!("< {}", table.offsets.len()));
+        return None;
+    };
+    // The offsets ascend (S8), so the slot ends at the first one that is larger.
+    let next = table.offsets.partition_point(|&offset| offset <= start);
+    let slot = table.offsets.get(next).copied().unwrap_or(size).saturating_sub(start);
+    if bytes > slot {
+        report.reject(T15, at, "the constant is longer than its slot", bytes, format!("≤ {slot} bytes"));
+    } else if bytes > 0 && slot.saturating_sub(bytes) >= limits::CONSTANT_SLACK_BYTES_MAX {
+        report.reject(
+            T15,
+            at,
+            "the constant leaves bytes of its slot unused",
+            bytes,
+            format!("{slot} bytes"),
+        );
+    }
+    Some(start)
+}
+
+/// M1 to M3.
+fn check_memory(plan: &Plan<'_>, at: &Place<'_>, report: &mut Report) {
+    let at = at.part("planned memory");
+    for (number, &size) in plan.planned.iter().enumerate() {
+        if size < 0 || (number == 0 && size != 0) {
+            let expected = if number == 0 { "0" } else { "≥ 0" };
+            report.reject(M1, &at, format!("size of buffer {number}"), size, expected);
+        }
+    }
+    for &(buffer, kind, device) in &plan.devices {
+        if kind != 0 || device != 0 {
+            report.reject(
+                M2,
+                &at,
+                format!("device of buffer {buffer}"),
+                format!("{kind}:{device}"),
+                "0:0 (CPU)",
+            );
+        }
+    }
+    let mut reached = vec![0_u64; plan.planned.len()];
+    for value in &plan.values {
+        let Value::Tensor(tensor) = value else { continue };
+        let Some(allocation) = tensor.allocation else { continue };
+        let sizes = tensor.sizes.iter().flatten().map(|&size| u64::try_from(size).ok());
+        let elements = sizes.into_iter().try_fold(1_u64, |product, size| product.checked_mul(size?));
+        let bytes = dtype::program(tensor.dtype).and_then(|(_, width)| elements?.checked_mul(width));
+        let end = bytes.and_then(|bytes| bytes.checked_add(allocation.offset)).unwrap_or(u64::MAX);
+        let memory = usize::try_from(allocation.memory).unwrap_or(usize::MAX);
+        if let Some(reached) = reached.get_mut(memory) {
+            *reached = end.max(*reached);
+        }
+    }
+    for (number, (&size, &used)) in plan.planned.iter().zip(&reached).enumerate() {
+        let size = u64::try_from(size).unwrap_or(0);
+        let bound = used.saturating_mul(limits::PLANNED_SLACK_FACTOR).max(limits::PLANNED_SLACK_BYTES_MIN);
+        if size > bound {
+            let message = format!("buffer {number} is far larger than what uses it");
+            let excessive = size > limits::PLANNED_SLACK_BYTES_MAX;
+            let severity = if excessive { Severity::Reject } else { Severity::Warn };
+            report.add(severity, M3, &at, message, size, format!("≤ {bound} bytes"));
+        }
+    }
+}
+
+/// I1 to I5.
+fn check_io(plan: &Plan<'_>, at: &Place<'_>, report: &mut Report) {
+    let mut seen = HashSet::new();
+    for (number, &input) in plan.inputs.iter().enumerate() {
+        let at = at.at("input", number);
+        if !seen.insert(input) {
+            report.reject(I2, &at, "the same value is fed twice", input, "distinct values");
+        }
+        let Some(value) = check_end(plan, input, &at, report) else { continue };
+        if let Value::Tensor(tensor) = value
+            && tensor.buffer != 0
+        {
+            report.reject(I4, &at, "an input has stored data", format!("constant {}", tensor.buffer), "none");
+        }
+    }
+    for (number, &output) in plan.outputs.iter().enumerate() {
+        check_end(plan, output, &at.at("output", number), report);
+    }
+    if plan.outputs.is_empty() {
+        report.reject(I5, at, "the method has no output", 0, "≥ 1");
+    }
+}
+
+fn check_end<'p, 'a>(
+    plan: &'p Plan<'a>,
+    value: i32,
+    at: &Place<'_>,
+    report: &mut Report,
+) -> Option<&'p Value<'a>> {
+    let Some(found) = plan.values.get(index(value)) else {
+        report.reject(
+            I1,
+            at,
+            "no such value",
+            value,
+            format!("0 to {}", plan.values.len().saturating_sub(1)),
+        );
+        return None;
+    };
+    if matches!(
+        found,
+        Value::IntList(_)
+            | Value::DoubleList
+            | Value::BoolList
+            | Value::TensorList(_)
+            | Value::OptionalTensorList(_)
+    ) {
+        report.reject(I3, at, "a list crosses the method's border", found.kind(), "a tensor or a scalar");
+    }
+    Some(found)
+}
+
+/// How a value looks from outside the method.
+pub(super) fn describe(plan: &Plan<'_>, facts: &TensorFacts, value: i32) -> summary::Io {
+    let number = index(value);
+    let found = plan.values.get(number);
+    let tensor = facts.get(number).and_then(Option::as_ref);
+    let dynamic = matches!(found, Some(Value::Tensor(tensor)) if tensor.dynamism == 1);
+    summary::Io {
+        kind: found.map_or("missing", Value::kind).to_owned(),
+        dtype: tensor.and_then(|facts| dtype::program(facts.dtype)).map(|(name, _)| name.to_owned()),
+        shape: tensor.map(|facts| facts.sizes.clone()).unwrap_or_default(),
+        dynamic,
+    }
+}

@@ -1,0 +1,486 @@
+//! `recipe.toml`: everything that decides a model's bytes, and what they must prove before they ship.
+//!
+//! **Invariant:** a recipe is data. It names no path outside its own directory, runs nothing, and says
+//! nothing about the machine; two people with the same recipe, checkpoint and lock get the same `.pte`.
+//! Deliberately absent: any switch that turns a check off.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{digest::Digest, error::ContractError, limits, policy::Policy};
+
+/// The format version this crate reads.
+pub const RECIPE_SCHEMA: u32 = 1;
+
+const FILE: &str = "recipe.toml";
+
+/// A model's recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Version of this file's format.
+    pub schema: u32,
+    /// Model name: also its directory and the first part of its file name.
+    pub name: String,
+    /// One line for people.
+    pub description: String,
+    /// Where the weights come from.
+    pub source: Source,
+    /// The network's shape.
+    pub architecture: Architecture,
+    /// How it is quantized and lowered.
+    pub export: Export,
+    /// Tokenizer, template and special tokens.
+    pub tokens: Tokens,
+    /// Bounds on the result.
+    pub limits: Limits,
+    /// How the app carries it.
+    pub delivery: Delivery,
+    /// What must have been measured, per build profile.
+    pub evidence: Demands,
+    /// How far the `.pte` may be from the eager quantized model.
+    pub parity: ParityLimits,
+    /// Threshold of the EQ test.
+    pub eq: EqLimits,
+    /// Licence facts.
+    pub licence: Licence,
+}
+
+/// Where the weights come from. Safetensors only: a pickle runs code when it is opened (CVE-2025-32434).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Source {
+    /// A checkpoint directory, relative to the recipe.
+    Path {
+        /// Directory with `config.json` and `*.safetensors`.
+        path: String,
+    },
+    /// A repository of the Hugging Face hub at an immutable revision.
+    Hub {
+        /// `owner/name`.
+        repo: String,
+        /// Commit: 40 lower-case hex digits, never a branch.
+        revision: String,
+    },
+    /// Random weights, for rehearsal only: no release build accepts them.
+    Random {
+        /// Seed of the generator.
+        seed: u64,
+    },
+}
+
+/// The shape of a Llama-family decoder, in the terms of Hugging Face's `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Architecture {
+    /// Model family.
+    pub family: Family,
+    /// `hidden_size`.
+    pub dim: u32,
+    /// `num_hidden_layers`.
+    pub layers: u32,
+    /// `num_attention_heads`.
+    pub heads: u32,
+    /// `num_key_value_heads`.
+    pub kv_heads: u32,
+    /// `head_dim`.
+    pub head_dim: u32,
+    /// `intermediate_size`.
+    pub ffn: u32,
+    /// `vocab_size`.
+    pub vocab: u32,
+    /// `tie_word_embeddings`: the output head is the embedding matrix.
+    pub tied: bool,
+    /// `rms_norm_eps`.
+    pub norm_eps: f64,
+    /// `rope_theta`.
+    pub rope_theta: f64,
+    /// `rope_scaling`.
+    pub rope_scaling: Option<RopeScaling>,
+}
+
+/// Supported model families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Family {
+    /// RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+    Llama,
+}
+
+/// Rotary position scaling.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum RopeScaling {
+    /// Llama 3.1's frequency-dependent scaling.
+    Llama3 {
+        /// Context extension factor.
+        factor: f64,
+        /// `low_freq_factor`.
+        low_freq_factor: f64,
+        /// `high_freq_factor`.
+        high_freq_factor: f64,
+        /// `original_max_position_embeddings`, tokens.
+        original_max_position: u32,
+    },
+}
+
+/// How the network is quantized and lowered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// Weight scheme.
+    pub quantization: Quantization,
+    /// Context window = KV-cache rows, tokens.
+    pub seq_len: u32,
+    /// Delegate.
+    pub backend: Backend,
+    /// Exact number of delegate partitions in `forward`.
+    pub partitions: Option<u32>,
+    /// Exact number of linear layers inside delegates.
+    pub delegated_linears: Option<u32>,
+}
+
+/// Weight quantization schemes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Quantization {
+    /// Linears 8da8w (int8 per channel, dynamic int8 activations), embedding 8-bit per row.
+    Int8,
+    /// Linears 8da4w in groups of 32, embedding 8-bit per row.
+    Int4,
+    /// No quantization.
+    Fp32,
+}
+
+impl Quantization {
+    /// The name used in file names and files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+            Self::Fp32 => "fp32",
+        }
+    }
+}
+
+/// ExecuTorch delegates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// XNNPACK on the CPU.
+    Xnnpack,
+    /// No delegate: portable operators only.
+    Portable,
+}
+
+impl Backend {
+    /// The name used in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Xnnpack => "xnnpack",
+            Self::Portable => "portable",
+        }
+    }
+}
+
+/// Tokenizer, template and special tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Tokens {
+    /// Begin-of-sequence id.
+    pub bos: u32,
+    /// Ids that end a reply.
+    pub eos: Vec<u32>,
+    /// `tokenizer.json`, a file name beside the recipe or in the checkpoint.
+    pub tokenizer: String,
+    /// Jinja chat template, a file name beside the recipe.
+    pub chat_template: String,
+}
+
+/// Bounds on the exported file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Smallest plausible file, bytes: a smaller one lost its weights.
+    pub file_bytes_min: u64,
+    /// Largest file, bytes.
+    pub file_bytes_max: u64,
+    /// Largest planned memory, bytes.
+    pub planned_bytes_max: u64,
+}
+
+/// How the app carries the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// In the binary's read-only data.
+    Embed,
+    /// Beside the binary, as an asset; the binary carries the digest.
+    Link,
+    /// Embedded when the policy's `embed_bytes_max` allows it.
+    Auto,
+}
+
+/// Evidence demanded per profile, on top of the static proof that every build demands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Demands {
+    /// For dev builds.
+    pub dev: Vec<EvidenceKind>,
+    /// For release builds.
+    pub release: Vec<EvidenceKind>,
+}
+
+/// Kinds of measured evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum EvidenceKind {
+    /// Loads and runs with finite logits.
+    Load,
+    /// Logits agree with the eager quantized model.
+    Parity,
+    /// Speed and memory were measured.
+    Benchmark,
+    /// The EQ test was passed.
+    Eq,
+}
+
+impl EvidenceKind {
+    /// The name used in files and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Parity => "parity",
+            Self::Benchmark => "benchmark",
+            Self::Eq => "eq",
+        }
+    }
+}
+
+/// Parity thresholds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ParityLimits {
+    /// Largest absolute logit difference.
+    pub max_abs_diff_max: f64,
+    /// Largest mean KL divergence, nats.
+    pub mean_kl_max: f64,
+    /// Smallest share of positions with the same arg-max, 0 to 1.
+    pub top1_agreement_min: f64,
+}
+
+/// EQ test thresholds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct EqLimits {
+    /// Smallest score, 0 to 100.
+    pub score_min: f64,
+}
+
+/// Licence facts that packaging needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Licence {
+    /// SPDX id or the licence's name.
+    pub id: String,
+    /// Words that the app must show, such as `Built with Llama`.
+    pub attribution: Option<String>,
+}
+
+impl Recipe {
+    /// Parses and validates `recipe.toml`.
+    ///
+    /// # Errors
+    /// Too large, not TOML, unknown keys, an unknown schema version, or a value that cannot be.
+    pub fn parse(text: &str) -> Result<Self, ContractError> {
+        ContractError::check_size(FILE, text.len(), limits::TOML_BYTES_MAX)?;
+        let recipe: Self =
+            toml::from_str(text).map_err(|error| ContractError::syntax(FILE, error.to_string()))?;
+        ContractError::check_schema(FILE, recipe.schema, RECIPE_SCHEMA)?;
+        recipe.check_names()?;
+        recipe.check_shape()?;
+        recipe.check_bounds()?;
+        Ok(recipe)
+    }
+
+    /// Digest of the recipe's meaning: comments, order and line ends do not count.
+    pub fn digest(&self) -> Digest {
+        crate::canonical_digest(self)
+    }
+
+    /// `<model>-<quant>-seq<N>.pte`.
+    pub fn file_name(&self) -> String {
+        format!("{}-{}-seq{}.pte", self.name, self.export.quantization.as_str(), self.export.seq_len)
+    }
+
+    /// The same recipe on random weights: for measuring an export before one has the licence.
+    #[must_use]
+    pub fn rehearsal(&self) -> Self {
+        Self { source: Source::Random { seed: 7 }, ..self.clone() }
+    }
+
+    /// Checks that the recipe is at least as strict as the policy.
+    ///
+    /// # Errors
+    /// Names the first limit that exceeds the policy's.
+    pub fn within(&self, policy: &Policy) -> Result<(), ContractError> {
+        let bound = |key, got: u64, max: u64| {
+            if got <= max {
+                Ok(())
+            } else {
+                Err(ContractError::value(FILE, key, got, format!("at most the policy's {max}")))
+            }
+        };
+        bound("limits.file_bytes_max", self.limits.file_bytes_max, policy.limits.file_bytes_max)?;
+        bound("limits.planned_bytes_max", self.limits.planned_bytes_max, policy.limits.planned_bytes_max)?;
+        if self.delivery == Delivery::Embed {
+            bound("limits.file_bytes_max", self.limits.file_bytes_max, policy.limits.embed_bytes_max)?;
+        }
+        Ok(())
+    }
+
+    /// The evidence that a profile demands, the policy's included; sorted, unique.
+    pub fn demands(&self, profile: crate::check::Profile, policy: &Policy) -> Vec<EvidenceKind> {
+        let mut kinds = match profile {
+            crate::check::Profile::Dev => self.evidence.dev.clone(),
+            crate::check::Profile::Release => {
+                [self.evidence.release.as_slice(), policy.release.evidence.as_slice()].concat()
+            }
+        };
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
+    }
+
+    /// Number of linear layers: seven per block and the head.
+    pub fn linears(&self) -> u32 {
+        self.architecture.layers.saturating_mul(7).saturating_add(1)
+    }
+
+    fn check_names(&self) -> Result<(), ContractError> {
+        let plain = |name: &str| {
+            !name.is_empty()
+                && name.len() <= limits::NAME_CHARS_MAX
+                && !name.starts_with('.')
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        };
+        let expected = "letters, digits, `.`, `-`, `_`, not starting with `.`";
+        for (key, name) in [
+            ("name", &self.name),
+            ("tokens.tokenizer", &self.tokens.tokenizer),
+            ("tokens.chat_template", &self.tokens.chat_template),
+        ] {
+            if !plain(name) {
+                return Err(ContractError::value(FILE, key, format!("`{name}`"), expected));
+            }
+        }
+        match &self.source {
+            Source::Path { path } if path != "." && !path.split('/').all(plain) => Err(ContractError::value(
+                FILE,
+                "source.path",
+                format!("`{path}`"),
+                "`.` or a relative path below the recipe",
+            )),
+            Source::Hub { repo, .. } if repo.split('/').count() != 2 || !repo.split('/').all(plain) => {
+                Err(ContractError::value(FILE, "source.repo", format!("`{repo}`"), "`owner/name`"))
+            }
+            Source::Hub { revision, .. }
+                if revision.len() != 40
+                    || !revision.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) =>
+            {
+                Err(ContractError::value(
+                    FILE,
+                    "source.revision",
+                    format!("`{revision}`"),
+                    "40 lower-case hex digits: a commit, never a branch",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_shape(&self) -> Result<(), ContractError> {
+        let a = &self.architecture;
+        for (key, got, max) in [
+            ("architecture.dim", a.dim, limits::WIDTH_MAX),
+            ("architecture.layers", a.layers, limits::LAYERS_MAX),
+            ("architecture.heads", a.heads, limits::WIDTH_MAX),
+            ("architecture.kv_heads", a.kv_heads, limits::WIDTH_MAX),
+            ("architecture.head_dim", a.head_dim, limits::WIDTH_MAX),
+            ("architecture.ffn", a.ffn, limits::WIDTH_MAX),
+            ("architecture.vocab", a.vocab, limits::VOCAB_ROWS_MAX),
+            ("export.seq_len", self.export.seq_len, limits::SEQ_LEN_TOKENS_MAX),
+        ] {
+            if got == 0 || got > max {
+                return Err(ContractError::value(FILE, key, got, format!("1 to {max}")));
+            }
+        }
+        if a.heads % a.kv_heads != 0 {
+            let expected = format!("a divisor of `architecture.heads` = {}", a.heads);
+            return Err(ContractError::value(FILE, "architecture.kv_heads", a.kv_heads, expected));
+        }
+        if a.head_dim % 2 != 0 {
+            return Err(ContractError::value(FILE, "architecture.head_dim", a.head_dim, "an even number"));
+        }
+        for (key, got) in [("architecture.norm_eps", a.norm_eps), ("architecture.rope_theta", a.rope_theta)] {
+            if !(got.is_finite() && got > 0.0) {
+                return Err(ContractError::value(FILE, key, got, "a finite number above 0"));
+            }
+        }
+        if self.tokens.eos.is_empty() {
+            return Err(ContractError::value(FILE, "tokens.eos", "[]", "at least one id"));
+        }
+        for (key, id) in std::iter::once(("tokens.bos", self.tokens.bos))
+            .chain(self.tokens.eos.iter().map(|id| ("tokens.eos", *id)))
+        {
+            if id >= a.vocab {
+                return Err(ContractError::value(
+                    FILE,
+                    key,
+                    id,
+                    format!("below the vocabulary, {}", a.vocab),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_bounds(&self) -> Result<(), ContractError> {
+        let Limits { file_bytes_min, file_bytes_max, .. } = self.limits;
+        if file_bytes_min == 0 || file_bytes_min > file_bytes_max {
+            let expected = format!("1 to `limits.file_bytes_max` = {file_bytes_max}");
+            return Err(ContractError::value(FILE, "limits.file_bytes_min", file_bytes_min, expected));
+        }
+        if file_bytes_max > limits::MODEL_BYTES_MAX {
+            let expected = format!("at most {}", limits::MODEL_BYTES_MAX);
+            return Err(ContractError::value(FILE, "limits.file_bytes_max", file_bytes_max, expected));
+        }
+        for (key, got, max) in [
+            ("parity.max_abs_diff_max", self.parity.max_abs_diff_max, f64::MAX),
+            ("parity.mean_kl_max", self.parity.mean_kl_max, f64::MAX),
+            ("parity.top1_agreement_min", self.parity.top1_agreement_min, 1.0),
+            ("eq.score_min", self.eq.score_min, 100.0),
+        ] {
+            if !(0.0..=max).contains(&got) {
+                let expected = if max == f64::MAX { "0 or more".into() } else { format!("0 to {max}") };
+                return Err(ContractError::value(FILE, key, got, expected));
+            }
+        }
+        Ok(())
+    }
+}

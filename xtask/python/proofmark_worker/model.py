@@ -1,0 +1,204 @@
+"""The exported graph: a Llama whose arithmetic all goes to XNNPACK.
+
+Between two attention calls everything is one delegate. What would break it up is rewritten:
+- rotate-half is a linear with a signed permutation matrix (exact, and tiny beside the others),
+  not slices and a concatenation;
+- the mean of squares is a linear with a row of 1/dim, its bias the norm's epsilon;
+- shapes are fixed but for one inferred dimension;
+- the last token is taken right after the last attention, so that a prompt does not pay for the
+  last layer's feed-forward.
+
+Outside stay the embedding, two table look-ups, cache update and attention.
+
+**Invariant:** with L layers there are L + 1 delegates and 7 L + 1 linears with weights.
+"""
+
+import torch
+from torch import nn
+from torch.ao.quantization.fx import _decomposed  # noqa: F401 (registers the operators)
+from torch.nn import functional
+
+from .checkpoint import EMBEDDING, FINAL_NORM, HEAD
+from .protocol import Architecture
+from .quantize import Scheme, Weight
+
+
+def rope_frequencies(arch: Architecture) -> torch.Tensor:
+    exponent = torch.arange(0, arch.head_dim, 2, dtype=torch.float64) / arch.head_dim
+    frequency = 1.0 / arch.rope_theta**exponent
+    scaling = arch.rope_scaling
+    if scaling is None:
+        return frequency
+    wavelength = 2 * torch.pi / frequency
+    ramp = (scaling.original_max_position / wavelength - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    ramp = ramp.clamp(0.0, 1.0)
+    return (1.0 - ramp) * frequency / scaling.factor + ramp * frequency
+
+
+def rope_tables(arch: Architecture, seq_len: int) -> tuple[torch.Tensor, torch.Tensor]:
+    angle = torch.outer(torch.arange(seq_len, dtype=torch.float64), rope_frequencies(arch))
+    angle = torch.cat((angle, angle), -1)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotation(head_dim: int) -> torch.Tensor:
+    """`x @ rotation.T` is rotate-half of x: the second half negated, then the first."""
+    half = head_dim // 2
+    matrix = torch.zeros(head_dim, head_dim)
+    matrix[:half, half:] = -torch.eye(half)
+    matrix[half:, :half] = torch.eye(half)
+    return matrix
+
+
+def fake_quantize(x: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """Per-token asymmetric int8 and back. Linears that share an input share this, too."""
+    if not scheme.bits:
+        return x
+    ops = torch.ops.quantized_decomposed
+    scale, zero = ops.choose_qparams_per_token_asymmetric(x, torch.int8)
+    q = ops.quantize_per_token(x, scale, zero, -128, 127, torch.int8)
+    return ops.dequantize_per_token(q, scale, zero, -128, 127, torch.int8, torch.float32)
+
+
+class Linear(nn.Module):
+    """Expects an input that went through `fake_quantize` with its own scheme."""
+
+    def __init__(self, weight: Weight) -> None:
+        super().__init__()
+        self.scheme = weight.scheme
+        self.weight = nn.Parameter(weight.data, requires_grad=False)
+        if self.scheme.bits:
+            scale = weight.scale if self.scheme.group else weight.scale.squeeze(-1)
+            self.scale = nn.Parameter(scale, requires_grad=False)
+            zero = torch.zeros_like(scale, dtype=torch.int8)
+            self.zero = nn.Parameter(zero, requires_grad=False)
+
+    def forward(self, x):
+        scheme, weight, ops = self.scheme, self.weight, torch.ops.quantized_decomposed
+        if scheme.group:
+            weight = ops.dequantize_per_channel_group(
+                weight, self.scale, self.zero, -8, 7, torch.int8, scheme.group, torch.float32
+            )
+        elif scheme.bits:
+            weight = ops.dequantize_per_channel(
+                weight, self.scale, self.zero, 0, -128, 127, torch.int8
+            )
+        return functional.linear(x, weight)
+
+
+class Embedding(nn.Module):
+    def __init__(self, weight: Weight) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.data)
+        if weight.scheme.bits:
+            self.register_buffer("scale", weight.scale.squeeze(-1))
+        else:
+            self.scale = None
+
+    def forward(self, tokens):
+        if self.scale is None:
+            return functional.embedding(tokens, self.weight)
+        return torch.ops.quantized_decomposed.embedding_byte.dtype(
+            self.weight, self.scale, None, -128, 127, tokens, dtype=torch.float32
+        )
+
+
+class Norm(nn.Module):
+    def __init__(self, weight: Weight, mean: torch.Tensor, epsilon: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.data, requires_grad=False)
+        self.mean = nn.Parameter(mean, requires_grad=False)
+        self.epsilon = nn.Parameter(epsilon, requires_grad=False)
+
+    def forward(self, x):
+        return x * torch.rsqrt(functional.linear(x * x, self.mean, self.epsilon)) * self.weight
+
+
+class Attention(nn.Module):
+    def __init__(self, arch, seq_len, weights, prefix, turn) -> None:
+        super().__init__()
+        self.arch = arch
+        self.query, self.key, self.value, self.output = (
+            Linear(weights[f"{prefix}self_attn.{name}_proj.weight"]) for name in "qkvo"
+        )
+        self.turn = nn.Parameter(turn, requires_grad=False)
+        shape = (1, seq_len, arch.kv_heads, arch.head_dim)
+        self.register_buffer("keys", torch.zeros(shape))
+        self.register_buffer("values", torch.zeros(shape))
+
+    def rope(self, x, cos, sin):
+        return x * cos + functional.linear(x, self.turn) * sin
+
+    def forward(self, x, cos, sin, position):
+        arch = self.arch
+        x = fake_quantize(x, self.query.scheme)
+        query = self.query(x).view(1, -1, arch.heads, arch.head_dim)
+        key = self.key(x).view(1, -1, arch.kv_heads, arch.head_dim)
+        value = self.value(x).view(1, -1, arch.kv_heads, arch.head_dim)
+        query, key = self.rope(query, cos, sin), self.rope(key, cos, sin)
+        torch.ops.llama.update_cache(key, self.keys, position)
+        torch.ops.llama.update_cache(value, self.values, position)
+        return torch.ops.llama.custom_sdpa(query, self.keys, self.values, position, None, 0.0, True)
+
+
+class Block(nn.Module):
+    def __init__(self, arch, seq_len, weights, layer, *, norm, turn) -> None:
+        super().__init__()
+        prefix = f"model.layers.{layer}."
+        self.width = arch.heads * arch.head_dim
+        self.last = layer == arch.layers - 1
+        self.before = norm(f"{prefix}input_layernorm.weight")
+        self.attention = Attention(arch, seq_len, weights, prefix, turn)
+        self.after = norm(f"{prefix}post_attention_layernorm.weight")
+        self.gate, self.up, self.down = (
+            Linear(weights[f"{prefix}mlp.{name}_proj.weight"]) for name in ("gate", "up", "down")
+        )
+
+    def forward(self, x, cos, sin, position):
+        y = self.attention(self.before(x), cos, sin, position)
+        if self.last:
+            x, y = x[:, -1], y[:, -1].view(1, self.width)
+        else:
+            y = y.view(1, -1, self.width)
+        scheme = self.gate.scheme
+        x = x + self.attention.output(fake_quantize(y, scheme))
+        h = fake_quantize(self.after(x), scheme)
+        h = functional.silu(self.gate(h)) * self.up(h)
+        return x + self.down(fake_quantize(h, scheme))
+
+
+class Llama(nn.Module):
+    """`forward(tokens [1, n] i64, position [1] i64) -> logits [1, vocab] f32` of the last token."""
+
+    def __init__(self, arch: Architecture, seq_len: int, weights: dict[str, Weight]) -> None:
+        super().__init__()
+        self.arch, self.seq_len = arch, seq_len
+        mean = torch.full((1, arch.dim), 1.0 / arch.dim)
+        epsilon, turn = torch.tensor([arch.norm_eps]), rotation(arch.head_dim)
+
+        def norm(name: str) -> Norm:
+            return Norm(weights[name], mean, epsilon)
+
+        self.embedding = Embedding(weights[EMBEDDING])
+        self.blocks = nn.ModuleList(
+            Block(arch, seq_len, weights, layer, norm=norm, turn=turn)
+            for layer in range(arch.layers)
+        )
+        self.norm = norm(FINAL_NORM)
+        self.head = Linear(weights[HEAD])
+        cos, sin = rope_tables(arch, seq_len)
+        self.register_buffer("cos", cos.view(1, seq_len, 1, -1))
+        self.register_buffer("sin", sin.view(1, seq_len, 1, -1))
+
+    def forward(self, tokens, input_pos):
+        count = tokens.shape[1]
+        position = input_pos[0].item()
+        torch._check(position >= 0)
+        torch._check(position + count <= self.seq_len)
+        cos, sin = self.cos.narrow(1, position, count), self.sin.narrow(1, position, count)
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x, cos, sin, position)
+        return self.head(fake_quantize(self.norm(x), self.head.scheme))

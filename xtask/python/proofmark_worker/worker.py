@@ -1,0 +1,250 @@
+"""The run: request in, stages, response out."""
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from . import guards, upstream
+from .checkpoint import RandomSource, SafetensorsSource, demanded
+from .config import check_config
+from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
+from .stages import Stages
+
+# What upstream's allocators say when there is no memory left.
+NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory")
+UNDELEGATED = "was not decomposed or delegated"
+ERROR_CHARACTERS_MAX = 300
+
+
+def _source(request: Request):
+    if request.source_dir is None:
+        return RandomSource(request.source_seed, request.architecture)
+    check_config(request)
+    return SafetensorsSource(request.source_dir, request.architecture)
+
+
+def _parameters(request: Request) -> int:
+    total = 0
+    for tensor in demanded(request.architecture):
+        count = 1
+        for extent in tensor.shape:
+            count *= extent
+        total += count
+    return total
+
+
+def _check_disk(request: Request) -> None:
+    # Weights once as files, spilled delegate data at worst once more, the product itself.
+    width = 4 if request.quantization == "fp32" else 1
+    needed = 3 * width * _parameters(request)
+    for path in {request.work_dir, request.pte.parent}:
+        free = shutil.disk_usage(path).free
+        if free < needed:
+            raise WorkerError("disk", f"{path}: {free} bytes free, expected {needed}")
+
+
+class Run:
+    def __init__(self, request: Request, stages: Stages, work_dir: Path) -> None:
+        self.request = request
+        self.stages = stages
+        self.work_dir = work_dir
+        self.out: dict = {}
+
+    def preflight(self) -> None:
+        with self.stages.stage("preflight"):
+            upstream.check_versions()
+            self.expected = guards.expected(self.request)
+            self.source = _source(self.request)
+            _check_disk(self.request)
+        with self.stages.stage("digest"):
+            self.out["source_files"] = self.source.digest(self.stages.progress)
+            self.source.check_tied()
+
+    def load_upstream(self) -> None:
+        with self.stages.stage("import"):
+            import torch
+
+            torch.set_grad_enabled(False)
+            torch.set_num_threads(self.request.threads)
+            # Registers the operators, and their out variants, that the graph uses.
+            import executorch.kernels.quantized  # noqa: F401
+            from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
+
+            from . import lower, quantize, reference
+
+            self.lower, self.quantize, self.reference = lower, quantize, reference
+            quantize.check_widths(self.request.architecture, self.request.quantization)
+
+    def weights(self) -> dict:
+        request = self.request
+        with self.stages.stage("quantize"):
+            weights, self.known = self.quantize.quantize(
+                self.source,
+                request.architecture,
+                request.quantization,
+                self.work_dir,
+                threads=request.threads,
+                progress=self.stages.progress,
+            )
+            self.source.finish()
+            self.lower.release()
+        schemes = {k: s.name for k, s in self.quantize.SCHEMES[request.quantization].items()}
+        self.out["quantized"] = {"scheme": schemes["linear"], **schemes}
+        self.out["weights"] = {
+            "tensors": len(demanded(request.architecture)),
+            "parameters": _parameters(request),
+        }
+        return weights
+
+    def write_reference(self, weights: dict) -> None:
+        import torch
+
+        request = self.request
+        with self.stages.stage("reference"):
+            prompt, decode = list(request.reference_prompt), list(request.reference_decode)
+            logits = self.reference.evaluate(
+                request.architecture,
+                weights,
+                prompt + decode,
+                len(decode) + 1,
+                self.stages.progress,
+            )
+            self.reference.check_logits(logits)
+            self.reference.write_safetensors(
+                request.reference,
+                {
+                    "prompt": torch.tensor(prompt, dtype=torch.int64),
+                    "decode": torch.tensor(decode, dtype=torch.int64),
+                    "logits": logits,
+                },
+                {"format": "proofmark-reference-1", "quantization": request.quantization},
+            )
+
+    def tied_bytes(self, head) -> int:
+        """What storing head and embedding once must save; small parts are not worth sharing."""
+        if not self.request.architecture.tied or self.request.backend != "xnnpack":
+            return 0
+        parts = (head.data.nbytes, 0 if head.scale is None else head.scale.nbytes)
+        return sum(size for size in parts if size >= upstream.SPILL_BYTES_MIN)
+
+    def lowered(self, weights: dict):
+        request, stages = self.request, self.stages
+        with stages.stage("export"):
+            exported = self.lower.export(request, weights)
+            large = self.quantize.large_matrices(weights, upstream.SPILL_BYTES_MIN)
+            tied = self.tied_bytes(weights[self.quantize.HEAD])
+            weights.clear()
+            self.lower.release()
+        low_memory = upstream.LowMemory(self.work_dir, self.known)
+        with stages.stage("partition"):
+            with low_memory.applied():
+                edge = self.lower.partition(request, exported)
+            del exported
+            self.lower.release()
+            got = guards.census(edge)
+            guards.check_census(request, self.expected, got)
+            if request.backend == "xnnpack":
+                low_memory.check(got.partitions, large)
+        self.out["delegates"] = {"partitions": got.partitions, "empty": got.empty}
+        self.out["linears"] = {
+            "expected": self.expected.linears,
+            "quantized": got.quantized,
+            "delegated": got.delegated,
+        }
+        tie = upstream.Tie()
+        with stages.stage("lower"):
+            with low_memory.applied(), tie.applied():
+                program = self.lower.to_executorch(edge)
+            del edge
+            self.lower.release()
+            tie.check(tied)
+        self.out["tied_bytes_saved"] = tie.saved
+        return program
+
+    def write(self, program) -> None:
+        request = self.request
+        with self.stages.stage("write"):
+            publish(request.pte, program.write_to_file)
+        with self.stages.stage("check"):
+            self.out["file_bytes"] = guards.check_file(
+                request.pte, request.file_bytes_min, request.file_bytes_max
+            )
+            plans = {plan.name: plan for plan in program.executorch_program.execution_plan}
+            plan = plans["forward"]
+            self.out["operators"] = sorted(
+                f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators
+            )
+            self.out["planned_bytes"] = sum(plan.non_const_buffer_sizes)
+            self.out["metadata"] = self.lower.metadata(request)
+
+    def all(self) -> dict:
+        self.preflight()
+        self.load_upstream()
+        weights = self.weights()
+        self.write_reference(weights)
+        self.write(self.lowered(weights))
+        self.out["versions"] = {"python": platform.python_version(), **upstream.versions()}
+        self.out["deterministic_seed"] = self.request.source_seed
+        return self.out
+
+
+def _failure(cause: BaseException) -> dict:
+    if isinstance(cause, WorkerError):
+        return {"kind": cause.kind, "error": cause.error, "hint": cause.hint}
+    # Upstream's messages run over many lines; the log has them.
+    text = (str(cause).strip() or type(cause).__name__).splitlines()[0][:ERROR_CHARACTERS_MAX]
+    if isinstance(cause, MemoryError) or any(part in text.lower() for part in NO_MEMORY):
+        hint = "free memory, or use a machine with more"
+        return {"kind": "memory", "error": f"out of memory: {text}", "hint": hint}
+    if UNDELEGATED in str(cause):
+        return {"kind": "delegate", "error": text, "hint": guards.HINT}
+    if isinstance(cause, OSError):
+        return {"kind": "io", "error": text, "hint": None}
+    return {"kind": "internal", "error": f"{type(cause).__name__}: {text}", "hint": None}
+
+
+def _answer(request: Request, stages: Stages) -> dict:
+    for path in (request.pte, request.reference):
+        path.unlink(missing_ok=True)
+    request.work_dir.mkdir(parents=True, exist_ok=True)
+    work_dir = Path(tempfile.mkdtemp(prefix="worker_", dir=request.work_dir))
+    try:
+        return {"ok": True, "stages": stages.done, **Run(request, stages, work_dir).all()}
+    finally:
+        shutil.rmtree(work_dir, ignore_errors=True)
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: run.py REQUEST.json", file=sys.stderr)  # noqa: T201
+        return 2
+    stages, response = Stages(), None
+    try:
+        value = read_request(Path(arguments[0]))
+        # Even a bad request is answered, as long as it says where.
+        named = value.get("response") if isinstance(value, dict) else None
+        response = Path(named) if isinstance(named, str) and os.path.isabs(named) else None  # noqa: PTH117
+        request = parse_request(value)
+        answer = _answer(request, stages)
+    except BaseException as cause:
+        # The log has the whole story; the response has one line of it.
+        traceback.print_exc()
+        answer = {
+            "ok": False,
+            "stage": stages.current or "preflight",
+            **_failure(cause),
+            "stages": stages.done,
+        }
+        if response is not None and "request" in locals():
+            for path in (request.pte, request.reference):
+                path.unlink(missing_ok=True)
+    finally:
+        stages.close()
+    if response is None:
+        return 1
+    write_response(response, answer)
+    return 0 if answer["ok"] else 1

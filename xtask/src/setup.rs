@@ -1,0 +1,113 @@
+//! `cargo xtask setup`: the Python venv from the hash-pinned lock, and the C++ SDK of the executorch wheel.
+//!
+//! **Invariant:** the receipt is removed before anything is changed and written last, so a killed set-up is
+//! done again and a finished one is not.
+
+use std::fs;
+
+use anyhow::{Context as _, anyhow};
+use camino::Utf8Path;
+use model_assets::digest::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::{EXIT_SETUP, Failure, Outcome, workspace::Workspace};
+
+const LOCK: &[u8] = include_bytes!("../python/requirements.lock");
+const BOOTSTRAP: &[u8] = include_bytes!("../python/bootstrap.lock");
+
+/// What was set up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Receipt {
+    /// Digest of the locks.
+    pub(crate) lock: Digest,
+    /// Which index PyTorch came from.
+    pub(crate) torch_index: String,
+}
+
+/// Digest of both locks.
+pub(crate) fn lock_digest() -> Digest {
+    Digest::of(&[LOCK, BOOTSTRAP].concat())
+}
+
+pub(crate) fn run(workspace: &Workspace) -> Outcome {
+    ensure(workspace).map(|_| ())
+}
+
+/// Sets up what is not set up yet.
+pub(crate) fn ensure(workspace: &Workspace) -> Result<Receipt, Failure> {
+    let path = workspace.venv().join("proofmark.json");
+    if let Some(receipt) = read(&path)
+        && receipt.lock == lock_digest()
+        && workspace.python().exists()
+        && workspace.sdk().join("include").exists()
+    {
+        return Ok(receipt);
+    }
+    make(workspace, &path).map_err(|error| {
+        let hint = "needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv), 8 GB of disk and \
+                    the package index; then run: cargo xtask setup";
+        Failure::new(EXIT_SETUP, error, hint)
+    })
+}
+
+fn read(path: &Utf8Path) -> Option<Receipt> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn make(workspace: &Workspace, path: &Utf8Path) -> anyhow::Result<Receipt> {
+    if path.exists() {
+        fs::remove_file(path)?;
+    }
+    fs::create_dir_all(workspace.state())?;
+    let shell = xshell::Shell::new()?;
+    shell.change_dir(workspace.root());
+    let (venv, python) = (workspace.venv(), workspace.python());
+    let system = std::env::var("PROOFMARK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    if xshell::cmd!(shell, "{python} -c pass").quiet().ignore_stderr().run().is_err() {
+        let check = "import sys; sys.exit(sys.version_info < (3, 11))";
+        xshell::cmd!(shell, "{system} -c {check}").quiet().run().context("python3 is missing or older than 3.11")?;
+        xshell::cmd!(shell, "{system} -m venv --clear {venv}").run()?;
+    }
+    let locks = workspace.python_sources();
+    let (bootstrap, lock) = (locks.join("bootstrap.lock"), locks.join("requirements.lock"));
+    xshell::cmd!(shell, "{python} -m pip install --quiet --require-hashes -r {bootstrap}").run()?;
+    xshell::cmd!(shell, "{python} -m uv pip install --quiet --python {python} --require-hashes -r {lock}").run()?;
+    stage_sdk(workspace, &shell)?;
+    let receipt = Receipt { lock: lock_digest(), torch_index: "default".to_owned() };
+    fs::write(path, serde_json::to_vec_pretty(&receipt)?)?;
+    Ok(receipt)
+}
+
+/// Copies the wheel's headers and libraries to where the engine's build script looks.
+fn stage_sdk(workspace: &Workspace, shell: &xshell::Shell) -> anyhow::Result<()> {
+    let python = workspace.python();
+    let code = "import importlib.util as u; print(u.find_spec('executorch').submodule_search_locations[0])";
+    let wheel = xshell::cmd!(shell, "{python} -I -c {code}").quiet().read()?;
+    let (sdk, wheel) = (workspace.sdk(), Utf8Path::new(wheel.trim()).to_owned());
+    let staged = sdk.with_extension("new");
+    if staged.exists() {
+        fs::remove_dir_all(&staged)?;
+    }
+    for part in ["include", "lib"] {
+        copy_tree(&wheel.join(part), &staged.join(part))?;
+    }
+    if sdk.exists() {
+        fs::remove_dir_all(&sdk)?;
+    }
+    fs::rename(&staged, &sdk).with_context(|| format!("{sdk}: cannot be put in place"))
+}
+
+fn copy_tree(from: &Utf8Path, to: &Utf8Path) -> anyhow::Result<()> {
+    for entry in walkdir::WalkDir::new(from).sort_by_file_name() {
+        let entry = entry?;
+        let source = Utf8Path::from_path(entry.path()).ok_or_else(|| anyhow!("a path that is not UTF-8"))?;
+        let target = to.join(source.strip_prefix(from)?);
+        if entry.file_type().is_dir() {
+            fs::create_dir_all(&target)?;
+        } else {
+            fs::copy(source, &target).with_context(|| format!("{source}: cannot be copied"))?;
+        }
+    }
+    Ok(())
+}

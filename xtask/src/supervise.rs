@@ -1,0 +1,195 @@
+//! Runs the Python worker: own process group, memory watchdog, stall timeout, log, events.
+//!
+//! **Invariant:** when this returns or panics, no process of the worker's group is left.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow};
+use camino::Utf8Path;
+use rustix::process::{Pid, Signal};
+
+/// How a run of the worker ended.
+pub(crate) struct Run {
+    /// Whether it exited with 0.
+    pub(crate) ok: bool,
+    /// Why it was killed, when it was.
+    pub(crate) killed: Option<String>,
+    /// The stage that it announced last.
+    pub(crate) stage: String,
+    /// Highest resident and anonymous memory of the group, bytes.
+    pub(crate) peak_rss_bytes: u64,
+    pub(crate) peak_anon_bytes: u64,
+    /// The last lines of its log.
+    pub(crate) tail: Vec<String>,
+}
+
+/// What a run may use.
+pub(crate) struct Bounds {
+    /// Resident memory of the group, bytes.
+    pub(crate) memory_bytes_max: u64,
+    /// Time without a line of output and without use of the processor.
+    pub(crate) stall: Duration,
+}
+
+const TAIL_LINES_MAX: usize = 20;
+const POLL: Duration = Duration::from_millis(200);
+const EVENT: &str = "@proofmark ";
+
+/// State that the reader thread shares with the watchdog.
+#[derive(Default)]
+struct Seen {
+    stage: Mutex<String>,
+    tail: Mutex<Vec<String>>,
+    lines: AtomicU64,
+}
+
+/// Runs `python` on `script` with `request`, teeing its output to `log`.
+pub(crate) fn run(
+    python: &Utf8Path,
+    script: &Utf8Path,
+    request: &Utf8Path,
+    log: &Utf8Path,
+    bounds: &Bounds,
+) -> anyhow::Result<Run> {
+    use std::os::unix::process::CommandExt as _;
+    // The worker reads end of file from this pipe when this process dies, however it dies.
+    let (stdin, _held_open) = std::io::pipe()?;
+    let reader = duct::cmd!(python.as_str(), "-I", "-B", script.as_str(), request.as_str())
+        .env("PROOFMARK_PARENT_PIPE", "1")
+        .stdin_file(stdin)
+        .stderr_to_stdout()
+        .unchecked()
+        .before_spawn(|command| {
+            command.process_group(0);
+            Ok(())
+        })
+        .reader()
+        .with_context(|| format!("{python}: cannot be started"))?;
+    let reader = Arc::new(reader);
+    let leader = reader.pids().first().copied().context("the worker has no process id")?;
+    let group = Group(Pid::from_raw(i32::try_from(leader)?).context("the worker has process id 0")?);
+    let seen = Arc::new(Seen::default());
+    let output = {
+        let (reader, seen, log) = (Arc::clone(&reader), Arc::clone(&seen), std::fs::File::create(log)?);
+        std::thread::spawn(move || read_output(&reader, &seen, log))
+    };
+    let (killed, peaks) = watch(&group, &reader, &seen, bounds)?;
+    drop(group);
+    output.join().map_err(|_| anyhow!("the log reader panicked"))??;
+    let ok = killed.is_none() && reader.try_wait()?.is_some_and(|output| output.status.success());
+    let stage = seen.stage.lock().map(|s| s.clone()).unwrap_or_default();
+    let tail = seen.tail.lock().map(|t| t.clone()).unwrap_or_default();
+    Ok(Run { ok, killed, stage, peak_rss_bytes: peaks.0, peak_anon_bytes: peaks.1, tail })
+}
+
+/// A process group that does not outlive this value.
+struct Group(Pid);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Fails when the group is gone already, which is what is wanted.
+        let _ = rustix::process::kill_process_group(self.0, Signal::KILL);
+    }
+}
+
+fn read_output(reader: &duct::ReaderHandle, seen: &Seen, mut log: std::fs::File) -> std::io::Result<()> {
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
+        seen.lines.fetch_add(1, Ordering::Relaxed);
+        writeln!(log, "{line}")?;
+        if let Some(event) = line.strip_prefix(EVENT) {
+            if let Ok(event) = serde_json::from_str::<serde_json::Value>(event)
+                && event["event"] == "stage"
+            {
+                let name = event["stage"].as_str().unwrap_or("?").to_owned();
+                eprintln!("  [{}/{}] {name}", event["index"], event["of"]);
+                if let Ok(mut stage) = seen.stage.lock() {
+                    *stage = name;
+                }
+            }
+        } else if let Ok(mut tail) = seen.tail.lock() {
+            tail.push(line);
+            let excess = tail.len().saturating_sub(TAIL_LINES_MAX);
+            tail.drain(..excess);
+        }
+    }
+    Ok(())
+}
+
+/// Samples the group until it ends or breaks a bound; returns why it was killed and its peaks.
+fn watch(
+    group: &Group,
+    reader: &duct::ReaderHandle,
+    seen: &Seen,
+    bounds: &Bounds,
+) -> anyhow::Result<(Option<String>, (u64, u64))> {
+    let mut peaks = (0, 0);
+    let mut last = (0, 0);
+    let mut alive_at = Instant::now();
+    loop {
+        match reader.try_wait() {
+            Ok(None) => {}
+            _ => return Ok((None, peaks)),
+        }
+        let usage = usage(group.0);
+        peaks = (peaks.0.max(usage.rss_bytes), peaks.1.max(usage.anon_bytes));
+        let now = (seen.lines.load(Ordering::Relaxed), usage.cpu_ticks);
+        if now != last {
+            (last, alive_at) = (now, Instant::now());
+        }
+        let reason = if usage.rss_bytes > bounds.memory_bytes_max {
+            Some(format!(
+                "used {} bytes of memory, expected at most {}",
+                usage.rss_bytes, bounds.memory_bytes_max
+            ))
+        } else if alive_at.elapsed() > bounds.stall {
+            Some(format!("stalled: no output and no work for {} s", bounds.stall.as_secs()))
+        } else {
+            None
+        };
+        if reason.is_some() {
+            rustix::process::kill_process_group(group.0, Signal::KILL)?;
+            reader.kill()?;
+            return Ok((reason, peaks));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+#[derive(Default)]
+struct Usage {
+    rss_bytes: u64,
+    anon_bytes: u64,
+    cpu_ticks: u64,
+}
+
+/// Sums over the processes of a group, from `/proc` (see proc(5)).
+fn usage(group: Pid) -> Usage {
+    let mut sum = Usage::default();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
+        // The name field may hold spaces; the fields after its closing parenthesis do not.
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let number = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+        if number(2) != u64::from(group.as_raw_nonzero().get().unsigned_abs()) {
+            continue;
+        }
+        sum.cpu_ticks += number(11) + number(12);
+        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        let kib = |key: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(key));
+            value.and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+        };
+        sum.rss_bytes += kib("VmRSS:");
+        sum.anon_bytes += kib("RssAnon:");
+    }
+    sum
+}

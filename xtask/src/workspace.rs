@@ -1,0 +1,49 @@
+//! Where things are.
+
+use anyhow::Context as _;
+use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::manifest::RUNTIME_VERSION;
+
+/// The repository.
+#[derive(Debug, Clone)]
+pub(crate) struct Workspace {
+    root: Utf8PathBuf,
+}
+
+impl Workspace {
+    /// The repository that this binary was built in.
+    pub(crate) fn find() -> anyhow::Result<Self> {
+        let root = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    pub(crate) fn root(&self) -> &Utf8Path {
+        &self.root
+    }
+
+    /// Everything that is made here and never committed.
+    pub(crate) fn state(&self) -> Utf8PathBuf {
+        self.root.join(".proofmark")
+    }
+
+    pub(crate) fn venv(&self) -> Utf8PathBuf {
+        self.state().join("venv")
+    }
+
+    pub(crate) fn python(&self) -> Utf8PathBuf {
+        self.venv().join("bin/python")
+    }
+
+    pub(crate) fn models(&self) -> Utf8PathBuf {
+        self.root.join("model-assets/models")
+    }
+
+    pub(crate) fn python_sources(&self) -> Utf8PathBuf {
+        self.root.join("xtask/python")
+    }
+
+    pub(crate) fn sdk(&self) -> Utf8PathBuf {
+        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        self.state().join("sdk").join(format!("executorch-{RUNTIME_VERSION}-{triple}"))
+    }
+}
