@@ -106,7 +106,7 @@ impl T {
 }
 
 fn align(buffer: &mut Vec<u8>, to: usize) {
-    while buffer.len() % to != 0 {
+    while !buffer.len().is_multiple_of(to) {
         buffer.push(0);
     }
 }
@@ -171,7 +171,7 @@ fn write_child(buffer: &mut Vec<u8>, value: &Val, slot: usize) {
         }
         Val::Vec(width, elements) => {
             align(buffer, 4);
-            while (buffer.len() + 4) % (*width).max(4) != 0 {
+            while !(buffer.len() + 4).is_multiple_of((*width).max(4)) {
                 buffer.push(0);
             }
             let at = buffer.len();

@@ -23,6 +23,8 @@ class EngineProfile final : public executorch::runtime::EventTracer {
                                                         executorch::runtime::DebugHandle) override;
   void end_profiling(executorch::runtime::EventTracerEntry entry) override;
 
+  void create_event_block(const char*) override {}
+
   // What happens inside a delegate and what tensors hold is not recorded.
   using Tensor = executorch::aten::Tensor;
   using Handle = executorch::runtime::DelegateDebugIntId;

@@ -87,6 +87,7 @@ pub(super) fn accepts(kind: &str, value: &Value<'_>, any_scalar: bool) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::expect_used, clippy::panic, reason = "a test may fail")]
 mod tests {
     use super::*;
 

@@ -5,7 +5,9 @@ Loads its own folder as the package `proofmark_worker`, whatever the folder is c
 """
 
 import importlib.util
+import os
 import sys
+import threading
 from pathlib import Path
 
 
@@ -19,7 +21,17 @@ def load_package() -> None:
     spec.loader.exec_module(package)
 
 
+def die_with_parent() -> None:
+    """Ends this process when the supervisor's end of the pipe closes, however it died."""
+    # Not through `sys.stdin`: its lock, held here, would abort the interpreter at exit.
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    if os.environ.get("PROOFMARK_PARENT_PIPE"):
+        threading.Thread(target=die_with_parent, daemon=True).start()
     load_package()
     from proofmark_worker.worker import main
 

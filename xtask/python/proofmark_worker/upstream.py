@@ -139,7 +139,8 @@ class Tie:
     def _extract(self, original, program, segments, buffers, entries) -> None:
         from executorch.exir._serialize._cord import FileBackedData
 
-        constants = self._constants(segments[0].data)
+        index = program.constant_segment.segment_index
+        constants = self._constants(segments[index].data) if segments else {}
         sizes = {size for size, _ in constants}
         buffers, hits = list(buffers), {}
         for index, buffer in enumerate(buffers):

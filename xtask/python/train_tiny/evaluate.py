@@ -92,6 +92,9 @@ class Tally:
         return {
             "replies": self.replies,
             "accepted": share(self.accepted, self.replies),
+            "accepted_without_ratings": share(
+                self.accepted - self.exact, self.replies - self.ratings
+            ),
             "unfinished": self.unfinished,
             "ratings": self.ratings,
             "ratings_parsed": share(self.parsed, self.ratings),

@@ -227,6 +227,7 @@ _REPLIES = {
         _with_name(s, f"I hope that you get {s.slots['x']} soon{{n}}."),
     ),
     "since": _reply_since,
+    "repeat": lambda s: [s.slots["words"]],
     "rate": _reply_rate,
     "outside": lambda s: _say(
         _with_name(s, "I do not know much about that{n}.", "That is outside of my small world{n}."),

@@ -1,5 +1,5 @@
-"""The emotion-rating half of the grammar: a short dialogue of two people, then four emotions from
-0 to 10.
+"""The emotion-rating half of the grammar: a short dialogue of two people, then some
+emotions from 0 to 10: four of them in a test, up to ten in training.
 
 The values follow from a hidden table: what happened to the first speaker, the tone in which the
 second one answered, and how the first one closed. They are sums clipped to 0..10, so the model

@@ -69,6 +69,7 @@ FREQUENCY_PHRASES = ("{q}", "i do it {q}")
 THOUGHT_PHRASES = ("the hardest part is that {t}", "that {t}", "it is hard that {t}")
 BEST_PHRASES = ("the best part was {b}", "i liked {b}", "{b}")
 NEED_PHRASES = ("i need {x}", "maybe {x}", "{x} would help")
+REPEAT_PHRASES = ("Repeat: ", "Please say: ", "repeat after me: ")
 SINCE_PHRASES = ("{s}", "i feel like this {s}")
 
 
@@ -184,6 +185,10 @@ def _understand_one(text: str, state: State) -> None:
     if (question := ratings.asked(text)) is not None:
         state.act, state.slots = "rate", {"text": text, "emotions": question[1]}
         return
+    for phrase in REPEAT_PHRASES:
+        if text.startswith(phrase) and text.removeprefix(phrase).strip():
+            state.act, state.slots = "repeat", {"words": text.removeprefix(phrase).strip()}
+            return
     plain = normalise(text)
     if plain in _fixed():
         state.act = _fixed()[plain]
