@@ -190,9 +190,7 @@ fn link(out: &Path, lib_dir: &Path) -> Result<(), String> {
     println!("cargo::metadata=version={RUNTIME_VERSION}");
     let rpath = rpath(out)?;
     println!("cargo::metadata=rpath={rpath}");
-    for kind in ["bins", "tests"] {
-        println!("cargo::rustc-link-arg-{kind}=-Wl,-rpath,{rpath}");
-    }
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{rpath}");
     Ok(())
 }
 

@@ -10,6 +10,8 @@
 #include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -309,6 +311,16 @@ uint32_t engine_forward(EngineModel* model, const int64_t* tokens, size_t count,
     *logit_count = static_cast<size_t>(tensor.numel());
     return Error::Ok;
   });
+}
+
+uint64_t engine_peak_rss_bytes(void) {
+  rusage usage{};
+  if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+#ifdef __APPLE__
+  return static_cast<uint64_t>(usage.ru_maxrss);
+#else
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+#endif
 }
 
 size_t engine_profile(const EngineModel* model, EngineEvent* events, size_t capacity) {

@@ -76,6 +76,9 @@ uint32_t engine_signature(EngineModel* model, EngineTensorInfo* inputs, size_t* 
 uint32_t engine_forward(EngineModel* model, const int64_t* tokens, size_t count, int64_t position,
                         const float** logits, size_t* logit_count);
 
+// Largest resident set of this process so far, bytes, as getrusage tells it; 0 when it does not.
+uint64_t engine_peak_rss_bytes(void);
+
 // Recorded events of a model loaded with `profile`; reset clears them.
 size_t engine_profile(const EngineModel* model, EngineEvent* events, size_t capacity);
 void engine_profile_reset(EngineModel* model);

@@ -1,1 +1,28 @@
-//! skeleton
+//! Safe Rust over the ExecuTorch C++ runtime: load a model, prefill, decode, sample, tokenize, generate.
+//!
+//! ```text
+//! ModelBytes → Model::load → Session (cache) → generate (Tokenizer, Sampler) → pieces of text
+//! ```
+//!
+//! **Invariant:** all unsafe code of the project is in the private modules `ffi` and `bytes` and at the two
+//! places that call them (`model`, `runtime`), each with its reason; no input makes this crate panic, and no
+//! input that it accepts makes the runtime abort.
+
+mod bytes;
+pub mod chat;
+mod error;
+mod ffi;
+pub mod generate;
+#[cfg(test)]
+mod kernel_tests;
+mod model;
+pub mod runtime;
+pub mod sample;
+mod session;
+pub mod text;
+
+pub use bytes::{MODEL_ALIGNMENT, ModelBytes};
+pub use error::{Code, Error, Failure, Result};
+pub use ffi::{BackendOption, Event, OptionValue, Value};
+pub use model::{LoadOptions, Metadata, Model};
+pub use session::{PREFILL_CHUNK_TOKENS, Session};

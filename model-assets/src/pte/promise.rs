@@ -69,8 +69,28 @@ fn check_delegation(summary: &Summary, expect: &Expect, report: &mut Report) {
             report.reject(D12, &at, message, format!("{share:.4}"), format!("≥ {min:.4}"));
         }
     }
-    if let Some(linears) = expect.delegated_linears.filter(|&linears| linears != summary.delegated_linears) {
-        report.reject(QC, &at, "delegated linears", summary.delegated_linears, linears);
+    let delegated = match expect.quantization {
+        // The network's linears are the quantized ones: rotations and means are small f32 products beside them.
+        Some(quantization @ (Quantization::Int8 | Quantization::Int4)) => {
+            let rows = summary.weights.iter().filter(|row| row.delegated && row.role == "linear");
+            rows.filter(|row| row.dtype == filter_dtype(quantization)).map(|row| row.tensors).sum()
+        }
+        Some(Quantization::Fp32) | None => summary.delegated_linears,
+    };
+    if let Some(linears) = expect.delegated_linears.filter(|&linears| linears != delegated) {
+        report.reject(QC, &at, "delegated linears", delegated, linears);
+    }
+}
+
+/// Unquantized f32 products (rotary rotations, means) may have at most the linears' parameters over this.
+const AUXILIARY_DIVISOR: u64 = 100;
+
+/// The dtype of a linear's filter under a scheme.
+fn filter_dtype(quantization: Quantization) -> &'static str {
+    match quantization {
+        Quantization::Fp32 => "f32",
+        Quantization::Int8 => "qcint8",
+        Quantization::Int4 => "qbint4",
     }
 }
 
@@ -82,18 +102,20 @@ fn check_quantization(
     report: &mut Report,
 ) {
     let at = Place::root("weights");
-    let (filter, embedding) = match quantization {
-        Quantization::Fp32 => ("f32", "f32"),
-        Quantization::Int8 => ("qcint8", "i8"),
-        Quantization::Int4 => ("qbint4", "i8"),
-    };
+    let filter = filter_dtype(quantization);
+    let embedding = if quantization == Quantization::Fp32 { "f32" } else { "i8" };
+    let linear = |row: &&super::summary::WeightRow| row.delegated && row.role == "linear";
+    let promised: u64 =
+        summary.weights.iter().filter(linear).filter(|row| row.dtype == filter).map(|row| row.params).sum();
+    let auxiliary_max = promised.checked_div(AUXILIARY_DIVISOR).unwrap_or_default();
     for row in &summary.weights {
         let expected = match (row.delegated, row.role.as_str()) {
             (true, "linear") => filter,
             (false, "embedding") => embedding,
             _ => continue,
         };
-        if row.dtype != expected {
+        let auxiliary = row.delegated && row.dtype == "f32" && row.params <= auxiliary_max;
+        if row.dtype != expected && !auxiliary {
             let got = format!("{} {} parameters in {} {}s", row.params, row.dtype, row.tensors, row.role);
             report.reject(QC, &at, "weights without the promised quantization", got, expected);
         }

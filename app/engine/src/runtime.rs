@@ -1,0 +1,130 @@
+//! The runtime itself, apart from any model: what it can execute, how many threads it uses.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use model_assets::evidence::RuntimeTable;
+
+use crate::error::{Error, Result};
+use crate::ffi;
+
+/// Version of the ExecuTorch runtime that this crate was built against.
+pub const VERSION: &str = env!("ENGINE_RUNTIME_VERSION");
+
+/// Most threads that can be asked for; more only hurts on any phone or laptop.
+pub const THREADS_MAX: u32 = 64;
+
+/// How many models are loaded. Held during loading and unloading, so that the thread pool is never replaced
+/// under a delegate that keeps a pointer to it.
+static LIVE_MODELS: Mutex<usize> = Mutex::new(0);
+
+/// Everything that the linked runtime can execute, our own kernels included, as the runtime itself lists it.
+///
+/// # Errors
+/// When the runtime does not start.
+pub fn table() -> Result<RuntimeTable> {
+    let list = |names: std::result::Result<Vec<String>, _>| {
+        let mut names = names.map_err(Error::runtime("start the runtime"))?;
+        names.sort_unstable();
+        names.dedup();
+        Ok::<_, Error>(names)
+    };
+    Ok(RuntimeTable {
+        runtime: VERSION.to_owned(),
+        backends: list(ffi::backends())?,
+        kernels: list(ffi::kernels())?,
+    })
+}
+
+/// Threads that the runtime uses now.
+///
+/// # Errors
+/// When the runtime does not start.
+pub fn threads() -> Result<u32> {
+    ffi::threads().map_err(Error::runtime("start the runtime"))
+}
+
+/// The default number of threads: performance cores where the CPU has two kinds, else physical cores.
+///
+/// # Errors
+/// When the runtime does not start.
+pub fn threads_default() -> Result<u32> {
+    let performance = ffi::performance_cores().map_err(Error::runtime("start the runtime"))?;
+    // A container may have been given fewer processors than the machine has cores.
+    let allowed = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    Ok(if performance == 0 { allowed } else { performance.min(allowed) }.min(THREADS_MAX))
+}
+
+/// Sets the number of threads; possible only while no model is loaded.
+///
+/// # Errors
+/// When `count` is out of range, a model is loaded, or the runtime refuses.
+pub fn set_threads(count: u32) -> Result<()> {
+    let setting = |got: String, expected| Error::Setting { name: "threads", got, expected };
+    if !(1..=THREADS_MAX).contains(&count) {
+        return Err(setting(count.to_string(), "1 to 64"));
+    }
+    let live = live_models();
+    if *live > 0 {
+        return Err(setting(format!("{count} while {} models are loaded", *live), "no loaded model"));
+    }
+    // SAFETY: no model is live, and the lock keeps one from being loaded meanwhile.
+    unsafe { ffi::set_threads(count) }.map_err(Error::runtime("set the number of threads"))
+}
+
+fn live_models() -> MutexGuard<'static, usize> {
+    // The count is right even if a holder panicked: it is changed in one step.
+    LIVE_MODELS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts a model as loaded for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Live(());
+
+impl Live {
+    /// Runs `load` while the thread pool cannot be replaced, and counts what it loaded.
+    pub(crate) fn while_loading<T>(load: impl FnOnce() -> Result<T>) -> Result<(T, Self)> {
+        let mut live = live_models();
+        let loaded = load()?;
+        *live += 1;
+        Ok((loaded, Self(())))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let mut live = live_models();
+        *live = live.saturating_sub(1);
+    }
+}
+
+/// Largest resident memory of this process so far, in bytes; `None` when the system does not say.
+pub fn peak_rss_bytes() -> Option<u64> {
+    // Linux's getrusage starts from the parent's peak; the process's own is in /proc.
+    let own = memory().map(|memory| memory.peak_bytes);
+    own.or_else(|| Some(ffi::peak_rss_bytes()).filter(|bytes| *bytes > 0))
+}
+
+/// Resident memory of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Anonymous pages: heap, stacks, packed weights.
+    pub anonymous_bytes: u64,
+    /// File-backed pages: mapped models, the binary, libraries. The system can take them back.
+    pub file_bytes: u64,
+    /// Peak of the whole.
+    pub peak_bytes: u64,
+}
+
+/// Resident memory now, where the system tells it apart (Linux and Android).
+pub fn memory() -> Option<Memory> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kilobytes = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    Some(Memory {
+        anonymous_bytes: kilobytes("RssAnon:")?,
+        file_bytes: kilobytes("RssFile:")?,
+        peak_bytes: kilobytes("VmHWM:")?,
+    })
+}

@@ -1,0 +1,152 @@
+//! One conversation with a model: what is in its key/value cache, and how more gets there.
+//!
+//! **Invariant:** `fed` lists exactly the tokens whose keys and values are valid in the cache, in order; a
+//! failed call leaves it at the last chunk that succeeded. Every token is checked against the vocabulary
+//! before the runtime sees it, because the runtime aborts the process on one that is out of range.
+
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// Tokens fed in one call of a prefill, unless set otherwise. Measured on two cores: a longer chunk gains
+/// nothing once the matrix products are large, while its activations grow.
+pub const PREFILL_CHUNK_TOKENS: usize = 128;
+
+/// A model with the state of its cache.
+#[derive(Debug)]
+pub struct Session {
+    model: Model,
+    fed: Vec<u32>,
+    /// Tokens of the chunk at hand as the runtime wants them; allocated once.
+    chunk: Vec<i64>,
+    chunk_max: usize,
+}
+
+impl Session {
+    /// A session with an empty cache.
+    pub fn new(model: Model) -> Self {
+        let chunk_max = PREFILL_CHUNK_TOKENS.min(model.prefill_max());
+        let (context, most) = (model.context(), model.prefill_max());
+        Self { model, fed: Vec::with_capacity(context), chunk: Vec::with_capacity(most), chunk_max }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The model, to reset its profile.
+    pub fn model_mut(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    /// Sets how many tokens a prefill feeds per call.
+    ///
+    /// # Errors
+    /// When `tokens` is zero or more than the program takes.
+    pub fn set_chunk(&mut self, tokens: usize) -> Result<()> {
+        if !(1..=self.model.prefill_max()).contains(&tokens) {
+            return Err(Error::Setting {
+                name: "prefill chunk",
+                got: tokens.to_string(),
+                expected: "1 to the most tokens that the program takes in a call",
+            });
+        }
+        self.chunk_max = tokens;
+        Ok(())
+    }
+
+    /// Tokens in the cache.
+    pub fn tokens(&self) -> &[u32] {
+        &self.fed
+    }
+
+    /// Position of the next token.
+    pub fn position(&self) -> usize {
+        self.fed.len()
+    }
+
+    /// Tokens that still fit.
+    pub fn remaining(&self) -> usize {
+        self.model.context().saturating_sub(self.fed.len())
+    }
+
+    /// Empties the cache.
+    pub fn reset(&mut self) {
+        self.fed.clear();
+    }
+
+    /// Forgets everything from position `len` on; keeps all when there is less.
+    pub fn truncate(&mut self, len: usize) {
+        self.fed.truncate(len);
+    }
+
+    /// Feeds tokens in chunks and returns the logits after the last one, borrowed from the runtime.
+    ///
+    /// # Errors
+    /// When there are no tokens, one is out of vocabulary, they do not fit the window, or the runtime fails.
+    pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        self.check(tokens)?;
+        let last = match tokens.len() % self.chunk_max {
+            0 => self.chunk_max,
+            rest => rest,
+        };
+        let (most, last) = tokens.split_at(tokens.len().saturating_sub(last));
+        for chunk in most.chunks(self.chunk_max) {
+            self.feed(chunk)?;
+        }
+        self.feed(last)
+    }
+
+    /// Feeds one token and returns the logits after it, borrowed from the runtime. Allocates nothing.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn decode(&mut self, token: u32) -> Result<&[f32]> {
+        self.check(&[token])?;
+        self.feed(&[token])
+    }
+
+    /// Makes the cache hold exactly `tokens`, feeding only what differs from what it holds, and returns the
+    /// logits after the last one. At least one token is always fed: its logits are the answer.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`]; the whole of `tokens` must fit the window.
+    pub fn extend_to(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        let shared = self.shared_prefix(tokens);
+        self.truncate(shared);
+        self.prefill(tokens.get(shared..).unwrap_or_default())
+    }
+
+    /// How many leading tokens [`Self::extend_to`] would not feed again.
+    pub fn shared_prefix(&self, tokens: &[u32]) -> usize {
+        let same = self.fed.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        same.min(tokens.len().saturating_sub(1))
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Error::NoTokens);
+        }
+        let vocab = self.model.vocab();
+        if let Some((index, token)) = tokens.iter().enumerate().find(|(_, token)| **token >= vocab) {
+            return Err(Error::Token { token: *token, index, vocab });
+        }
+        if tokens.len() > self.remaining() {
+            return Err(Error::WindowFull {
+                tokens: tokens.len(),
+                position: self.position(),
+                window: self.model.context(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Feeds one checked chunk.
+    fn feed(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        self.chunk.clear();
+        self.chunk.extend(tokens.iter().copied().map(i64::from));
+        let logits = self.model.forward(&self.chunk, self.fed.len())?;
+        self.fed.extend_from_slice(tokens);
+        Ok(logits)
+    }
+}
