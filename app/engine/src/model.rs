@@ -100,7 +100,8 @@ impl Model {
     /// language model of this contract.
     pub fn load(bytes: ModelBytes, options: &LoadOptions) -> Result<Self> {
         let bytes = bytes.map()?;
-        let (mut handle, live) = Live::while_loading(|| {
+        // Locals drop in reverse: an error below frees the handle before it stops counting as live.
+        let (live, mut handle) = Live::while_loading(|| {
             // SAFETY: `bytes` moves into the model beside the handle, its memory stays in place (a mapping or
             // a static), and the handle drops first.
             unsafe { Handle::load(bytes.as_slice(), &options.backend, options.profile) }

@@ -82,11 +82,11 @@ pub(crate) struct Live(());
 
 impl Live {
     /// Runs `load` while the thread pool cannot be replaced, and counts what it loaded.
-    pub(crate) fn while_loading<T>(load: impl FnOnce() -> Result<T>) -> Result<(T, Self)> {
+    pub(crate) fn while_loading<T>(load: impl FnOnce() -> Result<T>) -> Result<(Self, T)> {
         let mut live = live_models();
         let loaded = load()?;
         *live += 1;
-        Ok((loaded, Self(())))
+        Ok((Self(()), loaded))
     }
 }
 
