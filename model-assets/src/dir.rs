@@ -56,7 +56,7 @@ pub enum GateError {
         /// The model's directory.
         dir: Utf8PathBuf,
         /// The reason.
-        error: ContractError,
+        error: Box<ContractError>,
         /// The command that mends it.
         hint: String,
     },
@@ -225,7 +225,7 @@ impl ModelDir {
     }
 
     fn contract(&self, error: ContractError, hint: &str) -> GateError {
-        GateError::Contract { dir: self.path(), error, hint: hint.to_owned() }
+        GateError::Contract { dir: self.path(), error: Box::new(error), hint: hint.to_owned() }
     }
 
     fn io(&self, path: Utf8PathBuf, error: io::Error, expected: &'static str) -> GateError {

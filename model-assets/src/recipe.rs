@@ -430,11 +430,11 @@ impl Recipe {
                 return Err(ContractError::value(FILE, key, got, format!("1 to {max}")));
             }
         }
-        if a.heads % a.kv_heads != 0 {
+        if !a.heads.is_multiple_of(a.kv_heads) {
             let expected = format!("a divisor of `architecture.heads` = {}", a.heads);
             return Err(ContractError::value(FILE, "architecture.kv_heads", a.kv_heads, expected));
         }
-        if a.head_dim % 2 != 0 {
+        if !a.head_dim.is_multiple_of(2) {
             return Err(ContractError::value(FILE, "architecture.head_dim", a.head_dim, "an even number"));
         }
         for (key, got) in [("architecture.norm_eps", a.norm_eps), ("architecture.rope_theta", a.rope_theta)] {

@@ -19,7 +19,6 @@ use model_assets::{
     claim::{self, Claim},
     digest::Digest,
     dir::{ModelDir, pending_name},
-
     manifest::{
         ExportRecord, FileRecord, LOG_FILE, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, SourceRecord, Stage,
         Structure, Toolchain, WeightsKind,
@@ -125,7 +124,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
             return Ok(());
         }
         if args.rehearse && manifest.weights == WeightsKind::Checkpoint && !args.force {
-            let error = anyhow!("{}: holds a model of real weights, expected none or a rehearsal", job.dir.path());
+            let error =
+                anyhow!("{}: holds a model of real weights, expected none or a rehearsal", job.dir.path());
             return Err(Failure::new(EXIT_EXPORT, error, "add --force to replace it with random weights"));
         }
     }
@@ -196,7 +196,8 @@ impl Job<'_> {
         // Any real token will do: parity compares arithmetic, not meaning.
         let token = |index: u32| (index * 7919 + 13) % architecture.vocab;
         let prompt: Vec<_> = (0..REFERENCE_PROMPT_TOKENS).map(token).collect();
-        let decode: Vec<_> = (0..REFERENCE_DECODE_TOKENS).map(|i| token(i + REFERENCE_PROMPT_TOKENS)).collect();
+        let decode: Vec<_> =
+            (0..REFERENCE_DECODE_TOKENS).map(|i| token(i + REFERENCE_PROMPT_TOKENS)).collect();
         Ok(json!({
             "protocol": 1, "model": self.recipe.name, "source": source, "architecture": shape,
             "quantization": export.quantization, "seq_len": export.seq_len, "backend": export.backend,
@@ -210,7 +211,13 @@ impl Job<'_> {
     }
 
     /// Proves the worker's file in Rust and publishes it.
-    fn publish(&self, run: &Run, response: Response, attempt: u32, receipt: &Receipt) -> anyhow::Result<Manifest> {
+    fn publish(
+        &self,
+        run: &Run,
+        response: Response,
+        attempt: u32,
+        receipt: &Receipt,
+    ) -> anyhow::Result<Manifest> {
         let path = self.work.join("model.pte");
         let pte = fs::File::open(&path).with_context(|| format!("{path}: the worker wrote no model"))?;
         let report = pte::verify(&pte, pte::Level::Hash, &claim::expect(&self.recipe));
@@ -237,7 +244,9 @@ impl Job<'_> {
     ) -> anyhow::Result<Claim> {
         let versions = response.versions.context("the worker named no versions")?;
         let random = matches!(self.source, Source::Random { .. });
-        let read = |name: &str| fs::read(self.dir.path().join(name)).with_context(|| format!("{name}: cannot be read"));
+        let read = |name: &str| {
+            fs::read(self.dir.path().join(name)).with_context(|| format!("{name}: cannot be read"))
+        };
         let tokenizer = if random { None } else { Some(read(&self.recipe.tokens.tokenizer)?) };
         let chat_template =
             if random { None } else { Some(String::from_utf8(read(&self.recipe.tokens.chat_template)?)?) };
@@ -289,8 +298,13 @@ impl Job<'_> {
             prd_reasons: Vec::new(),
             published: now(),
         };
-        let mut claim =
-            Claim { recipe: self.recipe.clone(), policy: self.policy.clone(), manifest, tokenizer, chat_template };
+        let mut claim = Claim {
+            recipe: self.recipe.clone(),
+            policy: self.policy.clone(),
+            manifest,
+            tokenizer,
+            chat_template,
+        };
         let pte = fs::File::open(self.work.join("model.pte"))?;
         claim.manifest.checks = check::validate(pte, &claim, Profile::Dev)?.checks().to_vec();
         claim.manifest.prd_reasons = claim.manifest.prd_findings(&claim.policy);
@@ -314,7 +328,8 @@ fn publish(
     ];
     for (from, name, sha256) in &files {
         fs::File::open(from)?.sync_all()?;
-        fs::rename(from, place.join(pending_name(name, *sha256))).with_context(|| format!("{place}/{name}"))?;
+        fs::rename(from, place.join(pending_name(name, *sha256)))
+            .with_context(|| format!("{place}/{name}"))?;
     }
     fs::rename(work.join(LOG_FILE), place.join(LOG_FILE))?;
     sync_dir(&place)?;
@@ -341,7 +356,10 @@ fn read_response(path: &Utf8Path, run: &Run) -> anyhow::Result<Response> {
         bail!("stage `{stage}`: the worker {reason} (peak {peak} bytes)");
     }
     let Ok(bytes) = fs::read(path) else {
-        bail!("stage `{stage}`: the worker died without an answer (peak {peak} bytes):\n{}", run.tail.join("\n"));
+        bail!(
+            "stage `{stage}`: the worker died without an answer (peak {peak} bytes):\n{}",
+            run.tail.join("\n")
+        );
     };
     let response: Response = serde_json::from_slice(&bytes).with_context(|| format!("{path}"))?;
     if response.ok && run.ok {
@@ -388,7 +406,8 @@ fn tree_digest(folder: &Utf8Path, extension: &str, but: Option<&str>) -> anyhow:
     let mut text = String::new();
     for entry in walkdir::WalkDir::new(folder).max_depth(1).sort_by_file_name() {
         let entry = entry?;
-        let path = Utf8Path::from_path(entry.path()).ok_or_else(|| anyhow!("{folder}: a name is not UTF-8"))?;
+        let path =
+            Utf8Path::from_path(entry.path()).ok_or_else(|| anyhow!("{folder}: a name is not UTF-8"))?;
         let skip = but.is_some_and(|suffix| path.as_str().contains(suffix));
         if entry.file_type().is_file() && path.extension() == Some(extension) && !skip {
             let digest = Digest::of_reader(&mut fs::File::open(path)?)?;

@@ -2,7 +2,9 @@
 //!
 //! **Invariant:** links no C++ and never depends on the app.
 
+mod doctor;
 mod export;
+mod predict;
 mod setup;
 mod supervise;
 mod test;
@@ -24,6 +26,8 @@ pub const EXIT_EXPORT: u8 = 4;
 pub const EXIT_REFUSED: u8 = 5;
 /// Tests failed.
 pub const EXIT_TESTS: u8 = 6;
+/// `doctor` found something missing.
+pub const EXIT_DOCTOR: u8 = 7;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
@@ -34,6 +38,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Look whether this machine can do the work; changes nothing
+    Doctor(doctor::Args),
     /// Make the Python venv from the hash-pinned lock and stage the ExecuTorch C++ SDK
     Setup,
     /// Export a model, prove what its bytes say, and publish it
@@ -67,14 +73,16 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 type Outcome = Result<(), Failure>;
 
 fn main() -> std::process::ExitCode {
-    let outcome = workspace::Workspace::find().map_err(Failure::from).and_then(|workspace| {
-        match Cli::parse().command {
-            Command::Setup => setup::run(&workspace),
-            Command::Export(args) => export::run(&workspace, &args),
-            Command::Verify(args) => verify::run(&workspace, &args),
-            Command::Test(args) => test::run(&workspace, &args),
-        }
-    });
+    let outcome =
+        workspace::Workspace::find().map_err(Failure::from).and_then(|workspace| {
+            match Cli::parse().command {
+                Command::Doctor(args) => doctor::run(&workspace, &args),
+                Command::Setup => setup::run(&workspace),
+                Command::Export(args) => export::run(&workspace, &args),
+                Command::Verify(args) => verify::run(&workspace, &args),
+                Command::Test(args) => test::run(&workspace, &args),
+            }
+        });
     match outcome {
         Ok(()) => EXIT_OK.into(),
         Err(Failure { code, error, hint }) => {

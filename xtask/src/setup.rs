@@ -6,7 +6,7 @@
 use std::fs;
 
 use anyhow::{Context as _, anyhow};
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::digest::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -34,17 +34,28 @@ pub(crate) fn run(workspace: &Workspace) -> Outcome {
     ensure(workspace).map(|_| ())
 }
 
+/// The Python that the venv is made with.
+pub(crate) fn system_python() -> String {
+    std::env::var("PROOFMARK_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
+/// The set-up that is there, if it is whole and made from today's lock.
+pub(crate) fn current(workspace: &Workspace) -> Option<Receipt> {
+    let receipt = read(&receipt_path(workspace))?;
+    let whole = workspace.python().exists() && workspace.sdk().join("include").exists();
+    (whole && receipt.lock == lock_digest()).then_some(receipt)
+}
+
+fn receipt_path(workspace: &Workspace) -> Utf8PathBuf {
+    workspace.venv().join("proofmark.json")
+}
+
 /// Sets up what is not set up yet.
 pub(crate) fn ensure(workspace: &Workspace) -> Result<Receipt, Failure> {
-    let path = workspace.venv().join("proofmark.json");
-    if let Some(receipt) = read(&path)
-        && receipt.lock == lock_digest()
-        && workspace.python().exists()
-        && workspace.sdk().join("include").exists()
-    {
+    if let Some(receipt) = current(workspace) {
         return Ok(receipt);
     }
-    make(workspace, &path).map_err(|error| {
+    make(workspace, &receipt_path(workspace)).map_err(|error| {
         let hint = "needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv), 8 GB of disk and \
                     the package index; then run: cargo xtask setup";
         Failure::new(EXIT_SETUP, error, hint)
@@ -63,16 +74,20 @@ fn make(workspace: &Workspace, path: &Utf8Path) -> anyhow::Result<Receipt> {
     let shell = xshell::Shell::new()?;
     shell.change_dir(workspace.root());
     let (venv, python) = (workspace.venv(), workspace.python());
-    let system = std::env::var("PROOFMARK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let system = system_python();
     if xshell::cmd!(shell, "{python} -c pass").quiet().ignore_stderr().run().is_err() {
         let check = "import sys; sys.exit(sys.version_info < (3, 11))";
-        xshell::cmd!(shell, "{system} -c {check}").quiet().run().context("python3 is missing or older than 3.11")?;
+        xshell::cmd!(shell, "{system} -c {check}")
+            .quiet()
+            .run()
+            .context("python3 is missing or older than 3.11")?;
         xshell::cmd!(shell, "{system} -m venv --clear {venv}").run()?;
     }
     let locks = workspace.python_sources();
     let (bootstrap, lock) = (locks.join("bootstrap.lock"), locks.join("requirements.lock"));
     xshell::cmd!(shell, "{python} -m pip install --quiet --require-hashes -r {bootstrap}").run()?;
-    xshell::cmd!(shell, "{python} -m uv pip install --quiet --python {python} --require-hashes -r {lock}").run()?;
+    xshell::cmd!(shell, "{python} -m uv pip install --quiet --python {python} --require-hashes -r {lock}")
+        .run()?;
     stage_sdk(workspace, &shell)?;
     let receipt = Receipt { lock: lock_digest(), torch_index: "default".to_owned() };
     fs::write(path, serde_json::to_vec_pretty(&receipt)?)?;

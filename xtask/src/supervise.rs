@@ -178,7 +178,8 @@ fn usage(group: Pid) -> Usage {
         let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
         // The name field may hold spaces; the fields after its closing parenthesis do not.
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let number = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+        let number =
+            |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
         if number(2) != u64::from(group.as_raw_nonzero().get().unsigned_abs()) {
             continue;
         }

@@ -46,7 +46,8 @@ pub(crate) fn refused(error: GateError) -> Failure {
 
 /// A file without a claim: only the format itself is demanded.
 fn file(args: &Args) -> Outcome {
-    let pte = std::fs::File::open(&args.model).with_context(|| format!("{}: cannot be opened", args.model))?;
+    let pte =
+        std::fs::File::open(&args.model).with_context(|| format!("{}: cannot be opened", args.model))?;
     let report = pte::verify(&pte, pte::Level::Hash, &pte::Expect::default());
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -56,6 +57,10 @@ fn file(args: &Args) -> Outcome {
     if report.is_accepted() {
         return Ok(());
     }
-    let error = anyhow::anyhow!("{}: got {} findings that reject, expected none", args.model, report.rejects().count());
+    let error = anyhow::anyhow!(
+        "{}: got {} findings that reject, expected none",
+        args.model,
+        report.rejects().count()
+    );
     Err(Failure::new(EXIT_REFUSED, error, "export it again: cargo xtask export"))
 }

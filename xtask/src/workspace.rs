@@ -13,7 +13,8 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// The repository that this binary was built in.
     pub(crate) fn find() -> anyhow::Result<Self> {
-        let root = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?;
+        let root =
+            Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?;
         Ok(Self { root: root.to_owned() })
     }
 

@@ -1,0 +1,192 @@
+//! Generation: a prompt in, pieces of text out, with statistics.
+//!
+//! **Invariant:** what is reported was measured on this very generation; time to first token starts before
+//! tokenization.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::sample::Sampler;
+use crate::session::Session;
+use crate::text::Tokenizer;
+
+/// What to do when the context window is full in the middle of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WindowPolicy {
+    /// End the reply.
+    #[default]
+    Stop,
+    /// Forget tokens in the middle and feed what follows them again: positions are baked into the cached
+    /// keys, so the rest cannot simply move up.
+    Slide {
+        /// Tokens at the start to keep: the system message.
+        keep: usize,
+        /// Tokens after them to forget.
+        forget: usize,
+    },
+}
+
+/// Limits of a reply.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// Most tokens; `None` is until a stop token or the end of the window.
+    pub tokens_max: Option<usize>,
+    /// Tokens that end the reply and are not part of it.
+    pub stop: Vec<u32>,
+    /// What happens at the end of the window.
+    pub window: WindowPolicy,
+}
+
+/// Why a reply ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The model said so.
+    Stop,
+    /// The limit on tokens.
+    Length,
+    /// The context window is full.
+    Window,
+    /// The caller asked to.
+    Interrupted,
+}
+
+/// Figures of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Statistics {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of the prompt that were still in the cache.
+    pub reused_tokens: usize,
+    /// Tokens of the reply.
+    pub reply_tokens: usize,
+    /// Text to tokens.
+    pub tokenize: Duration,
+    /// Feeding the prompt.
+    pub prefill: Duration,
+    /// From the call to the first token chosen, tokenization included.
+    pub first_token: Duration,
+    /// From the first token to the last.
+    pub decode: Duration,
+}
+
+impl Statistics {
+    /// Prompt tokens fed per second.
+    pub fn prefill_rate(&self) -> f64 {
+        rate(self.prompt_tokens.saturating_sub(self.reused_tokens), self.prefill)
+    }
+
+    /// Tokens per second after the first.
+    pub fn decode_rate(&self) -> f64 {
+        rate(self.reply_tokens.saturating_sub(1), self.decode)
+    }
+}
+
+fn rate(tokens: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
+}
+
+/// A finished reply.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// Its text.
+    pub text: String,
+    /// Its tokens, without the stop token.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Figures.
+    pub statistics: Statistics,
+}
+
+/// What is known while a reply grows.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece<'a> {
+    /// Text that became final; never part of a character. Empty while a character is unfinished.
+    pub text: &'a str,
+    /// The token just chosen.
+    pub token: u32,
+    /// Figures so far.
+    pub statistics: &'a Statistics,
+}
+
+/// Generates a reply to `prompt` (a rendered template: no special tokens are added).
+///
+/// The cache is extended from the longest prefix it shares with the prompt. `on_piece` sees every token as it
+/// comes and can end the reply.
+///
+/// # Errors
+/// When the prompt does not fit, or tokenizer, runtime or sampler fail.
+pub fn generate(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    sampler: &mut Sampler,
+    prompt: &str,
+    limits: &Limits,
+    on_piece: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
+) -> Result<Reply> {
+    let started = Instant::now();
+    let tokens = tokenizer.encode(prompt, false)?;
+    let mut statistics = Statistics {
+        prompt_tokens: tokens.len(),
+        reused_tokens: session.shared_prefix(&tokens),
+        tokenize: started.elapsed(),
+        ..Statistics::default()
+    };
+    let window = session.model().context();
+    if tokens.len() > window {
+        return Err(Error::WindowFull { tokens: tokens.len(), position: 0, window });
+    }
+    let feeding = Instant::now();
+    let logits = session.extend_to(&tokens)?;
+    statistics.prefill = feeding.elapsed();
+    let mut token = sampler.sample(logits)?;
+    statistics.first_token = started.elapsed();
+
+    let first = Instant::now();
+    let tokens_max = limits.tokens_max.unwrap_or(usize::MAX);
+    let mut stream = tokenizer.stream();
+    let mut reply = Reply { text: String::new(), tokens: Vec::new(), finish: Finish::Stop, statistics };
+    reply.finish = loop {
+        if limits.stop.contains(&token) {
+            break Finish::Stop;
+        }
+        if reply.tokens.len() >= tokens_max {
+            break Finish::Length;
+        }
+        reply.tokens.push(token);
+        statistics.reply_tokens = reply.tokens.len();
+        statistics.decode = first.elapsed();
+        let text = stream.push(token)?;
+        reply.text.push_str(&text);
+        if on_piece(Piece { text: &text, token, statistics: &statistics }).is_break() {
+            break Finish::Interrupted;
+        }
+        if session.remaining() == 0 && !make_room(session, limits.window)? {
+            break Finish::Window;
+        }
+        token = sampler.sample(session.decode(token)?)?;
+    };
+    let rest = stream.finish()?;
+    if !rest.is_empty() {
+        reply.text.push_str(&rest);
+        let token = reply.tokens.last().copied().unwrap_or_default();
+        // The reply is over whatever the caller answers.
+        let _ = on_piece(Piece { text: &rest, token, statistics: &statistics });
+    }
+    reply.statistics = statistics;
+    Ok(reply)
+}
+
+/// Makes room in a full window; says whether there is any.
+fn make_room(session: &mut Session, policy: WindowPolicy) -> Result<bool> {
+    let WindowPolicy::Slide { keep, forget } = policy else { return Ok(false) };
+    let held = session.tokens();
+    let Some(after) = keep.checked_add(forget).filter(|after| forget > 0 && *after < held.len()) else {
+        return Ok(false);
+    };
+    let kept: Vec<u32> = held.iter().take(keep).chain(held.iter().skip(after)).copied().collect();
+    session.extend_to(&kept)?;
+    Ok(true)
+}

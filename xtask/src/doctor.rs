@@ -1,0 +1,182 @@
+//! `cargo xtask doctor`: can this machine do the work? Looks, and changes nothing.
+
+use camino::Utf8Path;
+use model_assets::{dir::ModelDir, recipe::Recipe};
+use serde::Serialize;
+
+use crate::{EXIT_DOCTOR, Failure, Outcome, predict, setup, verify::refused, workspace::Workspace};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model whose predicted peak counts
+    #[arg(default_value = "tiny")]
+    model: String,
+    /// Look for the Android and iOS tools as well
+    #[arg(long)]
+    mobile: bool,
+    /// Print the rows as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Warn,
+    Missing,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, Serialize)]
+struct Row {
+    name: &'static str,
+    status: Status,
+    got: String,
+    expected: String,
+    /// The command that mends it; empty when nothing is wrong.
+    fix: &'static str,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    let recipe = ModelDir::new(workspace.models(), &args.model).recipe().map_err(refused)?;
+    let mut rows =
+        vec![python(), compiler(), git(), disk(workspace, &recipe), memory(&recipe), venv(workspace)];
+    rows.extend([uv(workspace), gh(), token()]);
+    if args.mobile {
+        rows.extend([ndk(), xcode()]);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        rows.iter().for_each(print);
+    }
+    let missing: Vec<_> =
+        rows.iter().filter(|row| row.status == Status::Missing).map(|row| row.name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let error = anyhow::anyhow!("missing: {}", missing.join(", "));
+    Err(Failure::new(EXIT_DOCTOR, error, "run the command at the end of each row, then: cargo xtask doctor"))
+}
+
+fn print(row: &Row) {
+    let Row { name, status, got, expected, fix } = row;
+    let status = format!("{status:?}").to_lowercase();
+    println!("{status:<8}{name:<12}{got} (expected {expected})");
+    if *status != *"ok" && !fix.is_empty() {
+        println!("{:20}fix: {fix}", "");
+    }
+}
+
+/// First line of a command's output, if it runs.
+fn ask(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = std::process::Command::new(program).args(arguments).output().ok()?;
+    let text = [output.stdout, output.stderr].concat();
+    let line = String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_owned();
+    output.status.success().then_some(line)
+}
+
+fn row(name: &'static str, got: Option<String>, otherwise: Status, expected: &str, fix: &'static str) -> Row {
+    let status = if got.is_some() { Status::Ok } else { otherwise };
+    let got = got.unwrap_or_else(|| "none".to_owned());
+    Row { name, status, got, expected: expected.to_owned(), fix: if status == Status::Ok { "" } else { fix } }
+}
+
+fn python() -> Row {
+    let check = "import sys, venv, ensurepip; print('%d.%d.%d' % sys.version_info[:3]); sys.exit(sys.version_info < (3, 11))";
+    let got = ask(&setup::system_python(), &["-c", check]);
+    let fix = "apt-get install python3 python3-venv, or name another with PROOFMARK_PYTHON";
+    row("python", got, Status::Missing, "3.11 or newer with venv", fix)
+}
+
+fn compiler() -> Row {
+    let got = ask("c++", &["--version"]);
+    row("compiler", got, Status::Missing, "a C++17 compiler", "apt-get install build-essential")
+}
+
+fn git() -> Row {
+    row(
+        "git",
+        ask("git", &["--version"]),
+        Status::Warn,
+        "git, for the manifest's revision",
+        "apt-get install git",
+    )
+}
+
+fn uv(workspace: &Workspace) -> Row {
+    let in_venv = ask(workspace.python().as_str(), &["-m", "uv", "--version"]);
+    let got = in_venv.or_else(|| ask("uv", &["--version"]));
+    row("uv", got, Status::Warn, "uv in the venv", "cargo xtask setup")
+}
+
+fn gh() -> Row {
+    let fix = "apt-get install gh, then: gh auth login (only needed to export on GitHub Actions)";
+    row("gh", ask("gh", &["--version"]), Status::Warn, "the GitHub CLI", fix)
+}
+
+/// Says whether there is a token, never what it is.
+fn token() -> Row {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let home = std::env::var("HF_HOME")
+        .or_else(|_| std::env::var("HOME").map(|h| format!("{h}/.cache/huggingface")));
+    let got = if set("HF_TOKEN") {
+        Some("HF_TOKEN is set".to_owned())
+    } else {
+        let file = Utf8Path::new(&home.unwrap_or_default()).join("token");
+        file.is_file().then(|| format!("{file} is there"))
+    };
+    let fix = "export HF_TOKEN=... (only needed for gated checkpoints such as llama3.2-1b)";
+    row("hub token", got, Status::Warn, "a Hugging Face token", fix)
+}
+
+fn venv(workspace: &Workspace) -> Row {
+    let got = setup::current(workspace).map(|receipt| format!("made from lock {}", receipt.lock.short()));
+    row("venv", got, Status::Warn, "a venv and C++ SDK made from today's lock", "cargo xtask setup")
+}
+
+fn disk(workspace: &Workspace, recipe: &Recipe) -> Row {
+    let set_up = if setup::current(workspace).is_some() { 0 } else { predict::SETUP_DISK_BYTES };
+    let needed = predict::export_disk_bytes(recipe) + set_up;
+    let free = predict::free_disk_bytes(workspace.root());
+    bound("disk", free, needed, "cargo clean, or free space on this disk")
+}
+
+fn memory(recipe: &Recipe) -> Row {
+    let fix = "close other programs, or export on GitHub Actions";
+    bound("memory", predict::free_memory_bytes(), predict::export_anon_bytes(recipe), fix)
+}
+
+fn bound(name: &'static str, free: Option<u64>, needed: u64, fix: &'static str) -> Row {
+    let expected = format!("at least {} MB for this model", needed / 1_000_000);
+    match free {
+        None => Row { name, status: Status::Warn, got: "unknown".into(), expected, fix: "" },
+        Some(free) => {
+            let status = if free >= needed { Status::Ok } else { Status::Missing };
+            let fix = if status == Status::Ok { "" } else { fix };
+            Row { name, status, got: format!("{} MB free", free / 1_000_000), expected, fix }
+        }
+    }
+}
+
+fn ndk() -> Row {
+    let home = std::env::var("ANDROID_NDK_HOME").ok().filter(|home| Utf8Path::new(home).is_dir());
+    row(
+        "android ndk",
+        home,
+        Status::Missing,
+        "ANDROID_NDK_HOME, a folder",
+        "sdkmanager --install 'ndk;27.2.12479018'",
+    )
+}
+
+fn xcode() -> Row {
+    row(
+        "xcode",
+        ask("xcodebuild", &["-version"]),
+        Status::Missing,
+        "Xcode, on macOS",
+        "xcode-select --install",
+    )
+}

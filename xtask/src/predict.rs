@@ -1,0 +1,91 @@
+//! What an export will need, from the recipe's shapes: for the preflight and for `doctor`.
+//!
+//! The constants are fitted to exports measured at tiny and 1B shapes; the manifest records what an export really
+//! took.
+
+use camino::Utf8Path;
+use model_assets::recipe::{Quantization, Recipe};
+
+/// Disk for the venv with PyTorch's default build, its download, and the C++ SDK, bytes.
+pub(crate) const SETUP_DISK_BYTES: u64 = 10_000_000_000;
+
+/// Anonymous memory of Python with PyTorch and ExecuTorch imported and of the graph passes, bytes.
+const BASE_ANON_BYTES: u64 = 900_000_000;
+
+/// Parameters of the network, the output head of an untied one included.
+pub(crate) fn parameters(recipe: &Recipe) -> u64 {
+    let a = &recipe.architecture;
+    let [dim, ffn, head_dim] = [a.dim, a.ffn, a.head_dim].map(u64::from);
+    let (queries, keys) = (u64::from(a.heads) * head_dim, u64::from(a.kv_heads) * head_dim);
+    let block = 2 * dim * queries + 2 * dim * keys + 3 * dim * ffn + 2 * dim;
+    let embeddings = if a.tied { 1 } else { 2 };
+    u64::from(a.layers) * block + embeddings * u64::from(a.vocab) * dim + dim
+}
+
+/// Size of the `.pte`, bytes.
+pub(crate) fn file_bytes(recipe: &Recipe) -> u64 {
+    let parameters = parameters(recipe);
+    match recipe.export.quantization {
+        Quantization::Int8 => parameters,
+        // Four bits and a scale for every group of 32; the embedding stays at eight.
+        Quantization::Int4 => {
+            parameters * 5 / 8 + u64::from(recipe.architecture.vocab * recipe.architecture.dim) / 2
+        }
+        Quantization::Fp32 => parameters * 4,
+    }
+}
+
+/// Peak anonymous memory of the worker, bytes. Weights are streamed and mapped, so it grows with layers and with the
+/// widest row block, not with the parameters.
+pub(crate) fn export_anon_bytes(recipe: &Recipe) -> u64 {
+    let a = &recipe.architecture;
+    let widest = u64::from(a.vocab.max(a.ffn)) * u64::from(a.dim);
+    let fp32 = if recipe.export.quantization == Quantization::Fp32 { parameters(recipe) * 4 } else { 0 };
+    BASE_ANON_BYTES + u64::from(a.layers) * 12_000_000 + widest + fp32
+}
+
+/// Disk that an export needs while it runs, bytes: quantized weights, spilled delegate data, the file, the old file.
+pub(crate) fn export_disk_bytes(recipe: &Recipe) -> u64 {
+    4 * file_bytes(recipe) + 100_000_000
+}
+
+/// Free disk at `path`, bytes.
+pub(crate) fn free_disk_bytes(path: &Utf8Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path.as_std_path()).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Memory that can be had without swapping, bytes; `None` where `/proc` does not tell.
+pub(crate) fn free_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(name: &str) -> Recipe {
+        let path = format!("{}/../model-assets/models/{name}/recipe.toml", env!("CARGO_MANIFEST_DIR"));
+        Recipe::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn llama_1b_has_its_published_parameters() {
+        // 1 235 814 400: the sum of the tensor sizes in the published checkpoint.
+        assert_eq!(parameters(&recipe("llama3.2-1b")), 1_235_814_400);
+    }
+
+    #[test]
+    fn the_recipe_bounds_hold_the_predicted_file() {
+        for name in ["tiny", "llama3.2-1b"] {
+            let recipe = recipe(name);
+            let bytes = file_bytes(&recipe);
+            assert!(
+                (recipe.limits.file_bytes_min..recipe.limits.file_bytes_max).contains(&bytes),
+                "{name}: {bytes}"
+            );
+        }
+    }
+}
