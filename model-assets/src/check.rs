@@ -250,14 +250,17 @@ fn profile_rules(claim: &Claim, sha256: Option<Digest>, profile: Profile, ledger
     let current = sha256.map(|pte| EvidenceBinding::current(pte, claim.bound()));
     let fresh = current.as_ref() == Some(&evidence.bound);
     if !fresh && !demanded.is_empty() {
-        ledger.fail(
-            "evidence-binding",
-            "manifest.json",
-            void_because(evidence, current),
-            "evidence of these files",
-        );
+        let got = void_because(evidence, current);
+        ledger.fail("evidence-binding", "manifest.json", got, "evidence of these files");
     }
-    for kind in demanded {
+    // Evidence that was measured and failed is never passed over, even where the profile does not demand it. Random
+    // weights have no behaviour to judge.
+    let judged = fresh && manifest.weights == WeightsKind::Checkpoint;
+    let measured = EvidenceKind::ALL.into_iter().filter(|kind| judged && evidence.has(*kind));
+    let mut kinds: Vec<_> = demanded.into_iter().chain(measured).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for kind in kinds {
         evidence_rule(kind, evidence, claim, ledger);
     }
 }

@@ -258,6 +258,9 @@ pub enum EvidenceKind {
 }
 
 impl EvidenceKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Load, Self::Parity, Self::Benchmark, Self::Eq];
+
     /// The name used in files and messages.
     pub fn as_str(self) -> &'static str {
         match self {

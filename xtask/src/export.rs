@@ -3,12 +3,12 @@
 //! **Invariant:** the published directory changes only through [`publish`], which takes a [`Validated`]; killed at
 //! any instant, it holds the old proven model or the new one.
 //!
-//! Not here yet: the load and parity test in the engine, so a manifest made today carries no evidence and no
-//! release build accepts it.
+//! **Invariant:** what is published was loaded and run by the engine, and its logits agree with the eager model's.
 
 use std::{
     fs,
     io::Write as _,
+    sync::atomic::Ordering,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,8 +20,8 @@ use model_assets::{
     digest::Digest,
     dir::{ModelDir, pending_name},
     manifest::{
-        ExportRecord, FileRecord, LOG_FILE, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, SourceRecord, Stage,
-        Structure, Toolchain, WeightsKind,
+        EvidenceBinding, ExportRecord, FileRecord, LOG_FILE, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest,
+        SourceRecord, Stage, Structure, Toolchain, WeightsKind,
     },
     policy::Policy,
     pte,
@@ -31,7 +31,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    EXIT_EXPORT, Failure, Outcome,
+    EXIT_EXPORT, EXIT_INTERRUPTED, Failure, Outcome,
+    console::Console,
+    engine, predict,
     setup::{self, Receipt},
     supervise::{self, Bounds, Run},
     verify::refused,
@@ -39,6 +41,7 @@ use crate::{
 };
 
 const ATTEMPTS_MAX: u32 = 2;
+const LOG_TAIL_LINES: usize = 40;
 const REFERENCE_PROMPT_TOKENS: u32 = 24;
 const REFERENCE_DECODE_TOKENS: u32 = 8;
 
@@ -59,6 +62,9 @@ pub(crate) struct Args {
     /// Largest resident memory of the worker, bytes
     #[arg(long, default_value_t = 8_000_000_000)]
     memory_max: u64,
+    /// Print events as JSON lines on standard output instead of progress
+    #[arg(long)]
+    json: bool,
     /// Seconds without output and without work after which the worker counts as stalled
     #[arg(long, default_value_t = 300)]
     stall_timeout: u64,
@@ -106,6 +112,7 @@ struct Job<'a> {
     source: Source,
     inputs: Digest,
     work: Utf8PathBuf,
+    console: Console,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
@@ -113,51 +120,93 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let recipe = dir.recipe().map_err(refused)?;
     let policy = dir.policy().map_err(refused)?;
     recipe.within(&policy)?;
+    let dir = if args.rehearse { ModelDir::new(workspace.rehearsals(), &args.model) } else { dir };
     let source = if args.rehearse { recipe.rehearsal().source } else { recipe.source.clone() };
     let work = workspace.state().join("work").join(&args.model);
     let inputs = inputs_digest(&dir, &recipe, &source, workspace)?;
-    let job = Job { workspace, dir, recipe, policy, source, inputs, work };
+    let console = Console::new(args.json);
+    let job = Job { workspace, dir, recipe, policy, source, inputs, work, console };
     let published = job.dir.manifest().ok().flatten();
-    if let Some(manifest) = &published {
-        if !args.force && manifest.export.inputs == inputs && is_proved(&job.dir) {
-            println!("{}: unchanged and proved: sha256 {}", manifest.file, manifest.sha256);
-            return Ok(());
-        }
-        if args.rehearse && manifest.weights == WeightsKind::Checkpoint && !args.force {
-            let error =
-                anyhow!("{}: holds a model of real weights, expected none or a rehearsal", job.dir.path());
-            return Err(Failure::new(EXIT_EXPORT, error, "add --force to replace it with random weights"));
-        }
+    if let Some(manifest) = &published
+        && !args.force
+        && manifest.export.inputs == inputs
+        && is_proved(&job.dir)
+    {
+        job.console.unchanged(manifest);
+        return Ok(());
     }
     if args.dry_run {
         println!("{}", serde_json::to_string_pretty(&job.request()?)?);
         return Ok(());
     }
+    preflight(&job, args)?;
     let receipt = setup::ensure(workspace)?;
     let _lock = lock(workspace, &args.model)?;
     attempts(&job, args, &receipt)
 }
 
+/// Refuses to start what cannot end well.
+fn preflight(job: &Job<'_>, args: &Args) -> Outcome {
+    let needed = predict::export_anon_bytes(&job.recipe);
+    let limits = [("--memory-max", Some(args.memory_max)), ("memory", predict::free_memory_bytes())];
+    let disk =
+        ("disk", predict::free_disk_bytes(job.workspace.root()), predict::export_disk_bytes(&job.recipe));
+    let bounds = limits.map(|(what, free)| (what, free, needed)).into_iter().chain([disk]);
+    for (what, free, needed) in bounds {
+        if let Some(free) = free.filter(|free| *free < needed) {
+            let error =
+                anyhow!("{what}: got {free} bytes, expected at least {needed} for `{}`", job.recipe.name);
+            return Err(Failure::new(
+                EXIT_EXPORT,
+                error,
+                format!("run: cargo xtask doctor {}", job.recipe.name),
+            ));
+        }
+    }
+    ctrlc::set_handler(|| supervise::INTERRUPTED.store(true, Ordering::Relaxed))
+        .context("cannot watch for Ctrl-C")?;
+    Ok(())
+}
+
+/// The report of an export that failed for good: what a person needs to take it from here.
+fn escalation(job: &Job<'_>, story: &[String]) -> String {
+    let log = fs::read_to_string(job.work.join(LOG_FILE)).unwrap_or_default();
+    let lines: Vec<_> = log.lines().collect();
+    let tail = lines.get(lines.len().saturating_sub(LOG_TAIL_LINES)..).unwrap_or_default().join("\n");
+    format!(
+        "export of `{}` failed {ATTEMPTS_MAX} times; nothing was published\n\n{}\n\nwhat to do: mend the cause named \
+         above and run `cargo xtask export {}`; for want of memory, run it on a larger machine; if ExecuTorch itself \
+         is in the way, the reserve is a GGUF of the same checkpoint for llama.cpp, which this version does not \
+         export\n\nlast lines of the log:\n{tail}\n",
+        job.recipe.name,
+        story.join("\n\n"),
+        job.recipe.name
+    )
+}
+
 fn attempts(job: &Job<'_>, args: &Args, receipt: &Receipt) -> Outcome {
     let mut story = Vec::new();
     for attempt in 1..=ATTEMPTS_MAX {
-        eprintln!("export {}: attempt {attempt} of {ATTEMPTS_MAX}", job.recipe.name);
+        job.console.attempt(&job.recipe.name, attempt, ATTEMPTS_MAX);
         match job.attempt(args, attempt, receipt) {
             Ok(manifest) => {
                 fs::remove_dir_all(&job.work).with_context(|| format!("{}: cannot be removed", job.work))?;
-                let (file, bytes, sha256) = (&manifest.file, manifest.file_bytes, manifest.sha256);
-                println!("{file}: published: {bytes} bytes, sha256 {sha256}");
-                manifest.prd_reasons.iter().for_each(|reason| println!("not prd compliant: {reason}"));
+                job.console.published(&manifest);
                 return Ok(());
             }
+            Err(error) if supervise::INTERRUPTED.load(Ordering::Relaxed) => {
+                let hint =
+                    format!("nothing was published; run again: cargo xtask export {}", job.recipe.name);
+                return Err(Failure::new(EXIT_INTERRUPTED, error, hint));
+            }
             Err(error) => {
-                eprintln!("attempt {attempt}: {error:#}");
+                job.console.attempt_failed(attempt, &format!("{error:#}"));
                 story.push(format!("attempt {attempt}: {error:#}"));
             }
         }
     }
     let report = job.work.join("escalation.txt");
-    fs::write(&report, story.join("\n\n") + "\n")?;
+    fs::write(&report, escalation(job, &story))?;
     let error = anyhow!("export of `{}` failed {ATTEMPTS_MAX} times; nothing was published", job.recipe.name);
     Err(Failure::new(EXIT_EXPORT, error, format!("read {report} and {}", job.work.join(LOG_FILE))))
 }
@@ -165,6 +214,9 @@ fn attempts(job: &Job<'_>, args: &Args, receipt: &Receipt) -> Outcome {
 impl Job<'_> {
     fn attempt(&self, args: &Args, attempt: u32, receipt: &Receipt) -> anyhow::Result<Manifest> {
         fs::create_dir_all(&self.work)?;
+        if matches!(self.source, Source::Random { .. }) {
+            self.stage_rehearsal()?;
+        }
         let request = self.work.join("request.json");
         let response = self.work.join("response.json");
         if response.exists() {
@@ -175,9 +227,18 @@ impl Job<'_> {
             Bounds { memory_bytes_max: args.memory_max, stall: Duration::from_secs(args.stall_timeout) };
         let script = self.workspace.python_sources().join("proofmark_worker/run.py");
         let log = self.work.join(LOG_FILE);
-        let run = supervise::run(&self.workspace.python(), &script, &request, &log, &bounds)?;
+        let run = supervise::run(&self.workspace.python(), &script, &request, &log, &bounds, &self.console)?;
         let response = read_response(&response, &run)?;
         self.publish(&run, response, attempt, receipt)
+    }
+
+    /// A rehearsal has a models directory of its own: it can never replace a model of real weights, nor be committed.
+    fn stage_rehearsal(&self) -> anyhow::Result<()> {
+        let real = ModelDir::new(self.workspace.models(), &self.recipe.name);
+        fs::create_dir_all(self.dir.path())?;
+        fs::copy(real.recipe_path(), self.dir.recipe_path())?;
+        fs::copy(real.policy_path(), self.dir.policy_path())?;
+        Ok(())
     }
 
     fn request(&self) -> anyhow::Result<serde_json::Value> {
@@ -229,8 +290,13 @@ impl Job<'_> {
         };
         let claim = self.claim(run, response, attempt, receipt, summary, Digest::from_bytes(sha256))?;
         let validated = check::validate(pte, &claim, Profile::Dev)?;
-        publish(&self.dir, &validated, &claim.manifest, &self.work)?;
-        Ok(claim.manifest)
+        // A reproduced model keeps its reviewed manifest: figures that vary from run to run are no reason to change it.
+        let manifest = match self.dir.manifest() {
+            Ok(Some(old)) if old.same_claim(&claim.manifest) => old,
+            _ => claim.manifest,
+        };
+        publish(&self.dir, &validated, &manifest, &self.work)?;
+        Ok(manifest)
     }
 
     fn claim(
@@ -288,7 +354,7 @@ impl Job<'_> {
             },
             structure: Structure::of(summary),
             reference: FileRecord {
-                name: self.recipe.file_name().replace(".pte", ".reference.safetensors"),
+                name: self.recipe.file_name().replace(".pte", ".reference"),
                 bytes: fs::metadata(&reference)?.len(),
                 sha256: Digest::of_reader(&mut fs::File::open(&reference)?)?,
             },
@@ -305,7 +371,10 @@ impl Job<'_> {
             tokenizer,
             chat_template,
         };
-        let pte = fs::File::open(self.work.join("model.pte"))?;
+        let path = self.work.join("model.pte");
+        self.console.step("engine");
+        claim.manifest.evidence = Some(engine::measure(self.workspace, &claim, &path, &reference)?);
+        let pte = fs::File::open(path)?;
         claim.manifest.checks = check::validate(pte, &claim, Profile::Dev)?.checks().to_vec();
         claim.manifest.prd_reasons = claim.manifest.prd_findings(&claim.policy);
         claim.manifest.prd_compliant = claim.manifest.prd_reasons.is_empty();
@@ -333,17 +402,21 @@ fn publish(
     }
     fs::rename(work.join(LOG_FILE), place.join(LOG_FILE))?;
     sync_dir(&place)?;
-    let temporary = place.join(format!(".{MANIFEST_FILE}.new"));
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(&manifest.to_bytes())?;
-    file.sync_all()?;
-    // The commit point.
-    fs::rename(&temporary, dir.manifest_path())?;
-    sync_dir(&place)?;
+    write_manifest(dir, manifest)?;
     for (_, name, sha256) in &files {
         fs::rename(place.join(pending_name(name, *sha256)), place.join(name))?;
     }
     sync_dir(&place)
+}
+
+/// Replaces `manifest.json`: the commit point of a publish.
+pub(crate) fn write_manifest(dir: &ModelDir, manifest: &Manifest) -> anyhow::Result<()> {
+    let temporary = dir.path().join(format!(".{MANIFEST_FILE}.new"));
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(&manifest.to_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.manifest_path())?;
+    sync_dir(&dir.path())
 }
 
 fn sync_dir(path: &Utf8Path) -> anyhow::Result<()> {
@@ -373,7 +446,13 @@ fn read_response(path: &Utf8Path, run: &Run) -> anyhow::Result<Response> {
 /// Whether what is published is what its manifest says.
 fn is_proved(dir: &ModelDir) -> bool {
     dir.claim().is_ok_and(|(claim, _)| {
-        dir.open_pte(&claim.manifest).is_ok_and(|(_, pte)| check::validate(pte, &claim, Profile::Dev).is_ok())
+        let fresh = claim.manifest.evidence.as_ref().is_some_and(|evidence| {
+            evidence.bound == EvidenceBinding::current(claim.manifest.sha256, claim.bound())
+        });
+        fresh
+            && dir
+                .open_pte(&claim.manifest)
+                .is_ok_and(|(_, pte)| check::validate(pte, &claim, Profile::Dev).is_ok())
     })
 }
 
@@ -391,25 +470,24 @@ fn inputs_digest(
         parts.push(Digest::of_reader(
             &mut fs::File::open(&config).with_context(|| format!("{config}: cannot be opened"))?,
         )?);
-        parts.push(tree_digest(&dir.path().join(path), "safetensors", Some(".reference.safetensors"))?);
+        parts.push(tree_digest(&dir.path().join(path), "safetensors")?);
     }
     let text: String = parts.iter().map(ToString::to_string).collect();
     Ok(Digest::of(text.as_bytes()))
 }
 
 fn worker_digest(workspace: &Workspace) -> anyhow::Result<Digest> {
-    tree_digest(&workspace.python_sources().join("proofmark_worker"), "py", None)
+    tree_digest(&workspace.python_sources().join("proofmark_worker"), "py")
 }
 
 /// Digest of the names and contents of a folder's files of one kind, sorted.
-fn tree_digest(folder: &Utf8Path, extension: &str, but: Option<&str>) -> anyhow::Result<Digest> {
+fn tree_digest(folder: &Utf8Path, extension: &str) -> anyhow::Result<Digest> {
     let mut text = String::new();
     for entry in walkdir::WalkDir::new(folder).max_depth(1).sort_by_file_name() {
         let entry = entry?;
         let path =
             Utf8Path::from_path(entry.path()).ok_or_else(|| anyhow!("{folder}: a name is not UTF-8"))?;
-        let skip = but.is_some_and(|suffix| path.as_str().contains(suffix));
-        if entry.file_type().is_file() && path.extension() == Some(extension) && !skip {
+        if entry.file_type().is_file() && path.extension() == Some(extension) {
             let digest = Digest::of_reader(&mut fs::File::open(path)?)?;
             text += &format!("{digest} {}\n", path.file_name().unwrap_or_default());
         }

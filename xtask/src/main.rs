@@ -2,12 +2,15 @@
 //!
 //! **Invariant:** links no C++ and never depends on the app.
 
+mod console;
 mod doctor;
+mod engine;
 mod export;
 mod predict;
 mod setup;
 mod supervise;
 mod test;
+mod torch_index;
 mod verify;
 mod workspace;
 
@@ -26,6 +29,8 @@ pub const EXIT_EXPORT: u8 = 4;
 pub const EXIT_REFUSED: u8 = 5;
 /// Tests failed.
 pub const EXIT_TESTS: u8 = 6;
+/// Interrupted by Ctrl-C or SIGTERM.
+pub const EXIT_INTERRUPTED: u8 = 130;
 /// `doctor` found something missing.
 pub const EXIT_DOCTOR: u8 = 7;
 

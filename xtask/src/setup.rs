@@ -10,7 +10,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::digest::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::{EXIT_SETUP, Failure, Outcome, workspace::Workspace};
+use crate::{EXIT_SETUP, Failure, Outcome, torch_index, workspace::Workspace};
 
 const LOCK: &[u8] = include_bytes!("../python/requirements.lock");
 const BOOTSTRAP: &[u8] = include_bytes!("../python/bootstrap.lock");
@@ -86,12 +86,40 @@ fn make(workspace: &Workspace, path: &Utf8Path) -> anyhow::Result<Receipt> {
     let locks = workspace.python_sources();
     let (bootstrap, lock) = (locks.join("bootstrap.lock"), locks.join("requirements.lock"));
     xshell::cmd!(shell, "{python} -m pip install --quiet --require-hashes -r {bootstrap}").run()?;
-    xshell::cmd!(shell, "{python} -m uv pip install --quiet --python {python} --require-hashes -r {lock}")
+    let torch_index = install_cpu_torch(workspace, &shell)?;
+    if torch_index == "default" {
+        xshell::cmd!(
+            shell,
+            "{python} -m uv pip install --quiet --python {python} --require-hashes -r {lock}"
+        )
         .run()?;
+    }
     stage_sdk(workspace, &shell)?;
-    let receipt = Receipt { lock: lock_digest(), torch_index: "default".to_owned() };
+    let receipt = Receipt { lock: lock_digest(), torch_index: torch_index.to_owned() };
     fs::write(path, serde_json::to_vec_pretty(&receipt)?)?;
     Ok(receipt)
+}
+
+/// Installs everything with PyTorch's CPU build if its index can be had; says which index is to be used.
+fn install_cpu_torch(workspace: &Workspace, shell: &xshell::Shell) -> anyhow::Result<&'static str> {
+    let Some(index) = torch_index::reachable_cpu_index() else {
+        eprintln!("PyTorch's CPU index does not answer or is not needed: the default index is used");
+        return Ok("default");
+    };
+    let python = workspace.python();
+    let lock = std::str::from_utf8(LOCK)?;
+    if let Err(error) = torch_index::install(shell, &python, &index, lock) {
+        eprintln!("PyTorch's CPU index failed ({error}): the default index is used");
+        return Ok("default");
+    }
+    let rest = workspace.state().join("requirements-without-torch.lock");
+    fs::write(&rest, torch_index::without_torch(lock))?;
+    xshell::cmd!(
+        shell,
+        "{python} -m uv pip install --quiet --python {python} --no-deps --require-hashes -r {rest}"
+    )
+    .run()?;
+    Ok("cpu")
 }
 
 /// Copies the wheel's headers and libraries to where the engine's build script looks.

@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -14,6 +14,8 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use camino::Utf8Path;
 use rustix::process::{Pid, Signal};
+
+use crate::console::Console;
 
 /// How a run of the worker ended.
 pub(crate) struct Run {
@@ -38,6 +40,9 @@ pub(crate) struct Bounds {
     pub(crate) stall: Duration,
 }
 
+/// Set by the first Ctrl-C or SIGTERM.
+pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 const TAIL_LINES_MAX: usize = 20;
 const POLL: Duration = Duration::from_millis(200);
 const EVENT: &str = "@proofmark ";
@@ -57,6 +62,7 @@ pub(crate) fn run(
     request: &Utf8Path,
     log: &Utf8Path,
     bounds: &Bounds,
+    console: &Console,
 ) -> anyhow::Result<Run> {
     use std::os::unix::process::CommandExt as _;
     // The worker reads end of file from this pipe when this process dies, however it dies.
@@ -77,10 +83,11 @@ pub(crate) fn run(
     let group = Group(Pid::from_raw(i32::try_from(leader)?).context("the worker has process id 0")?);
     let seen = Arc::new(Seen::default());
     let output = {
+        let console = console.clone();
         let (reader, seen, log) = (Arc::clone(&reader), Arc::clone(&seen), std::fs::File::create(log)?);
-        std::thread::spawn(move || read_output(&reader, &seen, log))
+        std::thread::spawn(move || read_output(&reader, &seen, log, &console))
     };
-    let (killed, peaks) = watch(&group, &reader, &seen, bounds)?;
+    let (killed, peaks) = watch(&group, &reader, &seen, bounds, console)?;
     drop(group);
     output.join().map_err(|_| anyhow!("the log reader panicked"))??;
     let ok = killed.is_none() && reader.try_wait()?.is_some_and(|output| output.status.success());
@@ -99,7 +106,12 @@ impl Drop for Group {
     }
 }
 
-fn read_output(reader: &duct::ReaderHandle, seen: &Seen, mut log: std::fs::File) -> std::io::Result<()> {
+fn read_output(
+    reader: &duct::ReaderHandle,
+    seen: &Seen,
+    mut log: std::fs::File,
+    console: &Console,
+) -> std::io::Result<()> {
     for line in BufReader::new(reader).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
         seen.lines.fetch_add(1, Ordering::Relaxed);
@@ -109,7 +121,7 @@ fn read_output(reader: &duct::ReaderHandle, seen: &Seen, mut log: std::fs::File)
                 && event["event"] == "stage"
             {
                 let name = event["stage"].as_str().unwrap_or("?").to_owned();
-                eprintln!("  [{}/{}] {name}", event["index"], event["of"]);
+                console.stage(&name, event["index"].as_u64().unwrap_or(0), event["of"].as_u64().unwrap_or(0));
                 if let Ok(mut stage) = seen.stage.lock() {
                     *stage = name;
                 }
@@ -129,6 +141,7 @@ fn watch(
     reader: &duct::ReaderHandle,
     seen: &Seen,
     bounds: &Bounds,
+    console: &Console,
 ) -> anyhow::Result<(Option<String>, (u64, u64))> {
     let mut peaks = (0, 0);
     let mut last = (0, 0);
@@ -144,7 +157,10 @@ fn watch(
         if now != last {
             (last, alive_at) = (now, Instant::now());
         }
-        let reason = if usage.rss_bytes > bounds.memory_bytes_max {
+        console.memory(usage.rss_bytes, peaks.0);
+        let reason = if INTERRUPTED.load(Ordering::Relaxed) {
+            Some("was interrupted".to_owned())
+        } else if usage.rss_bytes > bounds.memory_bytes_max {
             Some(format!(
                 "used {} bytes of memory, expected at most {}",
                 usage.rss_bytes, bounds.memory_bytes_max

@@ -4,11 +4,15 @@ use anyhow::Context as _;
 use camino::Utf8PathBuf;
 use model_assets::{
     check::{self, Profile},
+    claim::Claim,
+    digest::Digest,
     dir::{GateError, ModelDir},
+    evidence::Parity,
+    manifest::Evidence,
     pte,
 };
 
-use crate::{EXIT_REFUSED, Failure, Outcome, workspace::Workspace};
+use crate::{EXIT_REFUSED, Failure, Outcome, engine, workspace::Workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -18,6 +22,12 @@ pub(crate) struct Args {
     /// Demand what a release build demands
     #[arg(long)]
     release: bool,
+    /// Only look at the bytes: do not load and run the model in the engine
+    #[arg(long = "static")]
+    only_static: bool,
+    /// Look at the rehearsal of the model instead
+    #[arg(long)]
+    rehearsed: bool,
     /// Print the report as JSON (for a `.pte` file)
     #[arg(long)]
     json: bool,
@@ -27,16 +37,69 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     if args.model.extension() == Some("pte") {
         return file(args);
     }
-    let dir = ModelDir::new(workspace.models(), args.model.as_str());
+    let models = if args.rehearsed { workspace.rehearsals() } else { workspace.models() };
+    let dir = ModelDir::new(models, args.model.as_str());
     let profile = if args.release { Profile::Release } else { Profile::Dev };
-    let (claim, _) = dir.claim().map_err(refused)?;
+    let (mut claim, _) = dir.claim().map_err(refused)?;
     let (path, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
-    let validated = check::validate(pte, &claim, profile).map_err(|refusal| refused(refusal.into()))?;
-    for warning in validated.warnings() {
-        eprintln!("warning: {warning}");
+    // Without evidence yet, a release cannot be judged: prove the bytes first, then measure, then judge.
+    let bytes = check::validate(pte, &claim, Profile::Dev).map_err(|refusal| refused(refusal.into()))?;
+    bytes.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+    if !args.only_static {
+        let reference = reference(&dir, &claim)?;
+        let evidence = engine::measure(workspace, &claim, &path, &reference).map_err(|error| {
+            Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask export {} --force", dir.name()))
+        })?;
+        show(&evidence);
+        let stands = claim.manifest.evidence.as_ref().is_some_and(|old| old.bound == evidence.bound);
+        let published = claim.manifest.clone();
+        claim.manifest.evidence = Some(evidence);
+        // Judged before it is written: a failed measurement must not replace a good one.
+        check::validate(dir.open_pte(&claim.manifest).map_err(refused)?.1, &claim, Profile::Dev)
+            .map_err(|refusal| refused(refusal.into()))?;
+        if stands {
+            claim.manifest = published;
+        } else {
+            crate::export::write_manifest(&dir, &claim.manifest)?;
+            println!("{}: evidence renewed", dir.manifest_path());
+        }
     }
+    let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
+    let validated = check::validate(pte, &claim, profile).map_err(|refusal| refused(refusal.into()))?;
     println!("{path}: proved for {}: sha256 {}", profile.as_str(), validated.sha256());
     Ok(())
+}
+
+/// The eager model's logits that the manifest names, digest checked.
+fn reference(dir: &ModelDir, claim: &Claim) -> Result<Utf8PathBuf, Failure> {
+    let record = &claim.manifest.reference;
+    let path = dir.resolve(&record.name, record.sha256);
+    let hint = format!("run: cargo xtask export {} --force", dir.name());
+    let mut file = std::fs::File::open(&path)
+        .with_context(|| format!("{path}: cannot be opened, expected the reference logits"))
+        .map_err(|error| Failure::new(EXIT_REFUSED, error, hint.clone()))?;
+    let got = Digest::of_reader(&mut file)?;
+    if got == record.sha256 {
+        return Ok(path);
+    }
+    let error = anyhow::anyhow!("{path}: got sha256 {got}, expected {}", record.sha256);
+    Err(Failure::new(EXIT_REFUSED, error, hint))
+}
+
+fn show(evidence: &Evidence) {
+    if let Some(load) = &evidence.load {
+        let (load_ms, first) = (load.load_ms, load.first_prefill_ms);
+        println!(
+            "load {load_ms:.0} ms, first prefill {first:.0} ms, peak {} MB",
+            load.peak_rss_bytes / 1_000_000
+        );
+    }
+    for (name, run) in evidence.parity.iter().flat_map(Parity::runs) {
+        println!(
+            "parity, {name}: {} rows, max |d| {:.3e}, KL {:.3e}, top-1 {:.4}",
+            run.rows, run.max_abs_diff, run.mean_kl, run.top1_agreement
+        );
+    }
 }
 
 pub(crate) fn refused(error: GateError) -> Failure {

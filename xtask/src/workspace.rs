@@ -39,6 +39,11 @@ impl Workspace {
         self.root.join("model-assets/models")
     }
 
+    /// Models of random weights: laid out as [`Self::models`], so that the gate can be pointed at it.
+    pub(crate) fn rehearsals(&self) -> Utf8PathBuf {
+        self.state().join("rehearsal")
+    }
+
     pub(crate) fn python_sources(&self) -> Utf8PathBuf {
         self.root.join("xtask/python")
     }

@@ -83,8 +83,8 @@ impl ChatTemplate {
         let template = self.environment.get_template(NAME).map_err(template_error)?;
         let context = minijinja::context! {
             messages => Value::from(Serde(messages)),
-            bos_token => self.bos_token,
-            eos_token => self.eos_token,
+            bos_token => self.bos_token.as_str(),
+            eos_token => self.eos_token.as_str(),
             add_generation_prompt => add_generation_prompt,
         };
         let mut prompt = Bounded(Vec::new());

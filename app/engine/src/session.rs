@@ -55,6 +55,11 @@ impl Session {
         Ok(())
     }
 
+    /// Tokens that a prefill feeds per call.
+    pub fn chunk(&self) -> usize {
+        self.chunk_max
+    }
+
     /// Tokens in the cache.
     pub fn tokens(&self) -> &[u32] {
         &self.fed

@@ -153,7 +153,7 @@ class Training(unittest.TestCase):
             optimizer = train.Optimizer(model)
             state = train.State(folder / "state.safetensors", {"steps": steps})
             state.load(model, optimizer)
-            stream = train.batch_stream(tokenizer, 1, 512)
+            stream = train.batch_stream(tokenizer, 1, shape)
             for _ in range(state.step):
                 next(stream)
             if killed:
@@ -168,6 +168,7 @@ class Training(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
+        cls.drills, train.DRILL_STEPS = train.DRILL_STEPS, 2
         cls.count, train.TOKENIZER_DIALOGUES = train.TOKENIZER_DIALOGUES, 4000
         cls.tokenizer = train.make_tokenizer(1, 1024)
         cls.pool, train.POOL_DIALOGUES = train.POOL_DIALOGUES, 64
@@ -177,6 +178,7 @@ class Training(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         train.POOL_DIALOGUES, train.TOKENIZER_DIALOGUES = cls.pool, cls.count
+        train.DRILL_STEPS = cls.drills
         torch.set_num_threads(cls.threads)
 
     def test_a_resumed_run_ends_in_the_same_weights(self):
@@ -185,6 +187,18 @@ class Training(unittest.TestCase):
             resumed = self.run_training(Path(two), 8, stop=5)
         for name, tensor in straight.items():
             self.assertTrue(torch.equal(tensor, resumed[name]), name)
+
+    def test_a_drill_asks_only_for_what_can_be_copied(self):
+        generator = torch.Generator().manual_seed(2)
+        for _ in range(30):
+            ids, targets, weight = train.drill(generator, 1024)
+            self.assertLessEqual(ids.numel(), train.BATCH_TOKENS)
+            self.assertLessEqual(ids.shape[1], 512)
+            self.assertGreaterEqual(int(ids.min()), len(chat.SPECIALS))
+            for row in range(ids.shape[0]):
+                for at in weight[row].nonzero().flatten().tolist():
+                    before = (ids[row, :at] == ids[row, at]).nonzero().flatten().tolist()
+                    self.assertIn(int(targets[row, at]), ids[row, [i + 1 for i in before]].tolist())
 
     def test_state_of_another_run_is_not_used(self):
         with tempfile.TemporaryDirectory() as folder:

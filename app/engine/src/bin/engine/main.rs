@@ -1,2 +1,143 @@
-//! x
-fn main() {}
+//! `engine`: loads, runs, checks and benchmarks any model file in the runtime that ships with the app.
+//!
+//! xtask runs this binary to obtain its evidence, so that a proof never comes from another runtime than the
+//! one that users get.
+//!
+//! **Invariant:** results go to stdout or the named response file, messages to stderr; every way to end has
+//! the documented exit code of [`exit`].
+
+mod bandwidth;
+mod bench;
+mod check;
+mod output;
+mod parity;
+mod reference;
+mod run;
+
+use std::process::ExitCode;
+
+use camino::Utf8PathBuf;
+use clap::{Args, Parser, Subcommand};
+use engine::{LoadOptions, Model, ModelBytes, Session, runtime};
+
+use crate::output::Failed;
+
+/// Exit codes.
+pub(crate) mod exit {
+    /// Done.
+    pub(crate) const OK: u8 = 0;
+    /// The command line is wrong (given by the argument parser).
+    pub(crate) const USAGE: u8 = 2;
+    /// The model could not be opened, loaded, or is no model of the contract.
+    pub(crate) const MODEL: u8 = 10;
+    /// The reference file is unreadable, malformed or does not fit the model.
+    pub(crate) const REFERENCE: u8 = 11;
+    /// The model was loaded but running it failed.
+    pub(crate) const RUN: u8 = 12;
+    /// The result could not be written.
+    pub(crate) const OUTPUT: u8 = 13;
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 2 wrong command line; 10 model cannot be loaded; \
+                          11 reference unusable; 12 running failed; 13 result cannot be written";
+
+#[derive(Parser)]
+#[command(name = "engine", version, about, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List what the linked runtime can execute.
+    Kernels {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Load and run a model, compare it with reference logits, and write the evidence.
+    Check(check::CheckArgs),
+    /// Measure load time, speed and memory.
+    Bench(bench::BenchArgs),
+    /// Run token ids through a model and print what comes out.
+    Run(run::RunArgs),
+}
+
+/// The model and how it is run.
+#[derive(Args)]
+struct ModelArgs {
+    /// The `.pte` file.
+    #[arg(long, value_name = "FILE")]
+    model: Utf8PathBuf,
+    /// Threads; performance cores unless given.
+    #[arg(long, value_name = "N")]
+    threads: Option<u32>,
+}
+
+impl ModelArgs {
+    /// Sets the number of threads and loads the model.
+    fn load(&self, options: &LoadOptions) -> Result<Session, Failed> {
+        self.set_threads()?;
+        load(&self.model, options)
+    }
+
+    fn set_threads(&self) -> Result<(), Failed> {
+        let threads = self.threads.map_or_else(runtime::threads_default, Ok);
+        threads.and_then(runtime::set_threads).map_err(Failed::model(&self.model))
+    }
+}
+
+fn load(path: &camino::Utf8Path, options: &LoadOptions) -> Result<Session, Failed> {
+    let model = ModelBytes::open(path).and_then(|bytes| Model::load(bytes, options));
+    model.map(Session::new).map_err(Failed::model(path))
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Kernels { json } => kernels(json),
+        Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Run(args) => run::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(failed) => {
+            eprintln!("error: {}", failed.message);
+            if let Some(hint) = failed.hint {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(failed.code)
+        }
+    }
+}
+
+fn kernels(json: bool) -> Result<(), Failed> {
+    let table = runtime::table().map_err(|e| Failed::from_engine(exit::RUN, "", e))?;
+    if json {
+        return output::print_json(&table);
+    }
+    let mut text = format!("ExecuTorch {}\n", table.runtime);
+    for backend in &table.backends {
+        text.push_str(&format!("backend {backend}\n"));
+    }
+    for kernel in &table.kernels {
+        text.push_str(&format!("kernel {kernel}\n"));
+    }
+    output::print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound_and_lists_every_exit_code() {
+        Cli::command().debug_assert();
+        for code in [exit::OK, exit::USAGE, exit::MODEL, exit::REFERENCE, exit::RUN, exit::OUTPUT] {
+            let listed = EXIT_CODES.split([':', ';']).any(|part| part.split_whitespace().next() == Some(&code.to_string()));
+            assert!(listed, "{code}");
+        }
+    }
+}

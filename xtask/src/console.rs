@@ -1,0 +1,110 @@
+//! What an export shows: a bar on a terminal, plain lines elsewhere, JSON lines with `--json`.
+//!
+//! **Invariant:** JSON goes to standard output and nothing else does then; progress goes to standard error.
+
+use std::{io::IsTerminal as _, time::Duration};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use model_assets::manifest::Manifest;
+use serde_json::json;
+
+/// Where the progress of an export goes.
+#[derive(Debug, Clone)]
+pub(crate) enum Console {
+    /// A bar on a terminal.
+    Bar(ProgressBar),
+    /// Lines on standard error.
+    Plain,
+    /// JSON lines on standard output.
+    Json,
+}
+
+impl Console {
+    pub(crate) fn new(json: bool) -> Self {
+        if json {
+            Self::Json
+        } else if std::io::stderr().is_terminal() {
+            let bar = ProgressBar::no_length();
+            // The template is a constant of ours and parses; the default style would do as well.
+            let style = ProgressStyle::with_template("{elapsed_precise} {bar:24} {pos}/{len} {prefix} {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.enable_steady_tick(Duration::from_millis(250));
+            Self::Bar(bar)
+        } else {
+            Self::Plain
+        }
+    }
+
+    pub(crate) fn attempt(&self, model: &str, attempt: u32, of: u32) {
+        match self {
+            Self::Json => {
+                println!("{}", json!({"event": "attempt", "model": model, "attempt": attempt, "of": of}))
+            }
+            Self::Bar(bar) => bar.println(format!("export {model}: attempt {attempt} of {of}")),
+            Self::Plain => eprintln!("export {model}: attempt {attempt} of {of}"),
+        }
+    }
+
+    pub(crate) fn attempt_failed(&self, attempt: u32, error: &str) {
+        match self {
+            Self::Json => {
+                println!("{}", json!({"event": "attempt-failed", "attempt": attempt, "error": error}))
+            }
+            Self::Bar(bar) => bar.println(format!("attempt {attempt}: {error}")),
+            Self::Plain => eprintln!("attempt {attempt}: {error}"),
+        }
+    }
+
+    /// The worker begins stage `index` of `of`, from 0.
+    pub(crate) fn stage(&self, name: &str, index: u64, of: u64) {
+        match self {
+            Self::Json => println!("{}", json!({"event": "stage", "stage": name, "index": index, "of": of})),
+            Self::Bar(bar) => {
+                bar.set_length(of);
+                bar.set_position(index);
+                bar.set_prefix(name.to_owned());
+            }
+            Self::Plain => eprintln!("  [{}/{of}] {name}", index + 1),
+        }
+    }
+
+    /// A step after the worker's stages.
+    pub(crate) fn step(&self, name: &str) {
+        match self {
+            Self::Json => println!("{}", json!({"event": "step", "step": name})),
+            Self::Bar(bar) => bar.set_prefix(name.to_owned()),
+            Self::Plain => eprintln!("  {name}"),
+        }
+    }
+
+    pub(crate) fn memory(&self, rss_bytes: u64, peak_bytes: u64) {
+        if let Self::Bar(bar) = self {
+            bar.set_message(format!("{} MB, peak {} MB", rss_bytes / 1_000_000, peak_bytes / 1_000_000));
+        }
+    }
+
+    pub(crate) fn unchanged(&self, manifest: &Manifest) {
+        match self {
+            Self::Json => println!(
+                "{}",
+                json!({"event": "unchanged", "file": manifest.file, "sha256": manifest.sha256})
+            ),
+            _ => println!("{}: unchanged and proved: sha256 {}", manifest.file, manifest.sha256),
+        }
+    }
+
+    pub(crate) fn published(&self, manifest: &Manifest) {
+        let Manifest { file, file_bytes, sha256, prd_compliant, prd_reasons, .. } = manifest;
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+        if let Self::Json = self {
+            let event = json!({"event": "published", "file": file, "file_bytes": file_bytes, "sha256": sha256,
+                               "prd_compliant": prd_compliant, "prd_reasons": prd_reasons});
+            println!("{event}");
+            return;
+        }
+        println!("{file}: published: {file_bytes} bytes, sha256 {sha256}");
+        prd_reasons.iter().for_each(|reason| println!("not prd compliant: {reason}"));
+    }
+}
