@@ -49,6 +49,7 @@ fn run() -> Result<(), String> {
     };
     let name = registered("PROOFMARK_MODEL").unwrap_or_else(|| MODEL_DEFAULT.to_owned());
     let dir = ModelDir::new(models, name);
+    link_runtime();
     gate(&dir, profile, &out).map_err(|error| format!("{error}\nhint: {}", error.hint()))
 }
 
@@ -106,7 +107,7 @@ fn generate(embed: bool, bytes: u64, sha256: &str, profile: Profile, tokenizer: 
         ("None".to_owned(), "None".to_owned())
     };
     line("/// The model that this build proved.".to_owned());
-    line("pub static MODEL: Model = Model {".to_owned());
+    line("pub(crate) static MODEL: Model = Model {".to_owned());
     line(format!("    place: {place},"));
     line(format!("    file_bytes: {bytes},"));
     line(format!("    sha256: \"{sha256}\","));
@@ -143,6 +144,12 @@ fn assemble(out: &Path) -> std::io::Result<()> {
     let path = out.join("model.S");
     fs::write(&path, source)?;
     cc::Build::new().file(&path).cargo_warnings(true).try_compile("proofmark_model").map_err(std::io::Error::other)
+}
+
+/// Link arguments of the engine crate do not reach a binary that depends on it: its metadata does.
+fn link_runtime() {
+    let Some(rpath) = registered("DEP_EXECUTORCH_RPATH") else { return };
+    println!("cargo::rustc-link-arg-bins=-Wl,-rpath,{rpath}");
 }
 
 fn watch(dir: &ModelDir, claim: Option<&model_assets::claim::Claim>) {

@@ -5,29 +5,29 @@
 use model_assets::claim::ClaimTexts;
 
 /// A proved model and the texts of its claim.
-pub struct Model {
+pub(crate) struct Model {
     /// Where its bytes are.
-    pub place: Place,
+    pub(crate) place: Place,
     /// Length of the `.pte`, bytes.
-    pub file_bytes: u64,
+    pub(crate) file_bytes: u64,
     /// SHA-256 of the `.pte`.
-    pub sha256: &'static str,
+    pub(crate) sha256: &'static str,
     /// The profile that the gate proved it for.
-    pub proved_for: &'static str,
+    pub(crate) proved_for: &'static str,
     /// `recipe.toml`.
-    pub recipe: &'static str,
+    pub(crate) recipe: &'static str,
     /// `policy.toml`.
-    pub policy: &'static str,
+    pub(crate) policy: &'static str,
     /// `manifest.json`.
-    pub manifest: &'static [u8],
+    pub(crate) manifest: &'static [u8],
     /// `tokenizer.json`; absent for random weights.
-    pub tokenizer: Option<&'static [u8]>,
+    pub(crate) tokenizer: Option<&'static [u8]>,
     /// Chat template; absent for random weights.
-    pub chat_template: Option<&'static str>,
+    pub(crate) chat_template: Option<&'static str>,
 }
 
 /// Where a model's bytes are.
-pub enum Place {
+pub(crate) enum Place {
     /// In the binary, page-aligned.
     Embedded(&'static [u8]),
     /// In a file beside it, to be validated before it is loaded.
@@ -36,7 +36,7 @@ pub enum Place {
 
 impl Model {
     /// The claim's texts, for validating a linked file.
-    pub fn texts(&self) -> ClaimTexts<'static> {
+    pub(crate) fn texts(&self) -> ClaimTexts<'static> {
         ClaimTexts {
             recipe: self.recipe,
             policy: self.policy,

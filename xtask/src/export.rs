@@ -36,7 +36,7 @@ use crate::{
     engine, predict,
     setup::{self, Receipt},
     supervise::{self, Bounds, Run},
-    verify::refused,
+    verify::{self, refused},
     workspace::Workspace,
 };
 
@@ -445,15 +445,11 @@ fn read_response(path: &Utf8Path, run: &Run) -> anyhow::Result<Response> {
 
 /// Whether what is published is what its manifest says.
 fn is_proved(dir: &ModelDir) -> bool {
-    dir.claim().is_ok_and(|(claim, _)| {
-        let fresh = claim.manifest.evidence.as_ref().is_some_and(|evidence| {
-            evidence.bound == EvidenceBinding::current(claim.manifest.sha256, claim.bound())
-        });
-        fresh
-            && dir
-                .open_pte(&claim.manifest)
-                .is_ok_and(|(_, pte)| check::validate(pte, &claim, Profile::Dev).is_ok())
-    })
+    let Ok((claim, _)) = dir.claim() else { return false };
+    let current = EvidenceBinding::current(claim.manifest.sha256, claim.bound());
+    let fresh = claim.manifest.evidence.as_ref().is_some_and(|evidence| evidence.bound == current);
+    let whole = |(_, pte)| check::validate(pte, &claim, Profile::Dev).is_ok();
+    fresh && verify::reference(dir, &claim).is_ok() && dir.open_pte(&claim.manifest).is_ok_and(whole)
 }
 
 /// Digest of everything that decides the bytes of an export.

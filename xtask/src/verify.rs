@@ -71,7 +71,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 }
 
 /// The eager model's logits that the manifest names, digest checked.
-fn reference(dir: &ModelDir, claim: &Claim) -> Result<Utf8PathBuf, Failure> {
+pub(crate) fn reference(dir: &ModelDir, claim: &Claim) -> Result<Utf8PathBuf, Failure> {
     let record = &claim.manifest.reference;
     let path = dir.resolve(&record.name, record.sha256);
     let hint = format!("run: cargo xtask export {} --force", dir.name());

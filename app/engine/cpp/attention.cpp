@@ -25,6 +25,7 @@ constexpr int kUnroll = 4;
 #endif
 constexpr int kRows = 2 * kLanes;  // rows of a prefill tile
 constexpr int kKeys = 32;          // keys of a block; a multiple of kLanes and kUnroll
+constexpr int kAhead = 32;         // keys fetched in advance
 constexpr float kMasked = -1e30f;  // finite, so that a difference of two is never NaN
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
@@ -36,12 +37,23 @@ inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 inline Vec splat(float x) { return Vec{} + x; }
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
+// Horizontal sum by halves: through memory it would cost more than the dot product before it.
 inline float sum(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
-  return lanes[0];
+#if defined(__AVX512F__)
+  typedef float Half __attribute__((vector_size(32)));
+  const Half h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                 __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif defined(__AVX2__)
+  const Vec h = v;
+#endif
+  typedef float Quad __attribute__((vector_size(16)));
+#if defined(__AVX2__)
+  Quad q = __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
+#else
+  Quad q = v;
+#endif
+  q += __builtin_shufflevector(q, q, 2, 3, 0, 1);
+  return q[0] + q[1];
 }
 
 inline float largest(Vec v) {
@@ -142,6 +154,12 @@ void few_rows(const Rows& rows, int64_t begin) {
     const int64_t count = most - first < kKeys ? most - first : kKeys;
     for (int64_t t = 0; t < count; t++) {
       const float* k = key + (first + t) * stride;
+      // Keys of one head lie a stride apart, which hardware does not foresee. The values of this key are
+      // next, the keys a little ahead come after: both past the end are harmless hints.
+      for (int64_t d = 0; d < dims; d += 16) {
+        __builtin_prefetch(k + kAhead * stride + d);
+        __builtin_prefetch(value + (first + t) * stride + d);
+      }
       Vec dot[R] = {};
       for (int64_t d = 0; d < dims; d += kLanes) {
         const Vec kv = load(k + d);

@@ -1,0 +1,39 @@
+//! `app --provenance`: which model is inside, and what proved it.
+
+use model_assets::{digest::Digest, manifest::Manifest};
+use serde_json::{Value, json};
+
+use crate::model::{Model, Place};
+
+/// The provenance of a model; the digest of embedded bytes is computed anew from the bytes in this process.
+///
+/// # Errors
+/// The baked manifest cannot be read: the binary was altered.
+pub(crate) fn provenance(model: &Model) -> anyhow::Result<Value> {
+    let manifest = Manifest::parse(model.manifest)?;
+    let (place, bytes_sha256) = match model.place {
+        Place::Embedded(bytes) => ("embedded", Some(Digest::of(bytes).to_string())),
+        Place::Linked => ("linked", None),
+    };
+    let evidence = manifest.evidence.as_ref();
+    Ok(json!({
+        "model": manifest.model,
+        "file": manifest.file,
+        "file_bytes": model.file_bytes,
+        "place": place,
+        "sha256": model.sha256,
+        "embedded_sha256": bytes_sha256,
+        "proved_for": model.proved_for,
+        "weights": manifest.weights,
+        "quantization": manifest.export.quantization,
+        "seq_len": manifest.export.seq_len,
+        "toolchain": manifest.toolchain,
+        "published": manifest.published,
+        "prd_compliant": manifest.prd_compliant,
+        "prd_reasons": manifest.prd_reasons,
+        "checks_passed": manifest.checks.iter().filter(|check| check.passed).count(),
+        "checks": manifest.checks.len(),
+        "load": evidence.and_then(|evidence| evidence.load.as_ref()),
+        "parity": evidence.and_then(|evidence| evidence.parity.as_ref()),
+    }))
+}
