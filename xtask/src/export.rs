@@ -70,6 +70,18 @@ pub(crate) struct Args {
     stall_timeout: u64,
 }
 
+impl Args {
+    /// As if `cargo xtask export` had been typed.
+    pub(crate) fn of_default_model() -> Self {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Args,
+        }
+        <Line as clap::Parser>::parse_from(["export"]).args
+    }
+}
+
 /// What the worker answers; keys that this side does not use are ignored.
 #[derive(Deserialize)]
 struct Response {

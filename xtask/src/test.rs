@@ -2,30 +2,34 @@
 
 use anyhow::anyhow;
 
-use crate::{EXIT_TESTS, Failure, Outcome, setup, workspace::Workspace};
+use crate::{EXIT_TESTS, Failure, Outcome, export, setup, workspace::Workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the tests of the Python worker (they import PyTorch)
+    /// Leave out the tests of the Python programs (they import PyTorch and export small models)
     #[arg(long)]
     rust_only: bool,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    setup::ensure(workspace)?;
+    // The app cannot be built, nor the engine tested, without a proved model.
+    export::run(workspace, &export::Args::of_default_model())?;
     let shell = xshell::Shell::new()?;
     shell.change_dir(workspace.root());
-    let failed =
-        |what: &str, hint: &str| Failure::new(EXIT_TESTS, anyhow!("{what} failed"), format!("run: {hint}"));
-    xshell::cmd!(shell, "cargo test --workspace")
+    let failed = |what: &str, hint: &str| Failure::new(EXIT_TESTS, anyhow!("{what} failed"), format!("run: {hint}"));
+    xshell::cmd!(shell, "cargo test --workspace --no-fail-fast")
         .run()
         .map_err(|_| failed("the Rust tests", "cargo test --workspace"))?;
-    if !args.rust_only {
-        setup::ensure(workspace)?;
-        let python = workspace.python();
-        shell.change_dir(workspace.python_sources());
-        xshell::cmd!(shell, "{python} -m unittest discover -s tests -t .")
+    if args.rust_only {
+        return Ok(());
+    }
+    let python = workspace.python();
+    for folder in ["xtask/python", "xtask/python/train_tiny"] {
+        shell.change_dir(workspace.root().join(folder));
+        xshell::cmd!(shell, "{python} -B -m unittest discover -s tests -t .")
             .run()
-            .map_err(|_| failed("the worker's tests", "cargo xtask test"))?;
+            .map_err(|_| failed(&format!("the tests in {folder}/tests"), "cargo xtask test"))?;
     }
     Ok(())
 }

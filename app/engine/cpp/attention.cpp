@@ -25,7 +25,7 @@ constexpr int kUnroll = 4;
 #endif
 constexpr int kRows = 2 * kLanes;  // rows of a prefill tile
 constexpr int kKeys = 32;          // keys of a block; a multiple of kLanes and kUnroll
-constexpr int kAhead = 32;         // keys fetched in advance
+constexpr int kAhead = 16;         // keys fetched in advance
 constexpr float kMasked = -1e30f;  // finite, so that a difference of two is never NaN
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));

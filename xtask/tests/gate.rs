@@ -1,0 +1,258 @@
+//! Sabotage of the gate: the app is really built against each bad model, and must fail naming the command to run, or
+//! provably still hold the proven bytes.
+//!
+//! Needs `cargo xtask export` first, as `cargo xtask test` does; a missing model fails these tests.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
+
+use model_assets::{digest::Digest, manifest::Manifest};
+
+/// Builds share `target/`: one at a time.
+static BUILDING: Mutex<()> = Mutex::new(());
+
+const PTE: &str = "tiny-int8-seq512.pte";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// A copy of the proven models directory, to be spoiled.
+struct Models(tempfile::TempDir);
+
+impl Models {
+    fn proven() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let from = root().join("model-assets/models");
+        fs::create_dir(folder.path().join("tiny")).unwrap();
+        fs::copy(from.join("policy.toml"), folder.path().join("policy.toml")).unwrap();
+        for name in ["recipe.toml", "manifest.json", "tokenizer.json", "chat_template.jinja", PTE] {
+            let source = from.join("tiny").join(name);
+            fs::copy(&source, folder.path().join("tiny").join(name))
+                .unwrap_or_else(|error| panic!("{}: {error}; run: cargo xtask export", source.display()));
+        }
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn edit(&self, name: &str, edit: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+        let path = self.path(name);
+        fs::write(&path, edit(fs::read(&path).unwrap())).unwrap();
+    }
+
+    fn manifest(&self) -> Manifest {
+        Manifest::parse(&fs::read(self.path("tiny/manifest.json")).unwrap()).unwrap()
+    }
+
+    fn edit_manifest(&self, edit: impl FnOnce(&mut Manifest)) {
+        let mut manifest = self.manifest();
+        edit(&mut manifest);
+        fs::write(self.path("tiny/manifest.json"), manifest.to_bytes()).unwrap();
+    }
+
+    fn replace(&self, name: &str, from: &str, to: &str) {
+        self.edit(name, |bytes| {
+            let text = String::from_utf8(bytes).unwrap();
+            assert!(text.contains(from), "{name} has no `{from}`");
+            text.replace(from, to).into_bytes()
+        });
+    }
+
+    fn build(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO"))
+            .args(["build", "--package", "app"])
+            .args(arguments)
+            .current_dir(root())
+            .env("PROOFMARK_MODELS_DIR", self.0.path())
+            .env_remove("PROOFMARK_MODEL")
+            .output()
+            .unwrap()
+    }
+
+    /// The build fails, and says why and what to run.
+    fn refused(&self, arguments: &[&str], reason: &str, hint: &str) {
+        let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let output = self.build(arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "the build passed; expected `{reason}`");
+        for part in [reason, hint] {
+            assert!(text.contains(part), "expected `{part}` in:\n{text}");
+        }
+    }
+}
+
+fn flip(mut bytes: Vec<u8>, index: usize) -> Vec<u8> {
+    bytes[index] ^= 1;
+    bytes
+}
+
+#[test]
+fn no_model() {
+    let models = Models::proven();
+    fs::remove_file(models.path("tiny").join(PTE)).unwrap();
+    models.refused(&[], "no such file, expected the exported model", "run: cargo xtask export tiny");
+}
+
+#[test]
+fn no_manifest() {
+    let models = Models::proven();
+    fs::remove_file(models.path("tiny/manifest.json")).unwrap();
+    models.refused(&[], "no such file, expected the proof of a model", "run: cargo xtask export tiny");
+}
+
+#[test]
+fn a_flipped_byte_of_a_weight() {
+    let models = Models::proven();
+    models.edit(&format!("tiny/{PTE}"), |bytes| {
+        let index = bytes.len() - 1000;
+        flip(bytes, index)
+    });
+    models.refused(&[], "sha256: manifest.json: got ", "run: cargo xtask export tiny --force");
+}
+
+#[test]
+fn a_truncated_file() {
+    let models = Models::proven();
+    models.edit(&format!("tiny/{PTE}"), |bytes| bytes[..bytes.len() - 4096].to_vec());
+    models.refused(&[], "file-size: manifest.json: got ", "run: cargo xtask export tiny --force");
+}
+
+#[test]
+fn a_forged_digest_over_flipped_structure() {
+    let models = Models::proven();
+    // Inside the program: an attacker who also rewrites the manifest's digest still meets the structure checks.
+    models.edit(&format!("tiny/{PTE}"), |bytes| flip(bytes, 4));
+    let sha256 = Digest::of(&fs::read(models.path("tiny").join(PTE)).unwrap());
+    models.edit_manifest(|manifest| manifest.sha256 = sha256);
+    models.refused(&[], "C2: ", "run: cargo xtask export tiny --force");
+}
+
+#[test]
+fn a_stale_manifest() {
+    let models = Models::proven();
+    models.replace("tiny/recipe.toml", "max_abs_diff_max = ", "max_abs_diff_max = 1");
+    models.refused(&[], "recipe-digest: manifest.json: got ", "run: cargo xtask export tiny --force");
+}
+
+#[test]
+fn a_foreign_manifest() {
+    let models = Models::proven();
+    models.edit_manifest(|manifest| {
+        manifest.model = "other".to_owned();
+        manifest.file = "other-int8-seq512.pte".to_owned();
+    });
+    fs::copy(models.path("tiny").join(PTE), models.path("tiny/other-int8-seq512.pte")).unwrap();
+    models.refused(&[], "model-name: manifest.json: got other, expected tiny", "run: cargo xtask export tiny");
+}
+
+#[test]
+fn a_manifest_of_another_version() {
+    let models = Models::proven();
+    models.replace("tiny/manifest.json", "\"schema\": 1", "\"schema\": 2");
+    models.refused(&[], "got schema version 2, expected 1", "run: cargo xtask export tiny --force");
+}
+
+#[test]
+fn a_lowered_policy_limit() {
+    let models = Models::proven();
+    models.replace("policy.toml", "[limits]\nfile_bytes_max = 1_500_000_000", "[limits]\nfile_bytes_max = 2_000_000");
+    models.refused(&[], "`limits.file_bytes_max` got 8000000, expected at most the policy's 2000000", "policy.toml");
+}
+
+#[test]
+fn another_tokenizer() {
+    let models = Models::proven();
+    models.edit("tiny/tokenizer.json", |mut bytes| {
+        bytes.push(b'\n');
+        bytes
+    });
+    models.refused(&[], "tokenizer-digest: manifest.json: got ", "run: cargo xtask export tiny --force");
+}
+
+#[test]
+fn random_weights_in_release() {
+    let models = Models::proven();
+    models.edit_manifest(|manifest| {
+        manifest.weights = model_assets::manifest::WeightsKind::Random;
+        manifest.source.source = model_assets::recipe::Source::Random { seed: 7 };
+        (manifest.bound.tokenizer, manifest.bound.chat_template) = (None, None);
+        let bound = manifest.bound.clone();
+        manifest.evidence.as_mut().unwrap().bound.bound = bound;
+    });
+    let hint = "random weights are for rehearsal; run: cargo xtask export tiny";
+    models.refused(&["--release"], "got random weights, expected a checkpoint, in a release build", hint);
+}
+
+#[test]
+fn missing_evidence_in_release() {
+    let models = Models::proven();
+    models.edit_manifest(|manifest| manifest.evidence.as_mut().unwrap().parity = None);
+    models.refused(&["--release"], "evidence-parity: manifest.json: got none", "run: cargo xtask verify tiny");
+}
+
+#[test]
+fn void_evidence_in_release() {
+    let models = Models::proven();
+    models.edit_manifest(|manifest| manifest.evidence.as_mut().unwrap().bound.runtime = "1.4.0".to_owned());
+    models.refused(&["--release"], "evidence void: the runtime changed since", "run: cargo xtask verify tiny");
+}
+
+#[test]
+fn evidence_that_failed_is_refused_even_in_dev() {
+    let models = Models::proven();
+    models.edit_manifest(|manifest| {
+        manifest.evidence.as_mut().unwrap().parity.as_mut().unwrap().step_by_step.max_abs_diff = 1e9;
+    });
+    models.refused(&[], "evidence-parity: step by step: got ", "run: cargo xtask verify tiny");
+}
+
+/// A swap that no time stamp shows: cargo does not run the gate again, and the binary must hold the proven bytes.
+#[test]
+fn an_older_mtime_swap_after_a_clean_build() {
+    let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let models = Models::proven();
+    let proven = models.manifest().sha256.to_string();
+    let built = models.build(&[]);
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+
+    models.edit(&format!("tiny/{PTE}"), |bytes| {
+        let index = bytes.len() - 1000;
+        flip(bytes, index)
+    });
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let file = fs::File::options().write(true).open(models.path("tiny").join(PTE)).unwrap();
+    file.set_modified(long_ago).unwrap();
+    let main = root().join("app/src/main.rs");
+    fs::File::options().append(true).open(main).unwrap().set_modified(SystemTime::now()).unwrap();
+
+    let rebuilt = models.build(&["--message-format=json-render-diagnostics"]);
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    let messages = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
+    let app = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "app")
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .expect("cargo names the app's executable");
+    let output = Command::new(app).arg("--provenance").output().unwrap();
+    let provenance: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(provenance["embedded_sha256"], proven.as_str());
+}
+
+#[test]
+fn a_build_with_nothing_changed_does_not_hash_again() {
+    let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let models = Models::proven();
+    assert!(models.build(&[]).status.success());
+    let again = models.build(&["--verbose"]);
+    let text = String::from_utf8_lossy(&again.stderr);
+    assert!(text.lines().any(|line| line.trim_start().starts_with("Fresh app v")), "{text}");
+}
