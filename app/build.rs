@@ -100,7 +100,7 @@ fn generate(embed: bool, bytes: u64, sha256: &str, profile: Profile, tokenizer: 
         line(format!("    safe static PROOFMARK_MODEL_PTE: [u8; {bytes}];"));
         line("}".to_owned());
     }
-    let place = if embed { "Place::Embedded(&PROOFMARK_MODEL_PTE)" } else { "Place::Linked" };
+    let embedded = if embed { "Some(&PROOFMARK_MODEL_PTE)" } else { "None" };
     let (tokenizer, template) = if tokenizer {
         (file("tokenizer.json", "bytes"), file("chat_template.jinja", "str"))
     } else {
@@ -108,7 +108,7 @@ fn generate(embed: bool, bytes: u64, sha256: &str, profile: Profile, tokenizer: 
     };
     line("/// The model that this build proved.".to_owned());
     line("pub(crate) static MODEL: Model = Model {".to_owned());
-    line(format!("    place: {place},"));
+    line(format!("    embedded: {embedded},"));
     line(format!("    file_bytes: {bytes},"));
     line(format!("    sha256: \"{sha256}\","));
     line(format!("    proved_for: \"{}\",", profile.as_str()));
@@ -143,7 +143,11 @@ fn assemble(out: &Path) -> std::io::Result<()> {
     );
     let path = out.join("model.S");
     fs::write(&path, source)?;
-    cc::Build::new().file(&path).cargo_warnings(true).try_compile("proofmark_model").map_err(std::io::Error::other)
+    cc::Build::new()
+        .file(&path)
+        .cargo_warnings(true)
+        .try_compile("proofmark_model")
+        .map_err(std::io::Error::other)
 }
 
 /// Link arguments of the engine crate do not reach a binary that depends on it: its metadata does.
@@ -161,7 +165,8 @@ fn watch(dir: &ModelDir, claim: Option<&model_assets::claim::Claim>) {
 
 /// A variable that Cargo always sets for build scripts.
 fn required(name: &str) -> Result<String, String> {
-    std::env::var(name).map_err(|_| format!("environment variable {name}: got nothing, expected Cargo to set it"))
+    std::env::var(name)
+        .map_err(|_| format!("environment variable {name}: got nothing, expected Cargo to set it"))
 }
 
 /// A variable of ours: registered as it is read.

@@ -6,8 +6,9 @@ use model_assets::claim::ClaimTexts;
 
 /// A proved model and the texts of its claim.
 pub(crate) struct Model {
-    /// Where its bytes are.
-    pub(crate) place: Place,
+    /// Its bytes, page-aligned in the binary; absent when it is linked: a file beside the binary, to be validated
+    /// before it is loaded.
+    pub(crate) embedded: Option<&'static [u8]>,
     /// Length of the `.pte`, bytes.
     pub(crate) file_bytes: u64,
     /// SHA-256 of the `.pte`.
@@ -24,14 +25,6 @@ pub(crate) struct Model {
     pub(crate) tokenizer: Option<&'static [u8]>,
     /// Chat template; absent for random weights.
     pub(crate) chat_template: Option<&'static str>,
-}
-
-/// Where a model's bytes are.
-pub(crate) enum Place {
-    /// In the binary, page-aligned.
-    Embedded(&'static [u8]),
-    /// In a file beside it, to be validated before it is loaded.
-    Linked,
 }
 
 impl Model {

@@ -3,7 +3,7 @@
 use model_assets::{digest::Digest, manifest::Manifest};
 use serde_json::{Value, json};
 
-use crate::model::{Model, Place};
+use crate::model::Model;
 
 /// The provenance of a model; the digest of embedded bytes is computed anew from the bytes in this process.
 ///
@@ -11,18 +11,14 @@ use crate::model::{Model, Place};
 /// The baked manifest cannot be read: the binary was altered.
 pub(crate) fn provenance(model: &Model) -> anyhow::Result<Value> {
     let manifest = Manifest::parse(model.manifest)?;
-    let (place, bytes_sha256) = match model.place {
-        Place::Embedded(bytes) => ("embedded", Some(Digest::of(bytes).to_string())),
-        Place::Linked => ("linked", None),
-    };
     let evidence = manifest.evidence.as_ref();
     Ok(json!({
         "model": manifest.model,
         "file": manifest.file,
         "file_bytes": model.file_bytes,
-        "place": place,
+        "place": if model.embedded.is_some() { "embedded" } else { "linked" },
         "sha256": model.sha256,
-        "embedded_sha256": bytes_sha256,
+        "embedded_sha256": model.embedded.map(Digest::of),
         "proved_for": model.proved_for,
         "weights": manifest.weights,
         "quantization": manifest.export.quantization,
