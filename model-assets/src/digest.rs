@@ -57,9 +57,12 @@ impl Digest {
         Some(Self(bytes))
     }
 
-    /// The first 16 hex digits: for names and messages, never for a comparison.
+    /// Hex digits of [`Self::short`].
+    pub const SHORT_CHARS: usize = 16;
+
+    /// The first digits: for names and messages, never for a comparison.
     pub fn short(&self) -> String {
-        self.to_string().chars().take(16).collect()
+        self.to_string().chars().take(Self::SHORT_CHARS).collect()
     }
 }
 

@@ -206,6 +206,24 @@ cases! {
         p.plan().list(2).push(value(3, T::new([(0, u8(0))])));
         p.instruction(0).set(1, i32s(&[7, 8, 4, 14, 14, 7, 7]));
     }, nothing;
+    X13 x13_bounds_run_backwards Reject |p| { p.value(4).set(0, i64(127)); p.value(5).set(0, i64(-128)); }, nothing;
+    X13 x13_promised_dtype_of_the_output Reject |p| { p.value(6).set(0, i64(5)); }, nothing;
+    X13 x13_zero_points_of_another_shape Reject |p| { p.instruction(0).set(1, i32s(&[1, 2, 7, 4, 5, 0, 6, 7, 7])); }, nothing;
+    X13 x13_size_of_a_dimension_behind_the_rank Reject |p| {
+        p.plan().list(6).push(T::new([(0, str("aten::sym_size")), (1, str("int"))]));
+        p.plan().list(2).extend([int(3), int(0)]);
+        p.plan().item(5, 0).list(2).push(kernel(1, &[7, 14, 15]));
+    }, nothing;
+    X13 x13_size_of_a_computed_dimension Reject |p| {
+        p.plan().list(6).push(T::new([(0, str("aten::sym_size")), (1, str("int"))]));
+        p.plan().list(2).extend([int(0), int(0), int(0)]);
+        p.plan().item(5, 0).list(2).extend([kernel(1, &[7, 14, 15]), kernel(1, &[7, 15, 16])]);
+    }, nothing;
+    X13 x13_scalar_of_many_elements Reject |p| {
+        p.plan().list(6).push(T::new([(0, str("aten::_local_scalar_dense")), (1, str(""))]));
+        p.plan().list(2).push(int(0));
+        p.plan().item(5, 0).list(2).push(kernel(1, &[7, 14]));
+    }, nothing;
     X14 x14_control_flow_when_refused Reject |p| {
         let step = T::new([(0, u8(4)), (1, Val::Table(T::new([(0, i32(12)), (1, i32(0))])))]);
         p.plan().item(5, 0).list(2).push(step);

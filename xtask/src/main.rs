@@ -6,6 +6,7 @@ mod console;
 mod doctor;
 mod engine;
 mod export;
+mod mutate;
 mod predict;
 mod setup;
 mod supervise;
@@ -51,6 +52,8 @@ enum Command {
     Export(export::Args),
     /// Prove a published model, or any `.pte` file, again
     Verify(verify::Args),
+    /// Change every byte of small models and run in the real runtime what the verifier accepts
+    Mutate(mutate::Args),
     /// Run every test
     Test(test::Args),
 }
@@ -85,6 +88,7 @@ fn main() -> std::process::ExitCode {
                 Command::Setup => setup::run(&workspace),
                 Command::Export(args) => export::run(&workspace, &args),
                 Command::Verify(args) => verify::run(&workspace, &args),
+                Command::Mutate(args) => mutate::run(&workspace, &args),
                 Command::Test(args) => test::run(&workspace, &args),
             }
         });

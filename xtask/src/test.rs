@@ -17,7 +17,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     export::run(workspace, &export::Args::of_default_model())?;
     let shell = xshell::Shell::new()?;
     shell.change_dir(workspace.root());
-    let failed = |what: &str, hint: &str| Failure::new(EXIT_TESTS, anyhow!("{what} failed"), format!("run: {hint}"));
+    let failed =
+        |what: &str, hint: &str| Failure::new(EXIT_TESTS, anyhow!("{what} failed"), format!("run: {hint}"));
     xshell::cmd!(shell, "cargo test --workspace --no-fail-fast")
         .run()
         .map_err(|_| failed("the Rust tests", "cargo test --workspace"))?;

@@ -2,6 +2,7 @@
 //! provably still hold the proven bytes.
 //!
 //! Needs `cargo xtask export` first, as `cargo xtask test` does; a missing model fails these tests.
+#![expect(clippy::unwrap_used, reason = "helpers of a test fail by panicking")]
 
 use std::{
     fs,
@@ -150,7 +151,11 @@ fn a_foreign_manifest() {
         manifest.file = "other-int8-seq512.pte".to_owned();
     });
     fs::copy(models.path("tiny").join(PTE), models.path("tiny/other-int8-seq512.pte")).unwrap();
-    models.refused(&[], "model-name: manifest.json: got other, expected tiny", "run: cargo xtask export tiny");
+    models.refused(
+        &[],
+        "model-name: manifest.json: got other, expected tiny",
+        "run: cargo xtask export tiny",
+    );
 }
 
 #[test]
@@ -163,8 +168,16 @@ fn a_manifest_of_another_version() {
 #[test]
 fn a_lowered_policy_limit() {
     let models = Models::proven();
-    models.replace("policy.toml", "[limits]\nfile_bytes_max = 1_500_000_000", "[limits]\nfile_bytes_max = 2_000_000");
-    models.refused(&[], "`limits.file_bytes_max` got 8000000, expected at most the policy's 2000000", "policy.toml");
+    models.replace(
+        "policy.toml",
+        "[limits]\nfile_bytes_max = 1_500_000_000",
+        "[limits]\nfile_bytes_max = 2_000_000",
+    );
+    models.refused(
+        &[],
+        "`limits.file_bytes_max` got 8000000, expected at most the policy's 2000000",
+        "policy.toml",
+    );
 }
 
 #[test]
@@ -195,14 +208,22 @@ fn random_weights_in_release() {
 fn missing_evidence_in_release() {
     let models = Models::proven();
     models.edit_manifest(|manifest| manifest.evidence.as_mut().unwrap().parity = None);
-    models.refused(&["--release"], "evidence-parity: manifest.json: got none", "run: cargo xtask verify tiny");
+    models.refused(
+        &["--release"],
+        "evidence-parity: manifest.json: got none",
+        "run: cargo xtask verify tiny",
+    );
 }
 
 #[test]
 fn void_evidence_in_release() {
     let models = Models::proven();
     models.edit_manifest(|manifest| manifest.evidence.as_mut().unwrap().bound.runtime = "1.4.0".to_owned());
-    models.refused(&["--release"], "evidence void: the runtime changed since", "run: cargo xtask verify tiny");
+    models.refused(
+        &["--release"],
+        "evidence void: the runtime changed since",
+        "run: cargo xtask verify tiny",
+    );
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub(super) struct Method<'m, 'a> {
     pub(super) expect: &'m Expect,
     /// Values that a kernel overwrites with a scalar of a kind known only at run time.
     scalars: HashSet<usize>,
+    /// Values that an instruction overwrites with a scalar: what the file declares for them means nothing.
+    computed: HashSet<usize>,
 }
 
 /// `namespace::name.overload`, as the runtime looks it up.
@@ -43,7 +45,10 @@ pub(super) fn check(
     if plan.chains.len() != 1 {
         report.reject(X1, at, "chains", plan.chains.len(), "exactly 1");
     }
-    let method = Method { plan, facts, expect, scalars: fresh_scalars(plan) };
+    let scalars = fresh(plan, |kind| kind == "Scalar");
+    let mut computed = fresh(plan, |_| true);
+    computed.extend(moved(plan));
+    let method = Method { plan, facts, expect, scalars, computed };
     for (number, chain) in plan.chains.iter().enumerate() {
         let at = at.at("chain", number);
         let Some(instructions) = &chain.instructions else {
@@ -75,19 +80,29 @@ fn check_operator(operator: &Operator<'_>, expect: &Expect, at: &Place<'_>, repo
     }
 }
 
-fn fresh_scalars(plan: &Plan<'_>) -> HashSet<usize> {
-    let mut scalars = HashSet::new();
+/// Values that kernels make, of the kinds wanted.
+fn fresh(plan: &Plan<'_>, wanted: impl Fn(&str) -> bool) -> HashSet<usize> {
+    let mut values = HashSet::new();
     for instruction in plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten()) {
         let Instruction::Kernel { operator, args: Some(args) } = instruction else { continue };
         let name = plan.operators.get(index(*operator)).and_then(operator_name);
         let Some(schema) = name.as_deref().and_then(kernels::schema) else { continue };
         for (value, kind) in args.iter().skip(schema.args.len()).zip(&schema.returns) {
-            if matches!(kind, Return::Fresh(kind) if kind == "Scalar") {
-                scalars.insert(index(*value));
+            if matches!(kind, Return::Fresh(kind) if wanted(kind)) {
+                values.insert(index(*value));
             }
         }
     }
-    scalars
+    values
+}
+
+/// Values that moves overwrite.
+fn moved(plan: &Plan<'_>) -> impl Iterator<Item = usize> {
+    let instructions = plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten());
+    instructions.filter_map(|instruction| match instruction {
+        Instruction::Move { to, .. } => Some(index(*to)),
+        _ => None,
+    })
 }
 
 impl<'a> Method<'_, 'a> {
@@ -210,7 +225,7 @@ impl<'a> Method<'_, 'a> {
             return;
         }
         self.check_writes(&name, schema, args, at, report);
-        if let Err((message, got, expected)) = shape::check(&name, args, self.plan, self.facts) {
+        if let Err((message, got, expected)) = shape::check(&name, args, (self.plan, self.facts), &self.computed) {
             report.reject(X13, at, format!("{name}: {message}"), got, expected);
         }
     }

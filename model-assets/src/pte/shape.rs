@@ -1,5 +1,7 @@
 //! Shape rules of the operators whose kernels abort, or read out of bounds, instead of checking them.
 
+use std::collections::HashSet;
+
 use super::dtype::{F32, I64};
 use super::program::{Plan, Value};
 use super::value::{Facts, TensorFacts, index};
@@ -7,8 +9,18 @@ use super::value::{Facts, TensorFacts, index};
 /// Message, got, expected.
 pub(super) type Misfit = (&'static str, String, String);
 
-pub(super) fn check(name: &str, args: &[i32], plan: &Plan<'_>, facts: &TensorFacts) -> Result<(), Misfit> {
+/// `computed` are the values that a kernel overwrites with a scalar.
+pub(super) fn check(
+    name: &str,
+    args: &[i32],
+    (plan, facts): (&Plan<'_>, &TensorFacts),
+    computed: &HashSet<usize>,
+) -> Result<(), Misfit> {
     check_divisors(name, args, plan)?;
+    let fixed = |position: usize| {
+        let value = index(*args.get(position)?);
+        plan.values.get(value).filter(|_| !computed.contains(&value))
+    };
     let tensor = |position: usize| {
         args.get(position).and_then(|&value| facts.get(index(value))).and_then(Option::as_ref)
     };
@@ -19,24 +31,24 @@ pub(super) fn check(name: &str, args: &[i32], plan: &Plan<'_>, facts: &TensorFac
         return misfit("a dtype that kernels do not compute with", facts.dtype, "integers, floats or bool");
     }
     match name {
-        "quantized_decomposed::embedding_byte.out" => {
-            embedding(tensor(0), tensor(1), tensor(5), tensor(6), 1)
+        name if name.starts_with("quantized_decomposed::embedding_") => {
+            let with_dtype = name.ends_with(".dtype_out");
+            let packed = match name.strip_prefix("quantized_decomposed::embedding_") {
+                Some(rest) if rest.starts_with("4bit") => 2,
+                Some(rest) if rest.starts_with("2bit") => 4,
+                _ => 1,
+            };
+            let out = tensor(if with_dtype { 7 } else { 6 });
+            embedding(tensor(0), tensor(1), tensor(5), out, packed)?;
+            zero_points(tensor(1), tensor(2), out)?;
+            bounds(fixed(3), fixed(4))?;
+            if with_dtype { output_dtype(fixed(6), out) } else { Ok(()) }
         }
-        "quantized_decomposed::embedding_byte.dtype_out" => {
-            embedding(tensor(0), tensor(1), tensor(5), tensor(7), 1)
-        }
-        "quantized_decomposed::embedding_4bit.out" => {
-            embedding(tensor(0), tensor(1), tensor(5), tensor(6), 2)
-        }
-        "quantized_decomposed::embedding_4bit.dtype_out" => {
-            embedding(tensor(0), tensor(1), tensor(5), tensor(7), 2)
-        }
-        "quantized_decomposed::embedding_2bit.out" => {
-            embedding(tensor(0), tensor(1), tensor(5), tensor(6), 4)
-        }
-        "quantized_decomposed::embedding_2bit.dtype_out" => {
-            embedding(tensor(0), tensor(1), tensor(5), tensor(7), 4)
-        }
+        "aten::sym_size.int" => dimension(tensor(0), fixed(1)),
+        "aten::_local_scalar_dense" => match tensor(0) {
+            Some(tensor) if tensor.elements != 1 => misfit("elements of a scalar", tensor.elements, 1),
+            _ => Ok(()),
+        },
         "aten::embedding.out" => match tensor(1) {
             Some(indices) if !matches!(indices.dtype, 3 | I64) => {
                 misfit("dtype of the indices", indices.dtype, "3 or 4 (integers)")
@@ -131,6 +143,43 @@ fn embedding(
         return misfit("shape of the output", &out.sizes, expected);
     }
     Ok(())
+}
+
+/// A dimension of which the kernel asks the size: it aborts on a negative one too.
+fn dimension(tensor: Option<&Facts>, dimension: Option<&Value<'_>>) -> Result<(), Misfit> {
+    let Some(tensor) = tensor else { return Ok(()) };
+    let rank = tensor.sizes.len();
+    match dimension {
+        Some(Value::Int(number)) if usize::try_from(*number).is_ok_and(|number| number < rank) => Ok(()),
+        Some(Value::Int(number)) => misfit("a dimension", number, 0..rank),
+        _ => misfit("a dimension", "computed", "a constant"),
+    }
+}
+
+fn zero_points(scales: Option<&Facts>, points: Option<&Facts>, out: Option<&Facts>) -> Result<(), Misfit> {
+    let (Some(scales), Some(points), Some(out)) = (scales, points, out) else { return Ok(()) };
+    if points.sizes != scales.sizes || points.dtype != out.dtype {
+        return misfit("zero points", (points.dtype, &points.sizes), (out.dtype, &scales.sizes));
+    }
+    Ok(())
+}
+
+/// The smallest and the largest quantized value.
+fn bounds(min: Option<&Value<'_>>, max: Option<&Value<'_>>) -> Result<(), Misfit> {
+    match (min, max) {
+        (Some(Value::Int(min)), Some(Value::Int(max))) if min <= max => Ok(()),
+        (Some(Value::Int(min)), Some(Value::Int(max))) => misfit("bounds of the weight", (min, max), "ascending"),
+        _ => misfit("bounds of the weight", "computed", "constants"),
+    }
+}
+
+fn output_dtype(promised: Option<&Value<'_>>, out: Option<&Facts>) -> Result<(), Misfit> {
+    match (promised, out) {
+        (Some(Value::Null), _) | (_, None) => Ok(()),
+        (Some(Value::Int(code)), Some(out)) if *code == i64::from(out.dtype) => Ok(()),
+        (Some(Value::Int(code)), Some(out)) => misfit("dtype of the output", out.dtype, code),
+        _ => misfit("dtype of the output", "computed", "a constant"),
+    }
 }
 
 /// The kernel reads one bias per output channel whatever the length of the bias.

@@ -1,0 +1,53 @@
+//! What decides the bytes of an export, as one digest: contents, never time stamps.
+
+use std::fs;
+
+use anyhow::{Context as _, anyhow};
+use camino::Utf8Path;
+use model_assets::{
+    digest::Digest,
+    dir::ModelDir,
+    recipe::{Recipe, Source},
+};
+
+use crate::{setup, workspace::Workspace};
+
+/// Digest of everything that decides the bytes of an export.
+pub(super) fn inputs_digest(
+    dir: &ModelDir,
+    recipe: &Recipe,
+    source: &Source,
+    workspace: &Workspace,
+) -> anyhow::Result<Digest> {
+    let mut parts = vec![recipe.digest(), setup::lock_digest(), worker_digest(workspace)?];
+    parts.push(Digest::of(&serde_json::to_vec(source)?));
+    if let Source::Path { path } = source {
+        let config = dir.path().join(path).join("config.json");
+        parts.push(Digest::of_reader(
+            &mut fs::File::open(&config).with_context(|| format!("{config}: cannot be opened"))?,
+        )?);
+        parts.push(tree_digest(&dir.path().join(path), "safetensors")?);
+    }
+    let text: String = parts.iter().map(ToString::to_string).collect();
+    Ok(Digest::of(text.as_bytes()))
+}
+
+/// Digest of the worker's source.
+pub(super) fn worker_digest(workspace: &Workspace) -> anyhow::Result<Digest> {
+    tree_digest(&workspace.python_sources().join("proofmark_worker"), "py")
+}
+
+/// Digest of the names and contents of a folder's files of one kind, sorted.
+fn tree_digest(folder: &Utf8Path, extension: &str) -> anyhow::Result<Digest> {
+    let mut text = String::new();
+    for entry in walkdir::WalkDir::new(folder).max_depth(1).sort_by_file_name() {
+        let entry = entry?;
+        let path =
+            Utf8Path::from_path(entry.path()).ok_or_else(|| anyhow!("{folder}: a name is not UTF-8"))?;
+        if entry.file_type().is_file() && path.extension() == Some(extension) {
+            let digest = Digest::of_reader(&mut fs::File::open(path)?)?;
+            text += &format!("{digest} {}\n", path.file_name().unwrap_or_default());
+        }
+    }
+    Ok(Digest::of(text.as_bytes()))
+}

@@ -1,0 +1,290 @@
+//! One export: the worker's request and answer, the proof of what it wrote, and its manifest.
+
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, bail};
+use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::{
+    check::{self, Profile},
+    claim::{self, Claim},
+    digest::Digest,
+    dir::ModelDir,
+    manifest::{
+        ExportRecord, FileRecord, LOG_FILE, MANIFEST_SCHEMA, Manifest, SourceRecord, Stage, Structure,
+        Toolchain, WeightsKind,
+    },
+    policy::Policy,
+    pte,
+    recipe::{Recipe, RopeScaling, Source},
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{
+    console::Console,
+    engine,
+    setup::{self, Receipt},
+    supervise::{self, Bounds, Run},
+    workspace::Workspace,
+};
+
+use super::{
+    Args,
+    inputs::worker_digest,
+    publish::{WORK_PTE, WORK_REFERENCE, publish},
+};
+
+const REFERENCE_PROMPT_TOKENS: u32 = 24;
+const REFERENCE_DECODE_TOKENS: u32 = 8;
+
+/// What the worker answers; keys that this side does not use are ignored.
+#[derive(Deserialize)]
+struct Response {
+    ok: bool,
+    #[serde(default)]
+    stages: Vec<Stage>,
+    source_files: Option<Vec<FileRecord>>,
+    weights: Option<Weights>,
+    linears: Option<Linears>,
+    versions: Option<Versions>,
+    error: Option<String>,
+    hint: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Weights {
+    parameters: u64,
+}
+
+#[derive(Deserialize)]
+struct Linears {
+    quantized: u32,
+}
+
+#[derive(Deserialize)]
+struct Versions {
+    python: String,
+    torch: String,
+    torchao: String,
+    executorch: String,
+    safetensors: String,
+}
+
+/// Everything that an export needs to know before it starts.
+pub(super) struct Job<'a> {
+    pub(super) workspace: &'a Workspace,
+    pub(super) dir: ModelDir,
+    pub(super) recipe: Recipe,
+    pub(super) policy: Policy,
+    pub(super) source: Source,
+    pub(super) inputs: Digest,
+    pub(super) work: Utf8PathBuf,
+    pub(super) console: Console,
+}
+
+impl Job<'_> {
+    /// Runs the worker once, proves what it wrote and publishes it.
+    pub(super) fn attempt(&self, args: &Args, attempt: u32, receipt: &Receipt) -> anyhow::Result<Manifest> {
+        fs::create_dir_all(&self.work)?;
+        if matches!(self.source, Source::Random { .. }) {
+            self.stage_rehearsal()?;
+        }
+        let request = self.work.join("request.json");
+        let response = self.work.join("response.json");
+        if response.exists() {
+            fs::remove_file(&response)?;
+        }
+        fs::write(&request, serde_json::to_vec_pretty(&self.request()?)?)?;
+        let bounds =
+            Bounds { memory_bytes_max: args.memory_max, stall: Duration::from_secs(args.stall_timeout) };
+        let script = self.workspace.python_sources().join("proofmark_worker/run.py");
+        let log = self.work.join(LOG_FILE);
+        let run = supervise::run(&self.workspace.python(), &script, &request, &log, &bounds, &self.console)?;
+        let response = read_response(&response, &run)?;
+        self.publish(&run, response, attempt, receipt)
+    }
+
+    /// A rehearsal has a models directory of its own: it can never replace a model of real weights, nor be committed.
+    fn stage_rehearsal(&self) -> anyhow::Result<()> {
+        let real = ModelDir::new(self.workspace.models(), &self.recipe.name);
+        fs::create_dir_all(self.dir.path())?;
+        fs::copy(real.recipe_path(), self.dir.recipe_path())?;
+        fs::copy(real.policy_path(), self.dir.policy_path())?;
+        Ok(())
+    }
+
+    pub(super) fn request(&self) -> anyhow::Result<serde_json::Value> {
+        let Recipe { architecture, export, tokens, limits, .. } = &self.recipe;
+        let source = match &self.source {
+            Source::Path { path } => json!({"kind": "safetensors", "dir": self.dir.path().join(path)}),
+            Source::Random { seed } => json!({"kind": "random", "seed": seed}),
+            Source::Hub { repo, revision } => bail!(
+                "{repo}@{revision}: fetching from the hub is not built yet, expected --rehearse or a local checkpoint"
+            ),
+        };
+        let mut shape = serde_json::to_value(architecture)?;
+        if let Some(RopeScaling::Llama3 { .. }) = architecture.rope_scaling {
+            shape["rope_scaling"]["kind"] = json!("llama3");
+        }
+        // Any real token will do: parity compares arithmetic, not meaning.
+        let token = |index: u32| (index * 7919 + 13) % architecture.vocab;
+        let prompt: Vec<_> = (0..REFERENCE_PROMPT_TOKENS).map(token).collect();
+        let decode: Vec<_> =
+            (0..REFERENCE_DECODE_TOKENS).map(|i| token(i + REFERENCE_PROMPT_TOKENS)).collect();
+        Ok(json!({
+            "protocol": 1, "model": self.recipe.name, "source": source, "architecture": shape,
+            "quantization": export.quantization, "seq_len": export.seq_len, "backend": export.backend,
+            "bos_id": tokens.bos, "eos_ids": tokens.eos,
+            "expected_partitions": export.partitions, "expected_delegated_linears": export.delegated_linears,
+            "file_bytes_min": limits.file_bytes_min, "file_bytes_max": limits.file_bytes_max,
+            "threads": 2, "work_dir": self.work, "pte": self.work.join(WORK_PTE),
+            "reference": self.work.join(WORK_REFERENCE), "response": self.work.join("response.json"),
+            "reference_prompt": prompt, "reference_decode": decode,
+        }))
+    }
+
+    /// Proves the worker's file in Rust and publishes it.
+    fn publish(
+        &self,
+        run: &Run,
+        response: Response,
+        attempt: u32,
+        receipt: &Receipt,
+    ) -> anyhow::Result<Manifest> {
+        let path = self.work.join(WORK_PTE);
+        let pte = fs::File::open(&path).with_context(|| format!("{path}: the worker wrote no model"))?;
+        let report = pte::verify(&pte, pte::Level::Hash, &claim::expect(&self.recipe));
+        if let Some(finding) = report.rejects().next() {
+            bail!("{path}: {} findings reject the file, the first: {finding}", report.rejects().count());
+        }
+        let (Some(summary), Some(sha256)) = (&report.summary, report.sha256) else {
+            bail!("{path}: cannot be read to its end");
+        };
+        let claim = self.claim(run, response, attempt, receipt, summary, Digest::from_bytes(sha256))?;
+        let validated = check::validate(pte, &claim, Profile::Dev)?;
+        // A reproduced model keeps its reviewed manifest: figures that vary from run to run are no reason to change it.
+        let manifest = match self.dir.manifest() {
+            Ok(Some(old)) if old.same_claim(&claim.manifest) => old,
+            _ => claim.manifest,
+        };
+        publish(&self.dir, &validated, &manifest, &self.work)?;
+        Ok(manifest)
+    }
+
+    fn claim(
+        &self,
+        run: &Run,
+        response: Response,
+        attempt: u32,
+        receipt: &Receipt,
+        summary: &pte::Summary,
+        sha256: Digest,
+    ) -> anyhow::Result<Claim> {
+        let versions = response.versions.context("the worker named no versions")?;
+        let random = matches!(self.source, Source::Random { .. });
+        let read = |name: &str| {
+            fs::read(self.dir.path().join(name)).with_context(|| format!("{name}: cannot be read"))
+        };
+        let tokenizer = if random { None } else { Some(read(&self.recipe.tokens.tokenizer)?) };
+        let chat_template =
+            if random { None } else { Some(String::from_utf8(read(&self.recipe.tokens.chat_template)?)?) };
+        let reference = self.work.join(WORK_REFERENCE);
+        let manifest = Manifest {
+            schema: MANIFEST_SCHEMA,
+            model: self.recipe.name.clone(),
+            file: self.recipe.file_name(),
+            file_bytes: summary.file_bytes,
+            sha256,
+            weights: if random { WeightsKind::Random } else { WeightsKind::Checkpoint },
+            source: SourceRecord {
+                source: self.source.clone(),
+                files: response.source_files.context("the worker named no source files")?,
+            },
+            bound: claim::bound(&self.recipe, &self.policy, tokenizer.as_deref(), chat_template.as_deref()),
+            toolchain: Toolchain {
+                python: versions.python,
+                torch: versions.torch,
+                torchao: versions.torchao,
+                executorch: versions.executorch,
+                safetensors: versions.safetensors,
+                lock: setup::lock_digest(),
+                worker: worker_digest(self.workspace)?,
+                torch_index: receipt.torch_index.clone(),
+                xtask_revision: revision(self.workspace),
+            },
+            export: ExportRecord {
+                inputs: self.inputs,
+                quantization: self.recipe.export.quantization,
+                seq_len: self.recipe.export.seq_len,
+                backend: self.recipe.export.backend,
+                parameters: response.weights.context("the worker counted no weights")?.parameters,
+                linears: response.linears.context("the worker counted no linears")?.quantized,
+                attempt,
+                stages: response.stages,
+                peak_rss_bytes: run.peak_rss_bytes,
+                peak_anon_bytes: Some(run.peak_anon_bytes),
+            },
+            structure: Structure::of(summary),
+            reference: FileRecord {
+                name: self.recipe.file_name().replace(".pte", ".reference"),
+                bytes: fs::metadata(&reference)?.len(),
+                sha256: Digest::of_reader(&mut fs::File::open(&reference)?)?,
+            },
+            checks: Vec::new(),
+            evidence: None,
+            prd_compliant: false,
+            prd_reasons: Vec::new(),
+            published: now(),
+        };
+        let mut claim = Claim {
+            recipe: self.recipe.clone(),
+            policy: self.policy.clone(),
+            manifest,
+            tokenizer,
+            chat_template,
+        };
+        let path = self.work.join(WORK_PTE);
+        self.console.step("engine");
+        claim.manifest.evidence = Some(engine::measure(self.workspace, &claim, &path, &reference)?);
+        let pte = fs::File::open(path)?;
+        claim.manifest.checks = check::validate(pte, &claim, Profile::Dev)?.checks().to_vec();
+        claim.manifest.prd_reasons = claim.manifest.prd_findings(&claim.policy);
+        claim.manifest.prd_compliant = claim.manifest.prd_reasons.is_empty();
+        Ok(claim)
+    }
+}
+
+fn read_response(path: &Utf8Path, run: &Run) -> anyhow::Result<Response> {
+    let (stage, peak) = (&run.stage, run.peak_rss_bytes);
+    if let Some(reason) = &run.killed {
+        bail!("stage `{stage}`: the worker {reason} (peak {peak} bytes)");
+    }
+    let Ok(bytes) = fs::read(path) else {
+        bail!(
+            "stage `{stage}`: the worker died without an answer (peak {peak} bytes):\n{}",
+            run.tail.join("\n")
+        );
+    };
+    let response: Response = serde_json::from_slice(&bytes).with_context(|| format!("{path}"))?;
+    if response.ok && run.ok {
+        return Ok(response);
+    }
+    let error = response.error.unwrap_or_else(|| "the worker failed".into());
+    let hint = response.hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+    bail!("stage `{stage}`: {error}{hint} (peak {peak} bytes)")
+}
+
+fn revision(workspace: &Workspace) -> Option<String> {
+    let shell = xshell::Shell::new().ok()?;
+    shell.change_dir(workspace.root());
+    let head = xshell::cmd!(shell, "git rev-parse HEAD").quiet().ignore_stderr().read().ok()?;
+    let changes = xshell::cmd!(shell, "git status --porcelain").quiet().ignore_stderr().read().ok()?;
+    Some(if changes.is_empty() { head } else { format!("{head}-dirty") })
+}
+
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}

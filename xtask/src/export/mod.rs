@@ -1,0 +1,190 @@
+//! `cargo xtask export`: recipe → request → Python worker → `.pte` → static proof → publish.
+//!
+//! **Invariant:** the published directory changes only through `publish`, which takes a `Validated`; killed at
+//! any instant, it holds the old proven model or the new one.
+//!
+//! **Invariant:** what is published was loaded and run by the engine, and its logits agree with the eager model's.
+
+mod inputs;
+mod job;
+mod publish;
+
+use std::{fs, sync::atomic::Ordering};
+
+use anyhow::{Context as _, anyhow};
+use model_assets::{
+    check::{self, Profile},
+    dir::ModelDir,
+    manifest::{EvidenceBinding, LOG_FILE},
+};
+
+use crate::{
+    EXIT_EXPORT, EXIT_INTERRUPTED, Failure, Outcome,
+    console::Console,
+    predict,
+    setup::{self, Receipt},
+    supervise,
+    verify::{self, refused},
+    workspace::Workspace,
+};
+
+use self::{inputs::inputs_digest, job::Job};
+
+pub(crate) use self::publish::write_manifest;
+
+const ATTEMPTS_MAX: u32 = 2;
+const LOG_TAIL_LINES: usize = 40;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model: a directory of `model-assets/models`
+    #[arg(default_value = "tiny")]
+    model: String,
+    /// Use random weights at the real shapes: shows time, memory and size before one has the licence
+    #[arg(long)]
+    rehearse: bool,
+    /// Export although nothing has changed
+    #[arg(long)]
+    force: bool,
+    /// Print the plan and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Largest resident memory of the worker, bytes
+    #[arg(long, default_value_t = 8_000_000_000)]
+    memory_max: u64,
+    /// Print events as JSON lines on standard output instead of progress
+    #[arg(long)]
+    json: bool,
+    /// Seconds without output and without work after which the worker counts as stalled
+    #[arg(long, default_value_t = 300)]
+    stall_timeout: u64,
+}
+
+impl Args {
+    /// As if `cargo xtask export` had been typed.
+    pub(crate) fn of_default_model() -> Self {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Args,
+        }
+        <Line as clap::Parser>::parse_from(["export"]).args
+    }
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    let dir = ModelDir::new(workspace.models(), &args.model);
+    let recipe = dir.recipe().map_err(refused)?;
+    let policy = dir.policy().map_err(refused)?;
+    recipe.within(&policy)?;
+    let dir = if args.rehearse { ModelDir::new(workspace.rehearsals(), &args.model) } else { dir };
+    let source = if args.rehearse { recipe.rehearsal().source } else { recipe.source.clone() };
+    let work = workspace.state().join("work").join(&args.model);
+    let inputs = inputs_digest(&dir, &recipe, &source, workspace)?;
+    let console = Console::new(args.json);
+    let job = Job { workspace, dir, recipe, policy, source, inputs, work, console };
+    let published = job.dir.manifest().ok().flatten();
+    if let Some(manifest) = &published
+        && !args.force
+        && manifest.export.inputs == inputs
+        && is_proved(&job.dir)
+    {
+        job.console.unchanged(manifest);
+        return Ok(());
+    }
+    if args.dry_run {
+        println!("{}", serde_json::to_string_pretty(&job.request()?)?);
+        return Ok(());
+    }
+    preflight(&job, args)?;
+    let receipt = setup::ensure(workspace)?;
+    let _lock = lock(workspace, &args.model)?;
+    attempts(&job, args, &receipt)
+}
+
+/// Refuses to start what cannot end well.
+fn preflight(job: &Job<'_>, args: &Args) -> Outcome {
+    let needed = predict::export_anon_bytes(&job.recipe);
+    let limits = [("--memory-max", Some(args.memory_max)), ("memory", predict::free_memory_bytes())];
+    let disk =
+        ("disk", predict::free_disk_bytes(job.workspace.root()), predict::export_disk_bytes(&job.recipe));
+    let bounds = limits.map(|(what, free)| (what, free, needed)).into_iter().chain([disk]);
+    for (what, free, needed) in bounds {
+        if let Some(free) = free.filter(|free| *free < needed) {
+            let error =
+                anyhow!("{what}: got {free} bytes, expected at least {needed} for `{}`", job.recipe.name);
+            return Err(Failure::new(
+                EXIT_EXPORT,
+                error,
+                format!("run: cargo xtask doctor {}", job.recipe.name),
+            ));
+        }
+    }
+    ctrlc::set_handler(|| supervise::INTERRUPTED.store(true, Ordering::Relaxed))
+        .context("cannot watch for Ctrl-C")?;
+    Ok(())
+}
+
+/// The report of an export that failed for good: what a person needs to take it from here.
+fn escalation(job: &Job<'_>, story: &[String]) -> String {
+    let log = fs::read_to_string(job.work.join(LOG_FILE)).unwrap_or_default();
+    let lines: Vec<_> = log.lines().collect();
+    let tail = lines.get(lines.len().saturating_sub(LOG_TAIL_LINES)..).unwrap_or_default().join("\n");
+    format!(
+        "export of `{}` failed {ATTEMPTS_MAX} times; nothing was published\n\n{}\n\nwhat to do: mend the cause named \
+         above and run `cargo xtask export {}`; for want of memory, run it on a larger machine; if ExecuTorch itself \
+         is in the way, the reserve is a GGUF of the same checkpoint for llama.cpp, which this version does not \
+         export\n\nlast lines of the log:\n{tail}\n",
+        job.recipe.name,
+        story.join("\n\n"),
+        job.recipe.name
+    )
+}
+
+fn attempts(job: &Job<'_>, args: &Args, receipt: &Receipt) -> Outcome {
+    let mut story = Vec::new();
+    for attempt in 1..=ATTEMPTS_MAX {
+        job.console.attempt(&job.recipe.name, attempt, ATTEMPTS_MAX);
+        match job.attempt(args, attempt, receipt) {
+            Ok(manifest) => {
+                fs::remove_dir_all(&job.work).with_context(|| format!("{}: cannot be removed", job.work))?;
+                job.console.published(&manifest);
+                return Ok(());
+            }
+            Err(error) if supervise::INTERRUPTED.load(Ordering::Relaxed) => {
+                let hint =
+                    format!("nothing was published; run again: cargo xtask export {}", job.recipe.name);
+                return Err(Failure::new(EXIT_INTERRUPTED, error, hint));
+            }
+            Err(error) => {
+                job.console.attempt_failed(attempt, &format!("{error:#}"));
+                story.push(format!("attempt {attempt}: {error:#}"));
+            }
+        }
+    }
+    let report = job.work.join("escalation.txt");
+    fs::write(&report, escalation(job, &story))?;
+    let error = anyhow!("export of `{}` failed {ATTEMPTS_MAX} times; nothing was published", job.recipe.name);
+    Err(Failure::new(EXIT_EXPORT, error, format!("read {report} and {}", job.work.join(LOG_FILE))))
+}
+
+/// Whether what is published is what its manifest says.
+fn is_proved(dir: &ModelDir) -> bool {
+    let Ok((claim, _)) = dir.claim() else { return false };
+    let current = EvidenceBinding::current(claim.manifest.sha256, claim.bound());
+    let fresh = claim.manifest.evidence.as_ref().is_some_and(|evidence| evidence.bound == current);
+    let whole = |(_, pte)| check::validate(pte, &claim, Profile::Dev).is_ok();
+    fresh && verify::reference(dir, &claim).is_ok() && dir.open_pte(&claim.manifest).is_ok_and(whole)
+}
+
+/// One export of a model at a time.
+fn lock(workspace: &Workspace, model: &str) -> Result<fs::File, Failure> {
+    let folder = workspace.state().join("locks");
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(model);
+    let file = fs::File::create(&path).with_context(|| format!("{path}: cannot be made"))?;
+    file.try_lock().map_err(|_| {
+        Failure::new(EXIT_EXPORT, anyhow!("{path}: another export of `{model}` is running"), "wait for it")
+    })?;
+    Ok(file)
+}

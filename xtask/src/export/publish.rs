@@ -1,0 +1,202 @@
+//! Puts a proven model in its directory. Why the order is safe: see [`model_assets::dir`].
+//!
+//! **Invariant:** the rename of `manifest.json` is the one commit point. Killed before it, the old model stands; killed
+//! after it, the new one does.
+
+use std::{fs, io::Write as _};
+
+use anyhow::{Context as _, ensure};
+use camino::Utf8Path;
+use model_assets::{
+    check::Validated,
+    digest::Digest,
+    dir::{ModelDir, pending_name},
+    manifest::{LOG_FILE, MANIFEST_FILE, Manifest},
+};
+
+/// Name of the `.pte` in a work directory.
+pub(super) const WORK_PTE: &str = "model.pte";
+/// Name of the reference logits in a work directory.
+pub(super) const WORK_REFERENCE: &str = "reference.safetensors";
+
+/// Moves a proven model into its directory. See [`model_assets::dir`] for why the order is safe.
+pub(super) fn publish(
+    dir: &ModelDir,
+    validated: &Validated<fs::File>,
+    manifest: &Manifest,
+    work: &Utf8Path,
+) -> anyhow::Result<()> {
+    let (proven, claimed) = (validated.sha256(), manifest.sha256);
+    ensure!(proven == claimed, "manifest: got sha256 {claimed}, expected the proven file's {proven}");
+    let place = dir.path();
+    let files = [
+        (work.join(WORK_PTE), &manifest.file, manifest.sha256),
+        (work.join(WORK_REFERENCE), &manifest.reference.name, manifest.reference.sha256),
+    ];
+    for (from, name, sha256) in &files {
+        fs::File::open(from)?.sync_all()?;
+        fs::rename(from, place.join(pending_name(name, *sha256)))
+            .with_context(|| format!("{place}/{name}"))?;
+    }
+    fs::rename(work.join(LOG_FILE), place.join(LOG_FILE))?;
+    sync_dir(&place)?;
+    write_manifest(dir, manifest)?;
+    for (_, name, sha256) in &files {
+        fs::rename(place.join(pending_name(name, *sha256)), place.join(name))?;
+        sweep(&place, name)?;
+    }
+    sync_dir(&place)
+}
+
+/// Removes what publishes that were killed before their commit point left behind.
+fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<()> {
+    for entry in place.read_dir_utf8()? {
+        let entry = entry?;
+        let suffix = entry.file_name().strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
+        if suffix.is_some_and(|s| s.len() == Digest::SHORT_CHARS && s.bytes().all(|b| b.is_ascii_hexdigit()))
+        {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces `manifest.json`: the commit point of a publish.
+pub(crate) fn write_manifest(dir: &ModelDir, manifest: &Manifest) -> anyhow::Result<()> {
+    let temporary = dir.path().join(format!(".{MANIFEST_FILE}.new"));
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(&manifest.to_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.manifest_path())?;
+    sync_dir(&dir.path())
+}
+
+fn sync_dir(path: &Utf8Path) -> anyhow::Result<()> {
+    fs::File::open(path)?.sync_all().with_context(|| format!("{path}: cannot be synced"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        process::{Command, Stdio},
+        time::Duration,
+    };
+
+    use camino::Utf8PathBuf;
+    use model_assets::check::{Profile, validate};
+
+    use super::*;
+
+    /// Names the scratch directory to the child that publishes until it is killed.
+    const CHILD: &str = "PROOFMARK_TEST_PUBLISH";
+    const KILLS: u32 = 60;
+
+    /// The exported tiny model and a second one that differs in one bit that only a digest guards.
+    fn two_models(models: &Utf8Path) -> [(Vec<u8>, Manifest); 2] {
+        let dir = ModelDir::new(models, "tiny");
+        let (claim, _) = dir.claim().expect("run: cargo xtask export");
+        let bytes = fs::read(dir.resolve(&claim.manifest.file, claim.manifest.sha256)).unwrap();
+        // The constants come first behind the program: embedding rows, norms, rotary tables.
+        let first = usize::try_from(claim.manifest.structure.program_bytes).unwrap();
+        let variant = (first..bytes.len()).step_by(4096).find_map(|index| {
+            let mut other = bytes.clone();
+            other[index] ^= 1;
+            let mut claim = claim.clone();
+            claim.manifest.sha256 = Digest::of(&other);
+            claim.manifest.evidence = None;
+            validate(other.clone(), &claim, Profile::Dev).is_ok().then_some((other, claim.manifest))
+        });
+        [(bytes, claim.manifest), variant.expect("a byte that only the digest guards")]
+    }
+
+    fn keep(folder: &Utf8Path, models: &[(Vec<u8>, Manifest)]) {
+        for (index, (bytes, manifest)) in models.iter().enumerate() {
+            fs::write(folder.join(format!("{index}.pte")), bytes).unwrap();
+            fs::write(folder.join(format!("{index}.json")), manifest.to_bytes()).unwrap();
+        }
+    }
+
+    fn kept(folder: &Utf8Path) -> [(Vec<u8>, Manifest); 2] {
+        [0, 1].map(|index| {
+            let manifest = fs::read(folder.join(format!("{index}.json"))).unwrap();
+            (fs::read(folder.join(format!("{index}.pte"))).unwrap(), Manifest::parse(&manifest).unwrap())
+        })
+    }
+
+    fn stage(work: &Utf8Path, bytes: &[u8], manifest: &Manifest) -> Manifest {
+        let reference = manifest.sha256.to_string().into_bytes();
+        let mut manifest = manifest.clone();
+        (manifest.reference.bytes, manifest.reference.sha256) =
+            (reference.len() as u64, Digest::of(&reference));
+        fs::create_dir_all(work).unwrap();
+        fs::write(work.join(WORK_PTE), bytes).unwrap();
+        fs::write(work.join(WORK_REFERENCE), reference).unwrap();
+        fs::write(work.join(LOG_FILE), "log").unwrap();
+        manifest
+    }
+
+    /// Run as a child by the test below: publishes the two models in turn until it is killed.
+    #[test]
+    fn publish_for_ever() {
+        let Ok(scratch) = std::env::var(CHILD) else { return };
+        let models = Utf8PathBuf::from(scratch);
+        let dir = ModelDir::new(&models, "tiny");
+        let real = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-assets/models");
+        let two = kept(&models);
+        let (mut claim, _) = ModelDir::new(&real, "tiny").claim().unwrap();
+        println!("ready");
+        for (bytes, manifest) in two.iter().cycle() {
+            let work = models.join("work");
+            claim.manifest = stage(&work, bytes, manifest);
+            let pte = fs::File::open(work.join(WORK_PTE)).unwrap();
+            let validated = validate(pte, &claim, Profile::Dev).unwrap();
+            publish(&dir, &validated, &claim.manifest, &work).unwrap();
+        }
+    }
+
+    #[test]
+    fn killed_at_any_moment_a_publish_leaves_a_whole_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let models = Utf8Path::from_path(folder.path()).unwrap();
+        let real = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-assets/models");
+        fs::create_dir(models.join("tiny")).unwrap();
+        fs::copy(real.join("policy.toml"), models.join("policy.toml")).unwrap();
+        for name in ["recipe.toml", "tokenizer.json", "chat_template.jinja"] {
+            fs::copy(real.join("tiny").join(name), models.join("tiny").join(name)).unwrap();
+        }
+        keep(models, &two_models(&real));
+        let mut seen = std::collections::BTreeSet::new();
+        for kill in 0..KILLS {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "export::publish::tests::publish_for_ever", "--nocapture"])
+                .env(CHILD, models.as_str())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            wait_for_ready(&mut child);
+            // A prime step spreads the moments over the whole of a publish.
+            std::thread::sleep(Duration::from_micros(u64::from(kill) * 7_919 % 60_000));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let dir = ModelDir::new(models, "tiny");
+            if seen.is_empty() && !dir.manifest_path().exists() {
+                continue;
+            }
+            let (claim, _) = dir.claim().unwrap();
+            let (path, pte) = dir.open_pte(&claim.manifest).unwrap();
+            validate(pte, &claim, Profile::Dev)
+                .unwrap_or_else(|refusal| panic!("kill {kill}: {path}: {refusal}"));
+            let record = &claim.manifest.reference;
+            let reference = fs::read(dir.resolve(&record.name, record.sha256)).unwrap();
+            assert_eq!(Digest::of(&reference), record.sha256, "kill {kill}: another model's reference");
+            seen.insert(claim.manifest.sha256);
+        }
+        assert_eq!(seen.len(), 2, "the kills should have met both models");
+    }
+
+    fn wait_for_ready(child: &mut std::process::Child) {
+        use std::io::{BufRead as _, BufReader};
+        let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        assert!(lines.map_while(Result::ok).any(|line| line.contains("ready")), "the child did not start");
+    }
+}

@@ -1,0 +1,257 @@
+//! `cargo xtask mutate`: the mutation study. Every byte of small models is changed; what the verifier accepts is run
+//! in the real runtime, in a child process.
+//!
+//! **Invariant:** the same files, seed and figures give the same mutants; a crash, an endless run or an answer that
+//! depends on the heap's old contents in what the structure level accepted makes the command fail.
+
+mod corpus;
+mod mutant;
+mod probe;
+mod table;
+
+use std::{
+    fs,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow};
+use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::pte::{self, Expect, Level};
+
+use crate::{EXIT_REFUSED, Failure, Outcome, engine, setup, workspace::Workspace};
+use corpus::Subject;
+use mutant::{Layout, Mutant, Region};
+use probe::{Probe, Verdict};
+use table::Tally;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Models to change; small ones of several kinds are exported when none is given
+    files: Vec<Utf8PathBuf>,
+    /// Values tried for each byte
+    #[arg(long, default_value_t = 3)]
+    values: usize,
+    /// Values tried for each 32-bit word of the head, the program and the delegate graphs
+    #[arg(long, default_value_t = 3)]
+    words: usize,
+    /// Decides the shapes and weights of the exported models and the random values
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Most mutants of each file, spread evenly over it
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Leave weight bytes out: no structure is in them
+    #[arg(long)]
+    no_weights: bool,
+    /// Of the accepted mutants in weight bytes, run one in this many
+    #[arg(long, default_value_t = 64)]
+    weights_every: usize,
+    /// Mutants studied at once
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Seconds after which a run counts as endless
+    #[arg(long, default_value_t = 60)]
+    run_timeout: u64,
+    /// Export the models again although the same request was answered before
+    #[arg(long)]
+    reexport: bool,
+    /// Keep the mutants that failed in this folder
+    #[arg(long)]
+    keep: Option<Utf8PathBuf>,
+}
+
+/// What a study needs beside its mutants.
+struct Study<'a> {
+    args: &'a Args,
+    engine: Utf8PathBuf,
+    scratch: Utf8PathBuf,
+}
+
+/// A mutant that the structure level accepted and that did harm.
+struct Harm {
+    id: String,
+    verdict: Verdict,
+    /// Whether the hash level accepts it as well.
+    hash_accepts: bool,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    let subjects = if args.files.is_empty() {
+        setup::ensure(workspace)?;
+        corpus::export(workspace, args.seed, args.reexport)?
+    } else {
+        args.files.iter().map(|path| Subject::given(path)).collect()
+    };
+    let scratch = tempfile::tempdir()?;
+    let scratch =
+        Utf8Path::from_path(scratch.path()).context("the folder for temporary files is not UTF-8")?;
+    if let Some(keep) = &args.keep {
+        fs::create_dir_all(keep)?;
+    }
+    // A copy: a build that goes on meanwhile must not change what is studied.
+    // It finds its libraries relative to where it is, so it stays there.
+    let built = engine::build(workspace)?;
+    let folder = built.parent().context("the engine is in no folder")?;
+    let copy = tempfile::Builder::new().prefix("engine-study-").tempfile_in(folder)?.into_temp_path();
+    fs::copy(&built, &copy)?;
+    let engine = Utf8Path::from_path(&copy).context("the engine's folder is not UTF-8")?.to_owned();
+    let study = Study { args, engine, scratch: scratch.to_owned() };
+    let (mut total, mut harms) = (Tally::default(), Vec::new());
+    for subject in &subjects {
+        let (tally, found) = study.file(subject).with_context(|| subject.path.to_string())?;
+        println!("{}", table::file(subject, &tally));
+        total.merge(&tally);
+        harms.extend(found);
+    }
+    println!("{}", table::total(&total));
+    if harms.is_empty() {
+        return Ok(());
+    }
+    for Harm { id, verdict, hash_accepts } in &harms {
+        let hash = if *hash_accepts { "accepts" } else { "rejects" };
+        println!("- `{id}`: {verdict}; the hash level {hash} it");
+    }
+    let error = anyhow!("got {} accepted mutants that harm the runtime, expected none", harms.len());
+    Err(Failure::new(
+        EXIT_REFUSED,
+        error,
+        "run again with --keep FOLDER and look at them: cargo xtask verify FILE",
+    ))
+}
+
+fn expect(sha256: Option<[u8; 32]>) -> Expect {
+    Expect { kernels: Some(pte::linked_runtime().clone()), sha256, ..Expect::default() }
+}
+
+impl Study<'_> {
+    fn file(&self, subject: &Subject) -> anyhow::Result<(Tally, Vec<Harm>)> {
+        let good = fs::read(&subject.path).context("cannot be read")?;
+        let report = pte::verify(&good, Level::Hash, &expect(None));
+        if let Some(finding) = report.rejects().next() {
+            return Err(anyhow!("the unchanged file is refused: {finding}"));
+        }
+        let summary = report.summary.context("the unchanged file cannot be read")?;
+        let layout = Layout::of(&summary);
+        let mutants = mutant::all(&good, &layout, self.args);
+        eprintln!("{}: {} bytes, {} mutants", subject.name, good.len(), mutants.len());
+        let expect = (expect(None), expect(report.sha256));
+        // The engine takes models whose `forward` yields logits: their last dimension is the vocabulary.
+        let forward = summary.plans.iter().find(|plan| plan.name == "forward");
+        let vocab = forward.and_then(|plan| plan.outputs.first()?.shape.last().copied()).unwrap_or(0);
+        let (layout, good, mutants) = (&layout, good.as_slice(), mutants.as_slice());
+        let shared = Shared { study: self, subject, good, layout, mutants, vocab, expect };
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new((Tally::default(), Vec::new()));
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.args.jobs.max(1))
+                .map(|job| {
+                    scope.spawn({
+                        let (shared, next, results) = (&shared, &next, &results);
+                        move || shared.work(job, next, results)
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().map_err(|_| anyhow!("a worker panicked"))?)
+        })?;
+        results.into_inner().map_err(|_| anyhow!("a worker panicked"))
+    }
+}
+
+/// What the workers on one file share.
+struct Shared<'a> {
+    study: &'a Study<'a>,
+    subject: &'a Subject,
+    good: &'a [u8],
+    layout: &'a Layout,
+    mutants: &'a [Mutant],
+    vocab: u64,
+    /// Without and with the digest.
+    expect: (Expect, Expect),
+}
+
+/// Mutants taken at a time.
+const BATCH: usize = 256;
+const PROGRESS: Duration = Duration::from_secs(20);
+
+impl Shared<'_> {
+    fn work(
+        &self,
+        job: usize,
+        next: &AtomicUsize,
+        results: &Mutex<(Tally, Vec<Harm>)>,
+    ) -> anyhow::Result<()> {
+        let path = self.study.scratch.join(format!("{}-{job}.pte", self.subject.name));
+        let timeout = Duration::from_secs(self.study.args.run_timeout);
+        let mut probe = Probe::start(&self.study.engine, &self.subject.path, &path, self.vocab, timeout)?;
+        let mut bytes = self.good.to_vec();
+        let mut shown = Instant::now();
+        loop {
+            let from = next.fetch_add(BATCH, Ordering::Relaxed);
+            let batch = self.mutants.iter().enumerate().skip(from).take(BATCH);
+            if batch.len() == 0 {
+                return Ok(());
+            }
+            let (mut tally, mut harms) = (Tally::default(), Vec::new());
+            for (number, mutant) in batch {
+                mutant.apply(&mut bytes);
+                let harm = self.one(number, mutant, &bytes, &mut probe, &mut tally)?;
+                harms.extend(harm);
+                mutant.undo(self.good, &mut bytes);
+            }
+            let mut results = results.lock().map_err(|_| anyhow!("a worker panicked"))?;
+            results.0.merge(&tally);
+            results.1.extend(harms);
+            if job == 0 && shown.elapsed() > PROGRESS {
+                shown = Instant::now();
+                eprintln!(
+                    "  {} of {}, harmful: {}",
+                    results.0.mutants(),
+                    self.mutants.len(),
+                    results.1.len()
+                );
+            }
+        }
+    }
+
+    /// Judges one mutant and, when it is accepted, runs it.
+    fn one(
+        &self,
+        number: usize,
+        mutant: &Mutant,
+        bytes: &Vec<u8>,
+        probe: &mut Probe,
+        tally: &mut Tally,
+    ) -> anyhow::Result<Option<Harm>> {
+        let region = self.layout.region(mutant.at());
+        let row = tally.row(region);
+        row.mutants += 1;
+        if !pte::verify(bytes, Level::Structure, &self.expect.0).is_accepted() {
+            row.structure += 1;
+            return Ok(None);
+        }
+        let hash_accepts = pte::verify(bytes, Level::Hash, &self.expect.0).is_accepted();
+        row.hash += u64::from(!hash_accepts);
+        row.digest += u64::from(!pte::verify(bytes, Level::Hash, &self.expect.1).is_accepted());
+        let sampled = number.is_multiple_of(self.study.args.weights_every.max(1));
+        if matches!(region, Region::Weights | Region::Constants) && !sampled {
+            return Ok(None);
+        }
+        let verdict = probe.run(bytes)?;
+        row.count(&verdict);
+        if matches!(verdict, Verdict::Same | Verdict::Different | Verdict::Refused) {
+            return Ok(None);
+        }
+        let id = mutant.id(&self.subject.name);
+        eprintln!("  {id}: {verdict}");
+        if let Some(keep) = &self.study.args.keep {
+            fs::write(keep.join(format!("{id}.pte")), bytes)?;
+        }
+        Ok(Some(Harm { id, verdict, hash_accepts }))
+    }
+}

@@ -1,0 +1,127 @@
+//! The small models that are changed: exported by the real worker, in shapes that the seed decides.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, bail};
+use camino::{Utf8Path, Utf8PathBuf};
+use serde_json::{Value, json};
+
+use super::mutant::Random;
+use crate::{
+    console::Console,
+    supervise::{self, Bounds},
+    workspace::Workspace,
+};
+
+/// A file of the study.
+pub(crate) struct Subject {
+    pub(crate) name: String,
+    pub(crate) path: Utf8PathBuf,
+    /// What it is, in a line.
+    pub(crate) about: String,
+}
+
+impl Subject {
+    /// A file from the command line.
+    pub(crate) fn given(path: &Utf8Path) -> Self {
+        let name = path.file_stem().unwrap_or("model").to_owned();
+        Self { name, path: path.to_owned(), about: format!("`{}`", path.file_name().unwrap_or_default()) }
+    }
+}
+
+/// Name, quantization, backend, whether embedding and head are tied.
+const KINDS: [(&str, &str, &str, bool); 6] = [
+    ("int8-tied", "int8", "xnnpack", true),
+    ("int8-untied", "int8", "xnnpack", false),
+    ("int4-tied", "int4", "xnnpack", true),
+    ("int4-untied", "int4", "xnnpack", false),
+    ("fp32", "fp32", "xnnpack", false),
+    ("portable", "fp32", "portable", true),
+];
+
+const WORKER_MEMORY_BYTES_MAX: u64 = 8_000_000_000;
+const WORKER_STALL: Duration = Duration::from_secs(300);
+
+/// Exports one model of each kind, or takes what the very same request made before.
+pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::Result<Vec<Subject>> {
+    let mut random = Random::new(seed);
+    let folder = workspace.state().join(format!("mutation/seed-{seed}"));
+    let mut subjects = Vec::new();
+    for (name, quantization, backend, tied) in KINDS {
+        let architecture = shape(tied, &mut random);
+        let seq_len = 16 + 8 * random.below(6);
+        let about = about(&architecture, seq_len);
+        let folder = folder.join(name);
+        let pte = folder.join("model.pte");
+        let request = json!({
+            "protocol": 1, "model": name, "source": {"kind": "random", "seed": seed},
+            "architecture": architecture, "quantization": quantization, "seq_len": seq_len, "backend": backend,
+            "bos_id": 1, "eos_ids": [2], "expected_partitions": null, "expected_delegated_linears": null,
+            "file_bytes_min": 1, "file_bytes_max": 50_000_000, "threads": 1,
+            "work_dir": folder, "pte": pte, "reference": folder.join("reference.safetensors"),
+            "response": folder.join("response.json"),
+            "reference_prompt": [1, 5, 9, 2], "reference_decode": [3, 4],
+        });
+        if again || !is_answered(&folder, &request) {
+            make(workspace, &folder, &request)?;
+        }
+        subjects.push(Subject { name: format!("{name}-{seed}"), path: pte, about });
+    }
+    Ok(subjects)
+}
+
+/// A Llama small enough that each of its bytes can be tried.
+fn shape(tied: bool, random: &mut Random) -> Value {
+    let scaling = json!({"kind": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                         "original_max_position": 8192});
+    let kv_heads = 1 + random.below(2);
+    json!({
+        "family": "llama", "dim": 32 * (1 + random.below(2)), "layers": 1 + random.below(2),
+        "heads": kv_heads * 2, "kv_heads": kv_heads, "head_dim": 16 * (1 + random.below(2)),
+        "ffn": 32 * (1 + random.below(3)), "vocab": 64 + 16 * random.below(4), "tied": tied,
+        "norm_eps": 1e-5, "rope_theta": 10_000.0,
+        "rope_scaling": if random.below(2) == 0 { Value::Null } else { scaling },
+    })
+}
+
+fn about(architecture: &Value, seq_len: usize) -> String {
+    let number = |key: &str| architecture[key].as_u64().unwrap_or(0);
+    format!(
+        "{} layers, width {}, {} heads of {} over {} key/value heads, ffn {}, vocabulary {}, sequence {seq_len}",
+        number("layers"),
+        number("dim"),
+        number("heads"),
+        number("head_dim"),
+        number("kv_heads"),
+        number("ffn"),
+        number("vocab"),
+    )
+}
+
+fn is_answered(folder: &Utf8Path, request: &Value) -> bool {
+    let read =
+        |name: &str| -> Option<Value> { serde_json::from_slice(&fs::read(folder.join(name)).ok()?).ok() };
+    read("request.json").as_ref() == Some(request)
+        && read("response.json").is_some_and(|response| response["ok"] == true)
+        && folder.join("model.pte").exists()
+}
+
+fn make(workspace: &Workspace, folder: &Utf8Path, request: &Value) -> anyhow::Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    let path = folder.join("request.json");
+    fs::write(&path, serde_json::to_vec_pretty(request)?)?;
+    eprintln!("export {folder}");
+    let script = workspace.python_sources().join("proofmark_worker/run.py");
+    let bounds = Bounds { memory_bytes_max: WORKER_MEMORY_BYTES_MAX, stall: WORKER_STALL };
+    let log = folder.join("export.log");
+    let run = supervise::run(&workspace.python(), &script, &path, &log, &bounds, &Console::Plain)?;
+    if !run.ok || !is_answered(folder, request) {
+        let why = run.killed.unwrap_or_else(|| run.tail.join("\n"));
+        bail!("stage `{}`: the worker failed, see {log}: {why}", run.stage);
+    }
+    fs::metadata(folder.join("model.pte")).context("the worker wrote no model")?;
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! Which changes are made, and to which part of a file.
+
+use model_assets::pte::Summary;
+
+use super::Args;
+
+/// A part of a `.pte` file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Region {
+    Head,
+    Program,
+    Graphs,
+    Constants,
+    Weights,
+    Padding,
+}
+
+impl Region {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Head, Self::Program, Self::Graphs, Self::Constants, Self::Weights, Self::Padding];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Head => "head",
+            Self::Program => "program",
+            Self::Graphs => "delegate graphs",
+            Self::Constants => "constants outside delegates",
+            Self::Weights => "named data (weights)",
+            Self::Padding => "padding",
+        }
+    }
+}
+
+/// Bytes in front of the program's first table.
+const HEAD_BYTES: u64 = 40;
+
+/// Where the parts of a file are.
+pub(crate) struct Layout {
+    program_bytes: u64,
+    /// Begin, end, kind; what lies inside another comes first.
+    segments: Vec<(u64, u64, Region)>,
+}
+
+impl Layout {
+    pub(crate) fn of(summary: &Summary) -> Self {
+        let mut segments: Vec<_> = summary
+            .segments
+            .iter()
+            .map(|segment| {
+                let user = segment.users.first().map(String::as_str).unwrap_or_default();
+                let region = match user.split(' ').next() {
+                    Some("delegate") => Region::Graphs,
+                    Some("named") => Region::Weights,
+                    _ => Region::Constants,
+                };
+                (segment.offset_bytes, segment.offset_bytes + segment.size_bytes, region)
+            })
+            .collect();
+        segments.sort_by_key(|(start, end, _)| end - start);
+        Self { program_bytes: summary.program_bytes, segments }
+    }
+
+    pub(crate) fn region(&self, at: usize) -> Region {
+        let at = at as u64;
+        match at {
+            at if at < HEAD_BYTES => Region::Head,
+            at if at < self.program_bytes => Region::Program,
+            at => self
+                .segments
+                .iter()
+                .find(|(start, end, _)| (*start..*end).contains(&at))
+                .map_or(Region::Padding, |(.., region)| *region),
+        }
+    }
+}
+
+/// One change of a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Mutant {
+    Byte { at: usize, value: u8 },
+    Word { at: usize, value: u32 },
+}
+
+impl Mutant {
+    pub(crate) fn at(&self) -> usize {
+        match *self {
+            Self::Byte { at, .. } | Self::Word { at, .. } => at,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Byte { .. } => 1,
+            Self::Word { .. } => 4,
+        }
+    }
+
+    pub(crate) fn apply(&self, bytes: &mut [u8]) {
+        match *self {
+            Self::Byte { at, value } => bytes[at] = value,
+            Self::Word { at, value } => bytes[at..at + 4].copy_from_slice(&value.to_le_bytes()),
+        }
+    }
+
+    pub(crate) fn undo(&self, good: &[u8], bytes: &mut [u8]) {
+        let range = self.at()..self.at() + self.len();
+        bytes[range.clone()].copy_from_slice(&good[range]);
+    }
+
+    /// A name that also serves as a file name.
+    pub(crate) fn id(&self, file: &str) -> String {
+        match self {
+            Self::Byte { at, value } => format!("{file}@{at:#x}={value:02x}"),
+            Self::Word { at, value } => format!("{file}@{at:#x}={value:08x}"),
+        }
+    }
+}
+
+/// All mutants of a file, or as many as wanted, spread evenly.
+pub(crate) fn all(good: &[u8], layout: &Layout, args: &Args) -> Vec<Mutant> {
+    let mut random = Random::new(args.seed);
+    let mut mutants = Vec::new();
+    for at in 0..good.len() {
+        let region = layout.region(at);
+        let weights = matches!(region, Region::Weights | Region::Constants);
+        if weights && args.no_weights {
+            continue;
+        }
+        let bytes = byte_values(good[at], args.values, &mut random);
+        mutants.extend(bytes.into_iter().map(|value| Mutant::Byte { at, value }));
+        if !weights
+            && at % 4 == 0
+            && let Some(old) = word(good, at)
+        {
+            let words = word_values(good, old, args.words, &mut random);
+            mutants.extend(words.into_iter().map(|value| Mutant::Word { at, value }));
+        }
+    }
+    let (all, wanted) = (mutants.len(), args.limit.unwrap_or(usize::MAX).min(mutants.len()));
+    let mut number = 0;
+    mutants.retain(|_| {
+        number += 1;
+        (number * wanted) / all != ((number - 1) * wanted) / all
+    });
+    mutants
+}
+
+/// A low and a high bit flipped, then whatever.
+fn byte_values(old: u8, count: usize, random: &mut Random) -> Vec<u8> {
+    let fixed = [old ^ 0x01, old ^ 0x80].into_iter();
+    let rest = std::iter::repeat_with(|| random.next().to_le_bytes()[0]).take(64);
+    distinct(fixed.chain(rest), old, count)
+}
+
+/// Another word of the file, a small number, the extremes, a neighbour.
+fn word_values(good: &[u8], old: u32, count: usize, random: &mut Random) -> Vec<u32> {
+    let other = word(good, random.below(good.len() / 4) * 4).unwrap_or(0);
+    let small = u32::try_from(random.below(256)).unwrap_or(0);
+    let usual = [other, small, u32::MAX, 0, old.wrapping_add(1), old.wrapping_sub(1), old.wrapping_mul(2)];
+    let start = random.below(usual.len());
+    let usual = usual.into_iter().cycle().skip(start).take(usual.len());
+    distinct(usual, old, count)
+}
+
+fn distinct<T: PartialEq + Copy>(values: impl Iterator<Item = T>, old: T, count: usize) -> Vec<T> {
+    let mut kept: Vec<T> = Vec::new();
+    for value in values {
+        if kept.len() == count {
+            break;
+        }
+        if value != old && !kept.contains(&value) {
+            kept.push(value);
+        }
+    }
+    kept
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
+}
+
+/// SplitMix64: reproducible, and good enough to pick values.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `bound`, 0 for a bound of 0.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next().checked_rem(bound as u64).unwrap_or(0)).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mutant_changes_its_bytes_and_undoes_it() {
+        let good: Vec<u8> = (0..16).collect();
+        for mutant in [Mutant::Byte { at: 3, value: 0xff }, Mutant::Word { at: 12, value: 0xdead_beef }] {
+            let mut bytes = good.clone();
+            mutant.apply(&mut bytes);
+            assert_eq!(bytes.iter().zip(&good).filter(|(new, old)| new != old).count(), mutant.len());
+            mutant.undo(&good, &mut bytes);
+            assert_eq!(bytes, good);
+        }
+    }
+
+    #[test]
+    fn values_differ_from_the_old_one_and_from_each_other() {
+        let mut random = Random::new(5);
+        for old in 0..=u8::MAX {
+            let mut values = byte_values(old, 8, &mut random);
+            assert_eq!(values.len(), 8);
+            assert!(!values.contains(&old));
+            values.sort_unstable();
+            values.dedup();
+            assert_eq!(values.len(), 8);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Runs changed models in the engine, in a child that a crash may take down.
+//!
+//! **Invariant:** a crash is blamed on a mutant only after a fresh child died of it as well, and an answer that differs
+//! is asked for again over a heap with other old contents: an answer that depends on them was read where nothing was
+//! written.
+
+use std::{
+    fmt, fs,
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow, ensure};
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+
+/// Token ids that every model of the study has; its last one follows them.
+const TOKENS: [u64; 6] = [1, 5, 9, 2, 33, 17];
+/// Tokens decoded after them.
+const DECODED: &str = "2";
+/// Address space of a child, KiB: an absurd allocation must not take the machine down.
+const ADDRESS_SPACE_KIB: u32 = 6_000_000;
+/// What glibc fills fresh and freed memory with in the two children.
+const FILLS: [&str; 2] = ["85", "170"];
+
+/// How the run of an accepted mutant ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The answer of the unchanged file.
+    Same,
+    /// Another answer.
+    Different,
+    /// The runtime or the engine returned an error.
+    Refused,
+    /// The child died.
+    Crashed { how: String, alone: bool },
+    /// Two runs of the same file answered differently.
+    Unstable,
+    /// The child did not answer in time.
+    Endless,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Same => f.write_str("the same answer"),
+            Self::Different => f.write_str("another answer"),
+            Self::Refused => f.write_str("an error"),
+            Self::Crashed { how, alone: true } => write!(f, "crashed ({how})"),
+            Self::Crashed { how, alone: false } => write!(f, "crashed ({how}), but not in a fresh process"),
+            Self::Unstable => f.write_str("the answer depends on old memory"),
+            Self::Endless => f.write_str("no answer in time"),
+        }
+    }
+}
+
+/// One line of the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Ran { tokens: Vec<u32>, logits_sha256: String },
+    Refused { error: String },
+}
+
+/// What a child did with a file.
+enum Answer {
+    Line(Line),
+    Died(String),
+    Endless,
+}
+
+/// Two children with different fills, restarted when they die, and the answer to compare with.
+pub(crate) struct Probe {
+    engine: Utf8PathBuf,
+    path: Utf8PathBuf,
+    tokens: String,
+    timeout: Duration,
+    children: [Option<Running>; 2],
+    good: Line,
+}
+
+struct Running {
+    child: Child,
+    stdin: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails when it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Probe {
+    /// Starts with the unchanged file `good`; mutants are written to `path`.
+    pub(crate) fn start(
+        engine: &Utf8Path,
+        good: &Utf8Path,
+        path: &Utf8Path,
+        vocab: u64,
+        timeout: Duration,
+    ) -> anyhow::Result<Self> {
+        let placeholder = Line::Refused { error: String::new() };
+        let tokens = TOKENS.into_iter().chain([vocab.saturating_sub(1)]).map(|token| token.to_string());
+        let tokens = tokens.collect::<Vec<_>>().join(",");
+        let (engine, path) = (engine.to_owned(), path.to_owned());
+        let mut probe = Self { engine, path, tokens, timeout, children: [None, None], good: placeholder };
+        fs::copy(good, &probe.path)?;
+        let mut answers = Vec::new();
+        for child in 0..FILLS.len() {
+            match probe.ask(child)? {
+                Answer::Line(line @ Line::Ran { .. }) => answers.push(line),
+                Answer::Line(Line::Refused { error }) => {
+                    return Err(anyhow!("{good}: does not run: {error}"));
+                }
+                Answer::Died(how) => {
+                    return Err(anyhow!("{good}: the unchanged file kills the engine: {how}"));
+                }
+                Answer::Endless => return Err(anyhow!("{good}: the unchanged file does not end")),
+            }
+        }
+        ensure!(
+            answers[0] == answers[1],
+            "{good}: the unchanged file answers differently over other old memory"
+        );
+        probe.good = answers.swap_remove(0);
+        Ok(probe)
+    }
+
+    /// Runs a mutant.
+    pub(crate) fn run(&mut self, bytes: &[u8]) -> anyhow::Result<Verdict> {
+        // A new file each time: a child may still map the old one.
+        let _ = fs::remove_file(&self.path);
+        fs::write(&self.path, bytes).with_context(|| self.path.to_string())?;
+        let first = match self.ask(0)? {
+            Answer::Line(Line::Refused { .. }) => return Ok(Verdict::Refused),
+            Answer::Line(line) if line == self.good => return Ok(Verdict::Same),
+            Answer::Line(line) => line,
+            Answer::Endless => return Ok(Verdict::Endless),
+            Answer::Died(how) => {
+                let alone = matches!(self.ask(0)?, Answer::Died(_));
+                return Ok(Verdict::Crashed { how, alone });
+            }
+        };
+        Ok(match self.ask(1)? {
+            Answer::Line(second) if second == first => Verdict::Different,
+            Answer::Line(_) => Verdict::Unstable,
+            Answer::Endless => Verdict::Endless,
+            Answer::Died(how) => {
+                let alone = matches!(self.ask(1)?, Answer::Died(_));
+                Verdict::Crashed { how, alone }
+            }
+        })
+    }
+
+    fn ask(&mut self, which: usize) -> anyhow::Result<Answer> {
+        let mut running = match self.children[which].take() {
+            Some(running) => running,
+            None => spawn(&self.engine, &self.tokens, FILLS[which])?,
+        };
+        // Fails when the child died after its last answer: then there is no next line either.
+        let _ = writeln!(running.stdin, "{}", self.path).and_then(|()| running.stdin.flush());
+        match running.lines.recv_timeout(self.timeout) {
+            Ok(text) => {
+                let line = serde_json::from_str(&text).with_context(|| format!("the engine said: {text}"))?;
+                self.children[which] = Some(running);
+                Ok(Answer::Line(line))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(Answer::Endless),
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = running.child.wait()?;
+                Ok(Answer::Died(status.to_string()))
+            }
+        }
+    }
+}
+
+fn spawn(engine: &Utf8Path, tokens: &str, fill: &str) -> anyhow::Result<Running> {
+    // The shell only sets the limit and becomes the engine; a core file per crash would fill the disk.
+    let script = format!("ulimit -c 0; ulimit -v {ADDRESS_SPACE_KIB}; exec \"$0\" \"$@\"");
+    let mut child = Command::new("sh")
+        .args(["-c", &script, engine.as_str(), "run", "--stdin-loop", "--threads", "1"])
+        .args(["--tokens", tokens, "-n", DECODED])
+        .env("MALLOC_PERTURB_", fill)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("{engine}: cannot be started"))?;
+    let stdin = child.stdin.take().context("no standard input")?;
+    let stdout = child.stdout.take().context("no standard output")?;
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        // Ends when the child does, or when nobody listens any more.
+        for line in lines {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(Running { child, stdin, lines })
+}
