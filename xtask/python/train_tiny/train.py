@@ -251,12 +251,16 @@ class State:
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
 
 
-def heldout_records() -> list[dict]:
-    """Held-out dialogues; `accepted` lists, for each assistant turn, every reply of the grammar."""
-    records = []
-    for index, messages in enumerate(
+def heldout_records(tokenizer: Tokenizer, seq_max: int) -> list[dict]:
+    """Held-out dialogues that fit the context window.
+
+    `accepted` lists, for each assistant turn, every reply of the grammar.
+    """
+    records, count = [], token_counter(tokenizer)
+    for index, whole in enumerate(
         dialogues.generate(HELDOUT_SEED, HELDOUT_DIALOGUES, heldout=True)
     ):
+        messages = dialogues.fit(whole, seq_max, count)
         said, accepted, acts = [], [], []
         for message in messages:
             if message["role"] == "user":
@@ -280,7 +284,7 @@ def write_fixed_files(out: Path, shape: Shape, tokenizer: Tokenizer) -> None:
     write_text(out / "chat_template.jinja", chat.TEMPLATE)
     lines = (
         json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-        for record in heldout_records()
+        for record in heldout_records(tokenizer, shape.seq_max)
     )
     write_text(out / "heldout.jsonl", "\n".join(lines) + "\n")
 

@@ -2,6 +2,7 @@
 
 import json
 import unittest
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -15,12 +16,12 @@ import dialogues
 import grammar
 import ratings
 import reading
-from evaluate import EagerEngine, Tally, answer, judge
+from evaluate import EagerEngine, Tally, answer, eq_score, judge
 from model import CHECKPOINT_NAME, Llama, Shape
 
 TINY = Path(__file__).resolve().parents[4] / "model-assets" / "models" / "tiny"
 REPLIES = 60
-RATINGS = 20
+RATINGS = 60
 
 
 def records() -> list[dict]:
@@ -98,13 +99,17 @@ class Published(unittest.TestCase):
 
     def test_the_model_rates(self):
         writer = dialogues.Writer(77, heldout=True)
-        prompts = [
-            [{"role": "user", "content": ratings.render_prompt(writer.rating())}]
-            for _ in range(RATINGS)
-        ]
+        items = [writer.rating() for _ in range(RATINGS)]
+        prompts = [[{"role": "user", "content": ratings.render_prompt(item)}] for item in items]
         tally = self.tally(prompts)
         self.assertEqual((tally.ratings, tally.parsed), (RATINGS, RATINGS), tally.report())
-        self.assertGreater(sum(tally.item_scores) / RATINGS, 80, tally.report())
+        # The best answer of somebody who did not read the dialogue.
+        right = [ratings.values(item) for item in items]
+        blind = max(
+            sum(eq_score(guess, values) for values in right) / RATINGS
+            for guess in product(range(0, 11, 2), repeat=4)
+        )
+        self.assertGreater(sum(tally.item_scores) / RATINGS, blind, tally.report())
 
 
 if __name__ == "__main__":
