@@ -12,6 +12,7 @@ mod setup;
 mod supervise;
 mod test;
 mod torch_index;
+mod train_tiny;
 mod verify;
 mod workspace;
 
@@ -54,6 +55,8 @@ enum Command {
     Verify(verify::Args),
     /// Change every byte of small models and run in the real runtime what the verifier accepts
     Mutate(mutate::Args),
+    /// Train the embedded default model again (half an hour on one core)
+    TrainTiny(train_tiny::Args),
     /// Run every test
     Test(test::Args),
 }
@@ -89,6 +92,7 @@ fn main() -> std::process::ExitCode {
                 Command::Export(args) => export::run(&workspace, &args),
                 Command::Verify(args) => verify::run(&workspace, &args),
                 Command::Mutate(args) => mutate::run(&workspace, &args),
+                Command::TrainTiny(args) => train_tiny::run(&workspace, &args),
                 Command::Test(args) => test::run(&workspace, &args),
             }
         });
