@@ -16,7 +16,7 @@ use crate::{
     claim::Claim,
     digest::Digest,
     evidence::{Parity, ParityRun},
-    manifest::{Check, Evidence, EvidenceBinding, Structure, WeightsKind},
+    manifest::{Check, Evidence, EvidenceBinding, RUNTIME_VERSION, Structure, WeightsKind},
     pte::{self, ReadAt},
     recipe::{Delivery, EvidenceKind, ParityLimits},
 };
@@ -230,6 +230,8 @@ fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
     if claim.chat_template.is_none() && manifest.weights != WeightsKind::Random {
         ledger.fail("template", "chat template", "no file", "the model's chat template");
     }
+    // The file format has no version of its exporter: skew between exporter and runtime shows nowhere else.
+    ledger.rule("exporter-version", "manifest.json", &manifest.toolchain.executorch, RUNTIME_VERSION);
     let random_source = matches!(manifest.source.source, crate::recipe::Source::Random { .. });
     ledger.rule("weights-kind", "manifest.json", manifest.weights == WeightsKind::Random, random_source);
 }

@@ -23,3 +23,6 @@ fn canonical_digest(value: &impl serde::Serialize) -> digest::Digest {
     // Serialising plain data into memory cannot fail; were it ever to, an empty text matches no record.
     digest::Digest::of(&serde_json::to_vec(value).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

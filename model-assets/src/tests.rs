@@ -1,0 +1,171 @@
+//! Hostile contract files: one test for each way that a recipe, policy or manifest can be wrong, and a snapshot of the
+//! manifest's schema, so that a change of the format is a change that a reviewer sees.
+
+use proptest::prelude::*;
+
+use crate::{
+    error::ContractError,
+    limits,
+    manifest::{MANIFEST_SCHEMA, Manifest},
+    policy::Policy,
+    recipe::Recipe,
+};
+
+const TINY: &str = include_str!("../models/tiny/recipe.toml");
+const LLAMA: &str = include_str!("../models/llama3.2-1b/recipe.toml");
+const POLICY: &str = include_str!("../models/policy.toml");
+const MANIFEST: &str = include_str!("../models/tiny/manifest.json");
+
+fn recipe_with(from: &str, to: &str) -> ContractError {
+    assert!(TINY.contains(from), "the recipe has no `{from}`");
+    Recipe::parse(&TINY.replace(from, to)).expect_err("the recipe should be refused")
+}
+
+fn refused_value(key: &str, from: &str, to: &str) {
+    match recipe_with(from, to) {
+        ContractError::Value { key: got, .. } => assert_eq!(got, key),
+        other => panic!("expected a refused value of {key}, got {other}"),
+    }
+}
+
+#[test]
+fn the_committed_files_parse_and_fit_the_policy() {
+    let policy = Policy::parse(POLICY).unwrap();
+    for text in [TINY, LLAMA] {
+        Recipe::parse(text).unwrap().within(&policy).unwrap();
+    }
+    let manifest = Manifest::parse(MANIFEST.as_bytes()).unwrap();
+    assert_eq!(Manifest::parse(&manifest.to_bytes()).unwrap(), manifest);
+}
+
+#[test]
+fn recipe_values_that_cannot_be() {
+    for (key, from, to) in [
+        ("name", "name = \"tiny\"", "name = \"../tiny\""),
+        ("name", "name = \"tiny\"", "name = \"\""),
+        ("source.path", "path = \".\"", "path = \"../elsewhere\""),
+        ("source.path", "path = \".\"", "path = \"/etc\""),
+        ("tokens.tokenizer", "tokenizer = \"tokenizer.json\"", "tokenizer = \"a/b.json\""),
+        ("tokens.chat_template", "chat_template = \"chat_template.jinja\"", "chat_template = \".hidden\""),
+        ("architecture.dim", "dim = 192", "dim = 0"),
+        ("architecture.layers", "layers = 5", "layers = 5000"),
+        ("architecture.kv_heads", "kv_heads = 2", "kv_heads = 4"),
+        ("architecture.head_dim", "head_dim = 32", "head_dim = 33"),
+        ("architecture.norm_eps", "norm_eps = 1e-5", "norm_eps = nan"),
+        ("architecture.rope_theta", "rope_theta = 10000.0", "rope_theta = inf"),
+        ("architecture.vocab", "vocab = 1024", "vocab = 4294967295"),
+        ("export.seq_len", "seq_len = 512", "seq_len = 0"),
+        ("tokens.bos", "bos = 0", "bos = 1024"),
+        ("tokens.eos", "eos = [1]", "eos = []"),
+        ("tokens.eos", "eos = [1]", "eos = [1, 4000]"),
+        ("limits.file_bytes_min", "file_bytes_min = 1_500_000", "file_bytes_min = 0"),
+        ("limits.file_bytes_min", "file_bytes_min = 1_500_000", "file_bytes_min = 9_000_000"),
+        ("limits.file_bytes_max", "file_bytes_max = 8_000_000", "file_bytes_max = 5_000_000_000"),
+        ("parity.mean_kl_max", "mean_kl_max = ", "mean_kl_max = -"),
+        ("parity.top1_agreement_min", "top1_agreement_min = 0.9", "top1_agreement_min = 1.5"),
+        ("eq.score_min", "score_min = ", "score_min = 1"),
+    ] {
+        refused_value(key, from, to);
+    }
+}
+
+#[test]
+fn a_hub_source_is_pinned_to_a_commit() {
+    let branch = LLAMA.replace("9213176726f574b556790deb65791e0c5aa438b6", "main");
+    assert!(matches!(Recipe::parse(&branch), Err(ContractError::Value { key: "source.revision", .. })));
+    let repo = LLAMA.replace("meta-llama/Llama-3.2-1B-Instruct", "meta-llama");
+    assert!(matches!(Recipe::parse(&repo), Err(ContractError::Value { key: "source.repo", .. })));
+}
+
+#[test]
+fn unknown_keys_and_kinds_are_syntax_errors() {
+    for (from, to) in [
+        ("schema = 1", "schema = 1\nskip_checks = true"),
+        ("kind = \"path\"", "kind = \"path\"\nallow = \"pickle\""),
+        ("quantization = \"int8\"", "quantization = \"int2\""),
+        ("delivery = \"embed\"", "delivery = \"copy\""),
+        ("release = [\"load\", \"parity\"]", "release = [\"promise\"]"),
+    ] {
+        assert!(matches!(recipe_with(from, to), ContractError::Syntax { .. }), "{to}");
+    }
+}
+
+#[test]
+fn another_schema_version_says_so() {
+    let schema = |error: ContractError| matches!(error, ContractError::Schema { got: 9, expected: 1, .. });
+    assert!(schema(recipe_with("schema = 1", "schema = 9")));
+    assert!(schema(Policy::parse(&POLICY.replace("schema = 1", "schema = 9")).unwrap_err()));
+    // Of another version nothing but the version is read: its other keys may be anything.
+    assert!(schema(Manifest::parse(br#"{"schema": 9, "anything": []}"#).unwrap_err()));
+}
+
+#[test]
+fn files_over_the_limit_are_not_parsed() {
+    let long = "#".repeat(usize::try_from(limits::TOML_BYTES_MAX).unwrap() + 1);
+    assert!(matches!(Recipe::parse(&long), Err(ContractError::TooLarge { .. })));
+    assert!(matches!(Policy::parse(&long), Err(ContractError::TooLarge { .. })));
+    let long = vec![b' '; usize::try_from(limits::MANIFEST_BYTES_MAX).unwrap() + 1];
+    assert!(matches!(Manifest::parse(&long), Err(ContractError::TooLarge { .. })));
+}
+
+#[test]
+fn a_recipe_looser_than_the_policy_is_refused() {
+    let policy = Policy::parse(POLICY).unwrap();
+    let loose = [
+        (
+            "limits.planned_bytes_max",
+            TINY,
+            "planned_bytes_max = 32_000_000",
+            "planned_bytes_max = 999_000_000",
+        ),
+        ("limits.file_bytes_max", TINY, "file_bytes_max = 8_000_000", "file_bytes_max = 1_600_000_000"),
+        // Embedding demands the smaller of the policy's two limits.
+        ("limits.file_bytes_max", TINY, "file_bytes_max = 8_000_000", "file_bytes_max = 65_000_000"),
+    ];
+    for (key, text, from, to) in loose {
+        let error = Recipe::parse(&text.replace(from, to)).unwrap().within(&policy).unwrap_err();
+        assert!(matches!(error, ContractError::Value { key: got, .. } if got == key), "{error}");
+    }
+}
+
+#[test]
+fn a_manifest_names_plain_files_only() {
+    for (from, to) in [
+        ("\"file\": \"tiny-int8-seq512.pte\"", "\"file\": \"../tiny-int8-seq512.pte\""),
+        ("\"file\": \"tiny-int8-seq512.pte\"", "\"file\": \"\""),
+        ("\"name\": \"tiny-int8-seq512.reference\"", "\"name\": \"/tmp/reference\""),
+    ] {
+        assert!(MANIFEST.contains(from), "{from}");
+        let error = Manifest::parse(MANIFEST.replace(from, to).as_bytes()).unwrap_err();
+        assert!(matches!(error, ContractError::Value { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_digest_ignores_comments_and_order_but_no_value() {
+    let digest = |text: &str| Recipe::parse(text).unwrap().digest();
+    let commented = format!("# a comment\n{TINY}").replace('\n', "\r\n");
+    assert_eq!(digest(TINY), digest(&commented));
+    assert_ne!(digest(TINY), digest(&TINY.replace("score_min = 20.0", "score_min = 21.0")));
+}
+
+#[test]
+fn the_manifest_schema_is_reviewed() {
+    assert_eq!(MANIFEST_SCHEMA, 1);
+    let schema = serde_json::to_string_pretty(&schemars::schema_for!(Manifest)).unwrap();
+    insta::assert_snapshot!("manifest-v1", schema);
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_a_parser_panic(text in ".{0,400}", cut in 0..TINY.len(), byte in any::<u8>()) {
+        let _ = (Recipe::parse(&text), Policy::parse(&text), Manifest::parse(text.as_bytes()));
+        let mut recipe = TINY.as_bytes().to_vec();
+        recipe[cut] = byte;
+        let _ = Recipe::parse(&String::from_utf8_lossy(&recipe));
+        let mut manifest = MANIFEST.as_bytes().to_vec();
+        let at = cut % manifest.len();
+        manifest[at] = byte;
+        let _ = Manifest::parse(&manifest);
+    }
+}
