@@ -6,7 +6,6 @@ use anyhow::{Context as _, anyhow};
 use camino::Utf8Path;
 use model_assets::{
     digest::Digest,
-    dir::ModelDir,
     recipe::{Recipe, Source},
 };
 
@@ -14,19 +13,19 @@ use crate::{setup, workspace::Workspace};
 
 /// Digest of everything that decides the bytes of an export.
 pub(super) fn inputs_digest(
-    dir: &ModelDir,
+    checkpoint: Option<&Utf8Path>,
     recipe: &Recipe,
     source: &Source,
     workspace: &Workspace,
 ) -> anyhow::Result<Digest> {
     let mut parts = vec![recipe.digest(), setup::lock_digest(), worker_digest(workspace)?];
     parts.push(Digest::of(&serde_json::to_vec(source)?));
-    if let Source::Path { path } = source {
-        let config = dir.path().join(path).join("config.json");
+    if let Some(folder) = checkpoint {
+        let config = folder.join("config.json");
         parts.push(Digest::of_reader(
             &mut fs::File::open(&config).with_context(|| format!("{config}: cannot be opened"))?,
         )?);
-        parts.push(tree_digest(&dir.path().join(path), "safetensors")?);
+        parts.push(tree_digest(folder, "safetensors")?);
     }
     let text: String = parts.iter().map(ToString::to_string).collect();
     Ok(Digest::of(text.as_bytes()))

@@ -80,6 +80,8 @@ pub(super) struct Job<'a> {
     pub(super) recipe: Recipe,
     pub(super) policy: Policy,
     pub(super) source: Source,
+    /// Where the weights are read from; `None` for random ones.
+    pub(super) checkpoint: Option<Utf8PathBuf>,
     pub(super) inputs: Digest,
     pub(super) work: Utf8PathBuf,
     pub(super) console: Console,
@@ -116,14 +118,22 @@ impl Job<'_> {
         Ok(())
     }
 
+    /// A checkpoint from elsewhere brings its tokenizer along; one that lies beside the recipe is left alone.
+    fn adopt_tokenizer(&self) -> anyhow::Result<()> {
+        let place = self.dir.path().join(&self.recipe.tokens.tokenizer);
+        let Some(folder) = self.checkpoint.as_ref().filter(|_| !place.exists()) else { return Ok(()) };
+        let from = folder.join(&self.recipe.tokens.tokenizer);
+        let temporary = place.with_extension("new");
+        fs::copy(&from, &temporary).with_context(|| format!("{from}: cannot be copied to {place}"))?;
+        Ok(fs::rename(temporary, place)?)
+    }
+
     pub(super) fn request(&self) -> anyhow::Result<serde_json::Value> {
         let Recipe { architecture, export, tokens, limits, .. } = &self.recipe;
-        let source = match &self.source {
-            Source::Path { path } => json!({"kind": "safetensors", "dir": self.dir.path().join(path)}),
-            Source::Random { seed } => json!({"kind": "random", "seed": seed}),
-            Source::Hub { repo, revision } => bail!(
-                "{repo}@{revision}: fetching from the hub is not built yet, expected --rehearse or a local checkpoint"
-            ),
+        let source = match (&self.checkpoint, &self.source) {
+            (Some(folder), _) => json!({"kind": "safetensors", "dir": folder}),
+            (None, Source::Random { seed }) => json!({"kind": "random", "seed": seed}),
+            (None, other) => bail!("{other:?}: got no checkpoint directory"),
         };
         let mut shape = serde_json::to_value(architecture)?;
         if let Some(RopeScaling::Llama3 { .. }) = architecture.rope_scaling {
@@ -188,6 +198,9 @@ impl Job<'_> {
         let read = |name: &str| {
             fs::read(self.dir.path().join(name)).with_context(|| format!("{name}: cannot be read"))
         };
+        if !random {
+            self.adopt_tokenizer()?;
+        }
         let tokenizer = if random { None } else { Some(read(&self.recipe.tokens.tokenizer)?) };
         let chat_template =
             if random { None } else { Some(String::from_utf8(read(&self.recipe.tokens.chat_template)?)?) };

@@ -12,10 +12,12 @@ mod publish;
 use std::{fs, sync::atomic::Ordering};
 
 use anyhow::{Context as _, anyhow};
+use camino::Utf8PathBuf;
 use model_assets::{
     check::{self, Profile},
     dir::ModelDir,
     manifest::{EvidenceBinding, LOG_FILE},
+    recipe::Source,
 };
 
 use crate::{
@@ -43,6 +45,9 @@ pub(crate) struct Args {
     /// Use random weights at the real shapes: shows time, memory and size before one has the licence
     #[arg(long)]
     rehearse: bool,
+    /// Read the checkpoint (config.json, *.safetensors, tokenizer.json) from this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "rehearse")]
+    checkpoint: Option<Utf8PathBuf>,
     /// Export although nothing has changed
     #[arg(long)]
     force: bool,
@@ -80,9 +85,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let dir = if args.rehearse { ModelDir::new(workspace.rehearsals(), &args.model) } else { dir };
     let source = if args.rehearse { recipe.rehearsal().source } else { recipe.source.clone() };
     let work = workspace.state().join("work").join(&args.model);
-    let inputs = inputs_digest(&dir, &recipe, &source, workspace)?;
+    let checkpoint = checkpoint(&dir, &source, args)?;
+    let inputs = inputs_digest(checkpoint.as_deref(), &recipe, &source, workspace)?;
     let console = Console::new(args.json);
-    let job = Job { workspace, dir, recipe, policy, source, inputs, work, console };
+    let job = Job { workspace, dir, recipe, policy, source, checkpoint, inputs, work, console };
     let published = job.dir.manifest().ok().flatten();
     if let Some(manifest) = &published
         && !args.force
@@ -100,6 +106,30 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let receipt = setup::ensure(workspace)?;
     let _lock = lock(workspace, &args.model)?;
     attempts(&job, args, &receipt)
+}
+
+/// Where the weights are read from; `None` for random ones.
+fn checkpoint(dir: &ModelDir, source: &Source, args: &Args) -> Result<Option<Utf8PathBuf>, Failure> {
+    match (source, &args.checkpoint) {
+        (Source::Random { .. }, _) => Ok(None),
+        (_, Some(given)) => {
+            let found = given.canonicalize_utf8();
+            Ok(Some(
+                found
+                    .with_context(|| format!("{given}: cannot be opened, expected a checkpoint directory"))?,
+            ))
+        }
+        (Source::Path { path }, None) => Ok(Some(dir.path().join(path))),
+        (Source::Hub { repo, revision }, None) => {
+            let error = anyhow!("{repo}@{revision}: fetching from the hub is not built yet");
+            let name = dir.name();
+            let hint = format!(
+                "download it, then run: cargo xtask export {name} --checkpoint DIR; without it: cargo xtask export \
+                 {name} --rehearse"
+            );
+            Err(Failure::new(EXIT_EXPORT, error, hint))
+        }
+    }
 }
 
 /// Refuses to start what cannot end well.
