@@ -58,7 +58,8 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let encoding =
+            self.inner.encode_fast(text, add_special).map_err(|e| Error::Tokenizer(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -82,7 +83,7 @@ impl Tokenizer {
 
     /// Starts turning tokens into text one by one.
     pub fn stream(&self) -> Detokenizer<'_> {
-        Detokenizer { tokenizer: self, tokens: Vec::new(), context: 0, written: 0 }
+        Detokenizer { tokenizer: self, tokens: Vec::new(), settled: 0, written: String::new() }
     }
 }
 
@@ -90,20 +91,20 @@ impl Tokenizer {
 ///
 /// A tokenizer decodes a token differently after others (a leading space, a character spread over several
 /// byte tokens), so a piece is what the text *gains* by a token, decoded together with those before it, and
-/// it waits while the end is an unfinished character.
+/// the end waits while it may be an unfinished character.
 #[derive(Debug)]
 pub struct Detokenizer<'a> {
     tokenizer: &'a Tokenizer,
+    /// Tokens since the last but one point at which nothing was waiting: context for those that follow.
     tokens: Vec<u32>,
-    /// Tokens before this one are settled and no longer decoded.
-    context: usize,
-    /// Tokens before this one have been written out.
-    written: usize,
+    /// How many of them were there at the last such point.
+    settled: usize,
+    /// What of their text has been written out.
+    written: String,
 }
 
-/// How many tokens a character may be spread over: four bytes, one token each, and a little patience for
-/// tokenizers that emit normalisation pieces.
-const UNFINISHED_TOKENS_MAX: usize = 8;
+/// A character of four bytes lacks at most its last: decoders show each of the others as U+FFFD until it comes.
+const UNFINISHED_CHARS_MAX: usize = 3;
 
 impl Detokenizer<'_> {
     /// Takes a token and returns the text that became final by it; empty while a character is unfinished.
@@ -112,49 +113,37 @@ impl Detokenizer<'_> {
     /// When the tokenizer fails.
     pub fn push(&mut self, token: u32) -> Result<String> {
         self.tokens.push(token);
-        let (before, now) = self.texts()?;
-        let patient = self.tokens.len() - self.written < UNFINISHED_TOKENS_MAX;
-        if patient && now.ends_with(char::REPLACEMENT_CHARACTER) {
-            return Ok(String::new());
+        let text = self.tokenizer.decode(&self.tokens)?;
+        let mut certain = text.as_str();
+        for _ in 0..UNFINISHED_CHARS_MAX {
+            certain = certain.strip_suffix(char::REPLACEMENT_CHARACTER).unwrap_or(certain);
         }
-        Ok(self.settle(&before, &now))
+        let piece = gained(&self.written, certain);
+        if certain.len() == text.len() {
+            self.tokens.drain(..self.settled);
+            self.settled = self.tokens.len();
+            self.written = self.tokenizer.decode(&self.tokens)?;
+        } else {
+            self.written = certain.to_owned();
+        }
+        Ok(piece)
     }
 
     /// Returns what is left; an unfinished character becomes U+FFFD.
     ///
     /// # Errors
     /// When the tokenizer fails.
-    pub fn finish(mut self) -> Result<String> {
-        let (before, now) = self.texts()?;
-        Ok(self.settle(&before, &now))
+    pub fn finish(self) -> Result<String> {
+        Ok(gained(&self.written, &self.tokenizer.decode(&self.tokens)?))
     }
+}
 
-    /// Text of what was written and of everything, both from the settled point on.
-    fn texts(&self) -> Result<(String, String)> {
-        let written = self.tokens.get(self.context..self.written).unwrap_or_default();
-        let all = self.tokens.get(self.context..).unwrap_or_default();
-        Ok((self.tokenizer.decode(written)?, self.tokenizer.decode(all)?))
-    }
-
-    fn settle(&mut self, before: &str, now: &str) -> String {
-        let piece = now.strip_prefix(before).map_or_else(
-            // A tokenizer that rewrites what came before: the common beginning stays, the rest is new.
-            || {
-                let same = before.chars().zip(now.chars()).take_while(|(a, b)| a == b);
-                let same: usize = same.map(|(c, _)| c.len_utf8()).sum();
-                now.get(same..).unwrap_or_default().to_owned()
-            },
-            str::to_owned,
-        );
-        self.context = self.written;
-        self.written = self.tokens.len();
-        if self.context > 0 {
-            self.tokens.drain(..self.context);
-            self.written -= self.context;
-            self.context = 0;
-        }
-        piece
-    }
+/// What `now` has beyond `written`. Where a tokenizer rewrites what came before, the common beginning counts as
+/// written and the rest as new.
+fn gained(written: &str, now: &str) -> String {
+    let same = written.chars().zip(now.chars()).take_while(|(a, b)| a == b);
+    let same: usize = same.map(|(c, _)| c.len_utf8()).sum();
+    now.get(same..).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -169,7 +158,8 @@ mod tests {
         let mut extra = 0_u32;
         for byte in 0..=255_u32 {
             // GPT-2's printable stand-ins for bytes.
-            let printable = (33..=126).contains(&byte) || (161..=172).contains(&byte) || (174..=255).contains(&byte);
+            let printable =
+                (33..=126).contains(&byte) || (161..=172).contains(&byte) || (174..=255).contains(&byte);
             let code = if printable { byte } else { 256 + extra };
             extra += u32::from(!printable);
             vocab.insert(char::from_u32(code).unwrap().to_string(), byte.into());
@@ -234,7 +224,10 @@ mod tests {
         let error = Tokenizer::from_bytes(json, 9).unwrap_err().to_string();
         assert!(error.contains("id 9, expected ids below the model's 9"), "{error}");
         assert!(Tokenizer::from_bytes(b"{}", 9).is_err());
-        assert!(Tokenizer::from_bytes(br#"{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":[]}}"#, 9).is_err());
+        assert!(
+            Tokenizer::from_bytes(br#"{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":[]}}"#, 9)
+                .is_err()
+        );
     }
 
     proptest! {
