@@ -288,7 +288,11 @@ fn forward() -> T {
         int(-128),
         int(127),
         int(6),
-        value(5, planned(tensor(6, &[1, LENGTH, DIM]), 0)),
+        value(5, {
+            let mut rows = planned(tensor(6, &[1, LENGTH, DIM]), 0);
+            rows.set(8, i8(1));
+            rows
+        }),
         value(5, planned(tensor(6, &[1, LENGTH, VOCAB]), 512)),
         value(7, T::new([(0, i64s(&[4, 5]))])),
         value(10, T::new([(0, i32s(&[7]))])),

@@ -40,6 +40,28 @@ macro_rules! cases {
     };
 }
 
+/// Adds a quantized linear of 3200 parameters, which makes 3456 with the one that is there, and one in f32 with as
+/// many rows of 32 as wanted.
+fn more_linears(p: &mut Pte, float_rows: u32) {
+    let (filter, scale) = (weights(3200), scales(100));
+    let float: Vec<u8> = (1..=float_rows * 32).flat_map(|number| (number as f32).to_le_bytes()).collect();
+    let keys = [hex(&filter), format!("scale_{}", hex(&scale)), hex(&float)];
+    for (key, data) in keys.iter().zip([filter, scale, float]) {
+        let size = u64(data.len() as u64);
+        p.graph.list(8).push(T::new([(0, u64(u64::MAX)), (1, size), (2, str(key))]));
+        p.program.list(7).push(T::new([(0, str(key)), (1, u32(p.segments.len() as u32))]));
+        p.segments.push(data);
+    }
+    let scheme = T::new([(1, i32(0)), (2, u32(4)), (3, u32(100))]);
+    p.graph.list(2).extend([
+        xquant(xtensor(6, &[100, 32], 3, NO_ID, 0, 4), 1, scheme),
+        xvalue(1, &[1, 4, 100], 0, NO_ID, 0, 5),
+        xvalue(1, &[float_rows, 32], 5, NO_ID, 0, 6),
+        xvalue(1, &[1, 4, float_rows], 0, NO_ID, 0, 7),
+    ]);
+    p.graph.list(1).extend([xnode(2, &[2, 4, NO_ID, 5, 0]), xnode(2, &[0, 6, NO_ID, 7, 0])]);
+}
+
 fn nothing(_: &mut Expect) {}
 fn intact(_: &mut Pte) {}
 
@@ -192,6 +214,27 @@ cases! {
     }, nothing;
     X10 x10_argument_missing Reject |p| { p.instruction(0).set(1, i32s(&[1, 2, 3, 4, 5, 0, 6, 7])); }, nothing;
     X11 x11_integer_as_tensor Reject |p| { p.instruction(0).set(1, i32s(&[4, 2, 3, 4, 5, 0, 6, 7, 7])); }, nothing;
+    X11 x11_overwrites_a_tensor_with_a_scalar Reject |p| {
+        p.plan().list(6).push(T::new([(0, str("aten::sym_numel")), (1, str(""))]));
+        p.plan().item(5, 0).list(2).push(kernel(1, &[7, 8]));
+    }, nothing;
+    X11 x11_computed_double_as_integer Reject |p| {
+        p.plan().list(6).push(T::new([(0, str("executorch_prim::truediv")), (1, str("Scalar"))]));
+        p.plan().list(6).push(T::new([(0, str("executorch_prim::floordiv")), (1, str("int"))]));
+        p.plan().list(2).extend([int(4), int(2), int(0), int(0)]);
+        p.plan().item(5, 0).list(2).extend([kernel(1, &[14, 15, 16]), kernel(2, &[16, 15, 17])]);
+    }, nothing;
+    X11 x11_arithmetic_on_a_truth_value Reject |p| {
+        p.plan().list(6).push(T::new([(0, str("executorch_prim::add")), (1, str("Scalar"))]));
+        p.plan().list(2).push(int(0));
+        p.plan().item(5, 0).list(2).push(kernel(1, &[12, 4, 14]));
+    }, nothing;
+    X11 x11_list_of_integers_with_a_computed_double Reject |p| {
+        p.plan().list(6).push(T::new([(0, str("executorch_prim::truediv")), (1, str("Scalar"))]));
+        p.plan().list(6).push(T::new([(0, str("executorch_prim::et_view")), (1, str("default"))]));
+        // Value 9 is a list of values 4 and 5.
+        p.plan().item(5, 0).list(2).extend([kernel(1, &[4, 5, 4]), kernel(2, &[7, 9, 7])]);
+    }, nothing;
     X12 x12_writes_a_constant Reject |p| { p.instruction(0).set(1, i32s(&[1, 2, 3, 4, 5, 0, 6, 1, 1])); }, nothing;
     X12 x12_returns_something_else Reject |p| { p.instruction(0).set(1, i32s(&[1, 2, 3, 4, 5, 0, 6, 7, 8])); }, nothing;
     X13 x13_fewer_scales_than_rows Reject |p| { p.value(2).set(2, i32s(&[4, 2])).set(3, bytes(&[0, 1])); }, nothing;
@@ -207,6 +250,7 @@ cases! {
         p.instruction(0).set(1, i32s(&[7, 8, 4, 14, 14, 7, 7]));
     }, nothing;
     X13 x13_bounds_run_backwards Reject |p| { p.value(4).set(0, i64(127)); p.value(5).set(0, i64(-128)); }, nothing;
+    X13 x13_static_output_of_dynamic_indices Reject |p| { p.value(7).set(8, i8(0)); }, nothing;
     X13 x13_promised_dtype_of_the_output Reject |p| { p.value(6).set(0, i64(5)); }, nothing;
     X13 x13_zero_points_of_another_shape Reject |p| { p.instruction(0).set(1, i32s(&[1, 2, 7, 4, 5, 0, 6, 7, 7])); }, nothing;
     X13 x13_size_of_a_dimension_behind_the_rank Reject |p| {
@@ -359,6 +403,8 @@ cases! {
         b[18..22].copy_from_slice(&(padded + 32).to_le_bytes());
         *b.last_mut().expect("a byte") = 1;
     }, nothing;
+    G11 g11_clamp_makes_a_dynamically_quantized_value Reject |p| { p.graph.item(1, 0).set(0, u8(6)); }, nothing;
+    G11 g11_product_into_a_quantized_value Reject |p| { p.xvalue(3).set(0, i16(9)); }, nothing;
     A1 a1_external_id_beyond_the_arguments Reject |p| { p.instruction(1).set(1, i32s(&[7])); }, nothing;
     A2 a2_surplus_argument Reject |p| { p.instruction(1).set(1, i32s(&[7, 8, 8])); }, nothing;
     A3 a3_integer_as_argument Reject |p| { p.instruction(1).set(1, i32s(&[4, 8])); }, nothing;
@@ -368,6 +414,11 @@ cases! {
 
     QC qc_other_quantization Reject intact, |e| e.quantization = Some(Quantization::Int4);
     QC qc_missing_linear Reject intact, |e| e.delegated_linears = Some(2);
+    QC qc_f32_products_above_one_percent Reject |p| more_linears(p, 2), |e| e.quantization = Some(Quantization::Int8);
+    QC qc_linear_left_in_f32 Reject |p| more_linears(p, 1), |e| {
+        e.quantization = Some(Quantization::Int8);
+        e.delegated_linears = Some(3);
+    };
     K1 k1_method_missing Reject intact, |e| e.metadata_required = vec!["get_n_layers".to_owned()];
     K2 k2_metadata_computes Reject |p| {
         p.program.item(1, 1).set(2, Val::Tables(vec![value(5, tensor(4, &[1]))])).set(3, i32s(&[0]));
@@ -450,6 +501,21 @@ fn every_check_has_a_hostile_file() {
     let missing: Vec<_> =
         CheckId::ALL.iter().filter(|id| !COVERED.contains(id) && !elsewhere.contains(id)).collect();
     assert!(missing.is_empty(), "checks without a hostile file: {missing:?}");
+}
+
+#[test]
+fn one_percent_of_the_linears_may_be_f32_and_counts_as_no_linear() {
+    let mut pte = Pte::default();
+    more_linears(&mut pte, 1);
+    let promise = Expect { quantization: Some(Quantization::Int8), delegated_linears: Some(2), ..expect() };
+    let report = pte::verify(&pte.build(), Level::Hash, &promise);
+    assert!(report.is_accepted(), "{:#?}", report.findings);
+    let summary = report.summary.expect("an accepted file has a summary");
+    let params = |dtype: &str| {
+        let rows = summary.weights.iter().filter(|row| row.role == "linear" && row.dtype == dtype);
+        rows.map(|row| row.params).sum::<u64>()
+    };
+    assert_eq!((params("qcint8"), params("f32")), (3456, 32));
 }
 
 #[test]

@@ -3,11 +3,14 @@
 //! **Invariant:** links no C++ and never depends on the app.
 
 mod console;
+mod diff;
 mod doctor;
 mod engine;
 mod export;
+mod inspect;
 mod mutate;
 mod predict;
+mod sarif;
 mod setup;
 mod supervise;
 mod test;
@@ -35,6 +38,10 @@ pub const EXIT_TESTS: u8 = 6;
 pub const EXIT_INTERRUPTED: u8 = 130;
 /// `doctor` found something missing.
 pub const EXIT_DOCTOR: u8 = 7;
+/// `inspect` was given something that it cannot read yet, such as an app binary.
+pub const EXIT_UNSUPPORTED: u8 = 8;
+/// `diff` found that the files differ.
+pub const EXIT_DIFFERENT: u8 = 9;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
@@ -53,6 +60,10 @@ enum Command {
     Export(export::Args),
     /// Prove a published model, or any `.pte` file, again
     Verify(verify::Args),
+    /// Show what a `.pte` file holds
+    Inspect(inspect::Args),
+    /// Name what differs between two `.pte` files, down to the layer
+    Diff(diff::Args),
     /// Change every byte of small models and run in the real runtime what the verifier accepts
     Mutate(mutate::Args),
     /// Train the embedded default model again (half an hour on one core)
@@ -91,6 +102,8 @@ fn main() -> std::process::ExitCode {
                 Command::Setup => setup::run(&workspace),
                 Command::Export(args) => export::run(&workspace, &args),
                 Command::Verify(args) => verify::run(&workspace, &args),
+                Command::Inspect(args) => inspect::run(&args),
+                Command::Diff(args) => diff::run(&args),
                 Command::Mutate(args) => mutate::run(&workspace, &args),
                 Command::TrainTiny(args) => train_tiny::run(&workspace, &args),
                 Command::Test(args) => test::run(&workspace, &args),

@@ -31,6 +31,12 @@ pub(crate) struct Args {
     /// Print the report as JSON (for a `.pte` file)
     #[arg(long)]
     json: bool,
+    /// Also write the report as SARIF 2.1.0, for code scanning (for a `.pte` file)
+    #[arg(long, value_name = "FILE")]
+    sarif: Option<Utf8PathBuf>,
+    /// Only look at the structure: leave weights unread (for a `.pte` file)
+    #[arg(long)]
+    structure: bool,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
@@ -111,7 +117,12 @@ pub(crate) fn refused(error: GateError) -> Failure {
 fn file(args: &Args) -> Outcome {
     let pte =
         std::fs::File::open(&args.model).with_context(|| format!("{}: cannot be opened", args.model))?;
-    let report = pte::verify(&pte, pte::Level::Hash, &pte::Expect::default());
+    let level = if args.structure { pte::Level::Structure } else { pte::Level::Hash };
+    let expect = pte::Expect { kernels: Some(pte::linked_runtime().clone()), ..pte::Expect::default() };
+    let report = pte::verify(&pte, level, &expect);
+    if let Some(path) = &args.sarif {
+        crate::sarif::write(path, &args.model, &report)?;
+    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

@@ -80,6 +80,18 @@ impl Models {
             .unwrap()
     }
 
+    /// Builds the app and returns its path.
+    fn built_app(&self) -> String {
+        let built = self.build(&["--message-format=json-render-diagnostics"]);
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let messages = String::from_utf8_lossy(&built.stdout).into_owned();
+        let messages =
+            messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let mut apps = messages.filter(|message| message["target"]["name"] == "app");
+        let app = apps.find_map(|message| message["executable"].as_str().map(str::to_owned));
+        app.expect("cargo names the app's executable")
+    }
+
     /// The build fails, and says why and what to run.
     fn refused(&self, arguments: &[&str], reason: &str, hint: &str) {
         let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -256,15 +268,7 @@ fn an_older_mtime_swap_after_a_clean_build() {
     let main = root().join("app/src/main.rs");
     fs::File::options().append(true).open(main).unwrap().set_modified(SystemTime::now()).unwrap();
 
-    let rebuilt = models.build(&["--message-format=json-render-diagnostics"]);
-    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
-    let messages = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
-    let app = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "app")
-        .find_map(|message| message["executable"].as_str().map(str::to_owned))
-        .expect("cargo names the app's executable");
+    let app = models.built_app();
     let output = Command::new(app).arg("--provenance").output().unwrap();
     let provenance: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(provenance["embedded_sha256"], proven.as_str());
@@ -278,4 +282,43 @@ fn a_build_with_nothing_changed_does_not_hash_again() {
     let again = models.build(&["--verbose"]);
     let text = String::from_utf8_lossy(&again.stderr);
     assert!(text.lines().any(|line| line.trim_start().starts_with("Fresh app v")), "{text}");
+}
+
+/// A linked model is no part of the binary: the app proves the file again before it loads it.
+#[test]
+fn a_linked_model_is_proved_again_when_it_is_loaded() {
+    let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let models = Models::proven();
+    models.replace("tiny/recipe.toml", "delivery = \"embed\"", "delivery = \"link\"");
+    let recipe = fs::read_to_string(models.path("tiny/recipe.toml")).unwrap();
+    let digest = model_assets::recipe::Recipe::parse(&recipe).unwrap().digest();
+    models.edit_manifest(|manifest| {
+        manifest.bound.recipe = digest;
+        manifest.evidence.as_mut().unwrap().bound.bound.recipe = digest;
+    });
+    let app = models.built_app();
+    let provenance = Command::new(&app).arg("--provenance").output().unwrap();
+    let provenance: serde_json::Value = serde_json::from_slice(&provenance.stdout).unwrap();
+    assert_eq!(provenance["place"], "linked");
+
+    let cache = tempfile::tempdir().unwrap();
+    let pte = models.path("tiny").join(PTE);
+    let say_hello = || {
+        let mut command = Command::new(&app);
+        command.args(["--prompt", "hello", "--model"]).arg(&pte).env("XDG_CACHE_HOME", cache.path());
+        command.output().unwrap()
+    };
+    for run in ["hashed at install", "known by its stamp"] {
+        let output = say_hello();
+        assert!(output.status.success(), "{run}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!output.stdout.is_empty(), "{run}");
+    }
+    models.edit(&format!("tiny/{PTE}"), |bytes| {
+        let index = bytes.len() - 1000;
+        flip(bytes, index)
+    });
+    let refused = say_hello();
+    assert_eq!(refused.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("is not proved") && text.contains("sha256: manifest.json: got "), "{text}");
 }

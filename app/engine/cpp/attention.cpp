@@ -64,9 +64,10 @@ inline float largest(Vec v) {
   return lanes[0];
 }
 
-// e^x for x <= 0, relative error below 2 ulp; underflows to the smallest normal number.
+// e^x for x <= 0, relative error below 2 ulp; underflows to the smallest normal number. NaN stays NaN: a model
+// that computes one must be found out, not smoothed over.
 inline Vec exp_nonpositive(Vec x) {
-  x = max(x, splat(-87.3f));
+  x = x < splat(-87.3f) ? splat(-87.3f) : x;
   const Vec shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
   const Vec n = shifted - 12582912.0f;
   const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
@@ -123,7 +124,7 @@ inline float soften(float* scores, int64_t count, float& maximum, float& total) 
   Vec running = Vec{};
   for (int t = 0; t < kKeys; t += kLanes) {
     const Vec s = load(scores + t);
-    const Vec p = s > splat(0.5f * kMasked) ? exp_nonpositive(s - now) : Vec{};
+    const Vec p = s < splat(0.5f * kMasked) ? Vec{} : exp_nonpositive(s - now);
     store(scores + t, p);
     running += p;
   }
@@ -246,7 +247,7 @@ inline void soften(Tile& tile, int64_t first, int64_t count, Vec* correction) {
     for (int64_t t = 0; t < count; t++) {
       float* p = tile.p[t] + h * kLanes;
       const Vec s = load(p);
-      const Vec e = s > splat(0.5f * kMasked) ? exp_nonpositive(s - now) : Vec{};
+      const Vec e = s < splat(0.5f * kMasked) ? Vec{} : exp_nonpositive(s - now);
       store(p, e);
       total += e;
     }

@@ -8,8 +8,10 @@
 #include <executorch/runtime/kernel/kernel_runtime_context.h>
 #include <executorch/runtime/kernel/operator_registry.h>
 
+#include <cinttypes>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "attention.h"
 #include "llama_ops.h"
@@ -35,12 +37,18 @@ bool contiguous(const Tensor& t) {
   return true;
 }
 
+// Whether the elements can be read as floats: a damaged memory plan can put a tensor anywhere.
+bool readable(const Tensor& t) {
+  const void* data = t.const_data_ptr();
+  return t.numel() == 0 || (data != nullptr && reinterpret_cast<uintptr_t>(data) % alignof(float) == 0);
+}
+
 // The tensor behind an argument if it is a contiguous fp32 [1, a, b, c] with memory behind it.
 const Tensor* cache_like(EValue* value) {
   if (value == nullptr || !value->isTensor()) return nullptr;
   const Tensor& t = value->toTensor();
   const bool good = t.dim() == 4 && t.size(0) == 1 && t.scalar_type() == ScalarType::Float && contiguous(t) &&
-                    (t.numel() == 0 || t.const_data_ptr() != nullptr);
+                    readable(t);
   return good ? &t : nullptr;
 }
 
@@ -74,27 +82,38 @@ void update_cache(KernelRuntimeContext& context, Span<EValue*> arguments) {
           cache->size(1));
   if (value->numel() == 0) return;
   const size_t position = static_cast<size_t>(value->size(2) * value->size(3));
-  std::memcpy(cache->mutable_data_ptr<float>() + static_cast<size_t>(start) * position,
-              value->const_data_ptr<float>(), static_cast<size_t>(value->size(1)) * position * sizeof(float));
+  // Not memcpy: only a sound memory plan keeps the two apart.
+  std::memmove(cache->mutable_data_ptr<float>() + static_cast<size_t>(start) * position,
+               value->const_data_ptr<float>(), static_cast<size_t>(value->size(1)) * position * sizeof(float));
 }
+
+#ifdef ENGINE_X86_64
+// Exactly the instruction sets that build.rs compiles the variants for.
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+}
+#endif
 
 EngineAttentionFn* widest() {
 #ifdef ENGINE_X86_64
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-    return engine_attention_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return engine_attention_avx2;
+  if (has_avx512()) return engine_attention_avx512;
+  if (has_avx2()) return engine_attention_avx2;
 #endif
   return engine_attention_portable;
 }
 
-EngineAttentionFn* attention = widest();
+EngineAttentionFn* const best = widest();
+// What a test wants on this thread instead.
+thread_local EngineAttentionFn* forced = nullptr;
 
 void attend(const EngineAttention& task) {
   constexpr int64_t tile = 32;  // rows; the widest tile of attention.cpp, so that no tile is cut short
   const int64_t rows = task.positions * (task.heads / task.kv_heads);
   const int64_t tiles = (rows + tile - 1) / tile;
   const int64_t items = task.kv_heads * tiles;
+  EngineAttentionFn* const attention = forced != nullptr ? forced : best;
   auto run = [&](size_t item) {
     const int64_t begin = static_cast<int64_t>(item) % tiles * tile;
     attention(&task, static_cast<int64_t>(item) / tiles, begin, begin + tile < rows ? begin + tile : rows);
@@ -139,6 +158,7 @@ void custom_sdpa(KernelRuntimeContext& context, Span<EValue*> arguments) {
   Tensor out = *planned;
   REQUIRE(executorch::runtime::resize_tensor(out, query->sizes()) == Error::Ok,
           "custom_sdpa: expected an out that takes the shape of query");
+  REQUIRE(readable(out), "custom_sdpa: expected an out with memory behind it");
   if (query->numel() == 0) return;
   EngineAttention task{};
   task.query = query->const_data_ptr<float>();
@@ -158,7 +178,7 @@ void custom_sdpa(KernelRuntimeContext& context, Span<EValue*> arguments) {
 
 #undef REQUIRE
 
-// ---- test hooks ----
+// ---- test hook ----
 
 struct TestTensor {
   executorch::aten::SizesType sizes[ENGINE_RANK_MAX];
@@ -166,10 +186,10 @@ struct TestTensor {
   executorch::aten::DimOrderType order[ENGINE_RANK_MAX];
   executorch::aten::TensorImpl impl;
 
-  explicit TestTensor(const EngineTestTensor& t)
+  explicit TestTensor(const EngineTestArgument& t)
       : impl((fill(t), static_cast<ScalarType>(t.scalar_type)), t.rank, sizes, t.data, order, strides) {}
 
-  void fill(const EngineTestTensor& t) {
+  void fill(const EngineTestArgument& t) {
     int32_t stride = 1;
     for (int i = t.rank - 1; i >= 0; i--) {
       sizes[i] = static_cast<int32_t>(t.sizes[i]);
@@ -180,12 +200,20 @@ struct TestTensor {
   }
 };
 
-uint32_t call(const char* name, Span<EValue*> arguments) {
-  auto function = executorch::runtime::get_op_function_from_registry(name);
-  if (!function.ok()) return static_cast<uint32_t>(function.error());
-  KernelRuntimeContext context;
-  (*function)(context, arguments);
-  return static_cast<uint32_t>(context.failure_state());
+EValue test_value(const EngineTestArgument& argument, std::optional<TestTensor>& tensor) {
+  switch (argument.kind) {
+    case ENGINE_TEST_INT:
+      return EValue(argument.integer);
+    case ENGINE_TEST_BOOL:
+      return EValue(argument.integer != 0);
+    case ENGINE_TEST_DOUBLE:
+      return EValue(argument.real);
+    case ENGINE_TEST_TENSOR:
+      tensor.emplace(argument);
+      return EValue(Tensor(&tensor->impl));
+    default:
+      return EValue();
+  }
 }
 
 }  // namespace
@@ -198,30 +226,27 @@ Error engine_register_llama_ops() {
   return executorch::runtime::register_kernels({kernels, 2});
 }
 
-extern "C" uint32_t engine_test_update_cache(const EngineTestTensor* value, const EngineTestTensor* cache,
-                                             int64_t start) {
-  TestTensor v(*value), c(*cache);
-  EValue a[] = {EValue(Tensor(&v.impl)), EValue(Tensor(&c.impl)), EValue(start), EValue(Tensor(&v.impl))};
-  EValue* arguments[] = {&a[0], &a[1], &a[2], &a[3]};
-  return call("llama::update_cache.out", {arguments, 4});
-}
-
-extern "C" uint32_t engine_test_custom_sdpa(const EngineTestTensor* query, const EngineTestTensor* key,
-                                            const EngineTestTensor* value, int64_t start, bool causal,
-                                            double scale, const EngineTestTensor* out, int32_t variant) {
-  EngineAttentionFn* forced = variant == 0 ? widest() : variant == 1 ? engine_attention_portable : nullptr;
+extern "C" uint32_t engine_test_call(const char* kernel, const EngineTestArgument* arguments, size_t count,
+                                     int32_t variant) {
+  EngineAttentionFn* chosen = variant == 0 ? widest() : variant == 1 ? engine_attention_portable : nullptr;
 #ifdef ENGINE_X86_64
-  if (variant == 2 && __builtin_cpu_supports("avx2")) forced = engine_attention_avx2;
-  if (variant == 3 && widest() == engine_attention_avx512) forced = engine_attention_avx512;
+  if (variant == 2 && has_avx2()) chosen = engine_attention_avx2;
+  if (variant == 3 && has_avx512()) chosen = engine_attention_avx512;
 #endif
-  if (forced == nullptr) return static_cast<uint32_t>(Error::NotSupported);
-  TestTensor q(*query), k(*key), v(*value), o(*out);
-  EValue a[] = {EValue(Tensor(&q.impl)), EValue(Tensor(&k.impl)), EValue(Tensor(&v.impl)), EValue(start), EValue(),
-                EValue(0.0), EValue(causal), EValue(scale), EValue(Tensor(&o.impl))};
-  EValue* arguments[9];
-  for (int i = 0; i < 9; i++) arguments[i] = &a[i];
-  attention = forced;
-  const uint32_t code = call("llama::custom_sdpa.out", {arguments, 9});
-  attention = widest();
-  return code;
+  if (chosen == nullptr) return static_cast<uint32_t>(Error::NotSupported);
+  if (count > ENGINE_TEST_ARGUMENTS_MAX) return static_cast<uint32_t>(Error::InvalidArgument);
+  const auto function = executorch::runtime::get_op_function_from_registry(kernel);
+  if (!function.ok()) return static_cast<uint32_t>(function.error());
+  std::optional<TestTensor> tensors[ENGINE_TEST_ARGUMENTS_MAX];
+  EValue values[ENGINE_TEST_ARGUMENTS_MAX];
+  EValue* pointers[ENGINE_TEST_ARGUMENTS_MAX];
+  for (size_t i = 0; i < count; i++) {
+    values[i] = test_value(arguments[i], tensors[i]);
+    pointers[i] = &values[i];
+  }
+  KernelRuntimeContext context;
+  forced = chosen;
+  (*function)(context, {pointers, count});
+  forced = nullptr;
+  return static_cast<uint32_t>(context.failure_state());
 }

@@ -13,9 +13,15 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstring>
+#include <exception>
+#include <memory>
 #include <new>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "llama_ops.h"
 #include "profile.h"
@@ -88,6 +94,7 @@ class LoadedModule final : public executorch::extension::module::Module {
 
 template <typename Function>
 uint32_t guarded(Function function) {
+  log_length = 0;  // what an earlier call complained about, and succeeded nevertheless
   try {
     return static_cast<uint32_t>(function());
   } catch (const std::bad_alloc&) {
@@ -145,7 +152,8 @@ void describe(EngineTensorInfo& to, executorch::runtime::Result<executorch::runt
   if (!info.ok()) return;
   to.scalar_type = static_cast<int32_t>(info->scalar_type());
   to.rank = static_cast<int32_t>(info->sizes().size());
-  for (int32_t i = 0; i < to.rank && i < ENGINE_RANK_MAX; i++) to.sizes[i] = info->sizes()[i];
+  if (to.rank > ENGINE_RANK_MAX) to.scalar_type = -1, to.rank = 0;  // nothing that a caller could use
+  for (int32_t i = 0; i < to.rank; i++) to.sizes[i] = info->sizes()[i];
 }
 
 // A tensor over borrowed memory, built on the stack.

@@ -18,7 +18,7 @@ struct EngineOption {
   const char* text;
 };
 
-enum { ENGINE_RANK_MAX = 8, ENGINE_SCALAR_FLOAT = 6, ENGINE_SCALAR_LONG = 4 };
+enum { ENGINE_RANK_MAX = 8 };
 
 // Type and upper-bound shape of a method's input or output; scalar_type is -1 for what is no tensor.
 struct EngineTensorInfo {
@@ -83,16 +83,25 @@ uint64_t engine_peak_rss_bytes(void);
 size_t engine_profile(const EngineModel* model, EngineEvent* events, size_t capacity);
 void engine_profile_reset(EngineModel* model);
 
-// Test hooks: run a registered operator on plain memory, through the registry and its own validation.
-struct EngineTestTensor {
-  int32_t scalar_type;
+// Test hook: calls a registered operator on plain values, through the registry and its own validation.
+enum {
+  ENGINE_TEST_NONE = 0,
+  ENGINE_TEST_INT = 1,
+  ENGINE_TEST_BOOL = 2,
+  ENGINE_TEST_DOUBLE = 3,
+  ENGINE_TEST_TENSOR = 4,
+  ENGINE_TEST_ARGUMENTS_MAX = 12,
+};
+struct EngineTestArgument {
+  int32_t kind;
+  int32_t scalar_type;  // of a tensor, as are rank, sizes and data; contiguous
   int32_t rank;
   int64_t sizes[ENGINE_RANK_MAX];
   void* data;
+  int64_t integer;  // also a boolean
+  double real;
 };
-uint32_t engine_test_update_cache(const EngineTestTensor* value, const EngineTestTensor* cache, int64_t start);
-// `variant` 0 lets the CPU decide, 1 portable, 2 AVX2, 3 AVX-512 (NotSupported where the CPU lacks it).
-uint32_t engine_test_custom_sdpa(const EngineTestTensor* query, const EngineTestTensor* key,
-                                 const EngineTestTensor* value, int64_t start, bool causal, double scale,
-                                 const EngineTestTensor* out, int32_t variant);
+// `variant` 0 lets the CPU choose the instruction set, 1 portable, 2 AVX2, 3 AVX-512 (NotSupported where the CPU
+// lacks it); for this call on this thread alone.
+uint32_t engine_test_call(const char* kernel, const EngineTestArgument* arguments, size_t count, int32_t variant);
 }

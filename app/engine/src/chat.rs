@@ -130,7 +130,9 @@ fn to_json(value: &Value, options: Kwargs) -> std::result::Result<Value, minijin
         Some(width) => {
             let pad = b" ".repeat(width.min(16));
             let formatter = serde_json::ser::PrettyFormatter::with_indent(&pad);
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter)).map_err(wrong)?;
+            value
+                .serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))
+                .map_err(wrong)?;
         }
         None => {
             let mut serializer = serde_json::Serializer::with_formatter(&mut out, PythonSpacing);
@@ -145,10 +147,18 @@ fn to_json(value: &Value, options: Kwargs) -> std::result::Result<Value, minijin
 struct PythonSpacing;
 
 impl serde_json::ser::Formatter for PythonSpacing {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        w: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
         if first { Ok(()) } else { w.write_all(b", ") }
     }
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        w: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
         if first { Ok(()) } else { w.write_all(b", ") }
     }
     fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W) -> std::io::Result<()> {
@@ -166,7 +176,9 @@ fn python_method(
     let unknown = || minijinja::Error::from(ErrorKind::UnknownMethod);
     if value.kind() == ValueKind::Map {
         return match (method, arguments) {
-            ("get", [key]) => value.get_item(key).map(|found| if found.is_undefined() { ().into() } else { found }),
+            ("get", [key]) => {
+                value.get_item(key).map(|found| if found.is_undefined() { ().into() } else { found })
+            }
             ("get", [key, default]) => {
                 value.get_item(key).map(|found| if found.is_undefined() { default.clone() } else { found })
             }
@@ -179,7 +191,8 @@ fn python_method(
         };
     }
     let text = value.as_str().ok_or_else(unknown)?;
-    let texts: Vec<&str> = arguments.iter().map(|a| a.as_str().ok_or_else(unknown)).collect::<std::result::Result<_, _>>()?;
+    let texts: Vec<&str> =
+        arguments.iter().map(|a| a.as_str().ok_or_else(unknown)).collect::<std::result::Result<_, _>>()?;
     let of = |set: &str| {
         let set: Vec<char> = set.chars().collect();
         move |c: char| set.contains(&c)
@@ -236,13 +249,19 @@ mod tests {
     fn a_longer_conversation_begins_with_the_shorter_one() {
         // What makes reuse of the cache across turns possible.
         let template = ChatTemplate::new(LLAMA3, "", "").unwrap();
-        let (short, long) = (template.render(&talk()[..2], true).unwrap(), template.render(&talk(), true).unwrap());
+        let (short, long) =
+            (template.render(&talk()[..2], true).unwrap(), template.render(&talk(), true).unwrap());
         assert!(long.starts_with(&short));
     }
 
     #[test]
     fn blocks_leave_no_blank_lines() {
-        let template = ChatTemplate::new("{% for m in messages %}\n  {% if true %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}", "", "").unwrap();
+        let template = ChatTemplate::new(
+            "{% for m in messages %}\n  {% if true %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}",
+            "",
+            "",
+        )
+        .unwrap();
         assert_eq!(template.render(&talk()[2..], false).unwrap(), "Hi.\nBye?\n");
     }
 
@@ -255,9 +274,15 @@ mod tests {
 
     #[test]
     fn json_is_spaced_as_python_does() {
-        let template = ChatTemplate::new("{{ messages[2]|tojson }}{{ {'a': [1, 2]}|tojson(indent=2) }}", "", "").unwrap();
+        let template =
+            ChatTemplate::new("{{ messages[2]|tojson }}{{ {'a': [1, 2]}|tojson(indent=2) }}", "", "")
+                .unwrap();
         let text = template.render(&talk(), true).unwrap();
-        assert!(text.starts_with(r#"{"role": "assistant", "content": "Hi."}"#) || text.starts_with(r#"{"content": "Hi.", "role": "assistant"}"#), "{text}");
+        assert!(
+            text.starts_with(r#"{"role": "assistant", "content": "Hi."}"#)
+                || text.starts_with(r#"{"content": "Hi.", "role": "assistant"}"#),
+            "{text}"
+        );
         assert!(text.ends_with("{\n  \"a\": [\n    1,\n    2\n  ]\n}"), "{text}");
     }
 

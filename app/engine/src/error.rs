@@ -55,9 +55,13 @@ impl Code {
                 "the program uses an operator that this runtime lacks; compare it with `engine kernels`"
             }
             Self::NOT_FOUND => "a backend or method is missing; compare the program with `engine kernels`",
-            Self::INVALID_PROGRAM => "the bytes are damaged or from another format version; export the model again",
+            Self::INVALID_PROGRAM => {
+                "the bytes are damaged or from another format version; export the model again"
+            }
             Self(0x21 | 0x25 | 0x31) => "free memory, or use a smaller model or context",
-            Self(0x30) => "the program was lowered for another version of the backend; export the model again",
+            Self(0x30) => {
+                "the program was lowered for another version of the backend; export the model again"
+            }
             _ => return None,
         })
     }
@@ -110,7 +114,9 @@ pub enum Error {
         len: u64,
     },
     /// The model's bytes do not start at a multiple of 16.
-    #[error("model bytes: got an address {past} past a multiple of {expected}, expected a multiple of {expected}")]
+    #[error(
+        "model bytes: got an address {past} past a multiple of {expected}, expected a multiple of {expected}"
+    )]
     Misaligned {
         /// How far off the address is.
         past: usize,

@@ -1,7 +1,7 @@
 //! The C interface of `cpp/shim.h` and the thinnest safe wrappers over it.
 //!
-//! **Invariant:** this module and [`crate::bytes`] hold all unsafe code of the project, and every call that
-//! can be made wrongly is only reachable through a method that makes it rightly.
+//! **Invariant:** every call that can be made wrongly is only reachable through a method that makes it rightly;
+//! the two whose rightness this module cannot see ([`Handle::load`], [`set_threads`]) are `unsafe` themselves.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
@@ -235,7 +235,11 @@ impl Handle {
     ///
     /// # Safety
     /// `bytes` must stay valid and unchanged until the handle is dropped.
-    pub(crate) unsafe fn load(bytes: *const [u8], options: &[BackendOption], profile: bool) -> Result<Self, Failure> {
+    pub(crate) unsafe fn load(
+        bytes: *const [u8],
+        options: &[BackendOption],
+        profile: bool,
+    ) -> Result<Self, Failure> {
         start()?;
         let raw: Vec<RawOption> = options
             .iter()
@@ -251,7 +255,9 @@ impl Handle {
         let mut model = ptr::null_mut();
         // SAFETY: the caller vouches for `bytes`; the options live to the end of this function, and the
         // runtime copies them.
-        check(unsafe { engine_load(bytes.cast(), bytes.len(), raw.as_ptr(), raw.len(), profile, &mut model) })?;
+        check(unsafe {
+            engine_load(bytes.cast(), bytes.len(), raw.as_ptr(), raw.len(), profile, &mut model)
+        })?;
         NonNull::new(model)
             .map(Self)
             .ok_or_else(|| Failure { code: Code(1), log: "loading yielded no model".into() })
@@ -288,7 +294,8 @@ impl Handle {
     /// Inputs and outputs of `forward`.
     pub(crate) fn signature(&mut self) -> Result<(Vec<TensorInfo>, Vec<TensorInfo>), Failure> {
         const MOST: usize = 16;
-        let (mut inputs, mut outputs) = (vec![TensorInfo::default(); MOST], vec![TensorInfo::default(); MOST]);
+        let (mut inputs, mut outputs) =
+            (vec![TensorInfo::default(); MOST], vec![TensorInfo::default(); MOST]);
         let (mut input_count, mut output_count) = (MOST, MOST);
         // SAFETY: both counts are true capacities.
         check(unsafe {
@@ -312,11 +319,12 @@ impl Handle {
         check(unsafe {
             engine_forward(self.0.as_ptr(), tokens.as_ptr(), tokens.len(), position, &mut logits, &mut count)
         })?;
-        if logits.is_null() {
-            return Err(Failure { code: Code(1), log: "forward yielded no logits".into() });
+        // A damaged memory plan can put the output anywhere inside the model's memory.
+        if logits.is_null() || !logits.is_aligned() {
+            return Err(Failure { code: Code(1), log: "forward yielded no aligned logits".into() });
         }
-        // SAFETY: the runtime returned `count` floats that stay in place until the next call on this model,
-        // which the borrow of `self` prevents.
+        // SAFETY: not null and aligned; the runtime returned `count` floats that stay in place until the next
+        // call on this model, which the borrow of `self` prevents.
         Ok(unsafe { std::slice::from_raw_parts(logits, count) })
     }
 
@@ -324,13 +332,11 @@ impl Handle {
     pub(crate) fn profile(&self) -> Vec<Event> {
         const MOST: usize = 1024;
         let mut raw: Vec<RawEvent> = Vec::with_capacity(MOST);
-        // SAFETY: at most MOST elements are written, and the first min(MOST, result) are.
-        let count = unsafe {
+        // SAFETY: there is room for MOST elements, and the first min(MOST, result) are written.
+        unsafe {
             let count = engine_profile(self.0.as_ptr(), raw.as_mut_ptr(), MOST);
             raw.set_len(count.min(MOST));
-            raw.len()
-        };
-        debug_assert_eq!(count, raw.len());
+        }
         raw.iter()
             .map(|event| Event {
                 // SAFETY: the name lives as long as the model, which is borrowed.
@@ -345,5 +351,111 @@ impl Handle {
     pub(crate) fn profile_reset(&mut self) {
         // SAFETY: the pointer is a live model.
         unsafe { engine_profile_reset(self.0.as_ptr()) }
+    }
+}
+
+/// The test hook: any registered operator on plain values.
+#[cfg(test)]
+pub(crate) mod test_hook {
+    use super::*;
+
+    /// A tensor as an operator sees it; elements start after [`GUARD`] floats and end before as many.
+    #[derive(Debug, Clone)]
+    pub(crate) struct Tensor {
+        pub(crate) scalar_type: i32,
+        pub(crate) sizes: Vec<i64>,
+        memory: Vec<f32>,
+        len: usize,
+        /// Whether the operator gets no memory at all.
+        pub(crate) null: bool,
+    }
+
+    /// Floats around a tensor's elements: as many as the widest vector and a cache line more.
+    const GUARD: usize = 32;
+
+    impl Tensor {
+        /// A float tensor between guards of NaN, so that a read outside shows in the result.
+        pub(crate) fn new(sizes: &[usize], data: &[f32]) -> Self {
+            assert_eq!(sizes.iter().product::<usize>(), data.len());
+            let guard = [f32::NAN; GUARD];
+            let memory = [&guard, data, &guard].concat();
+            let sizes = sizes.iter().map(|size| i64::try_from(*size).unwrap()).collect();
+            Self { scalar_type: TensorInfo::FLOAT, sizes, memory, len: data.len(), null: false }
+        }
+
+        pub(crate) fn data(&self) -> &[f32] {
+            &self.memory[GUARD..GUARD + self.len]
+        }
+
+        /// Whether nothing outside the elements was written.
+        pub(crate) fn guards_hold(&self) -> bool {
+            let (before, rest) = self.memory.split_at(GUARD);
+            before.iter().chain(&rest[self.len..]).all(|x| x.to_bits() == f32::NAN.to_bits())
+        }
+    }
+
+    /// An argument of an operator.
+    #[derive(Debug, Clone)]
+    pub(crate) enum Argument {
+        None,
+        Int(i64),
+        Bool(bool),
+        Double(f64),
+        Tensor(Tensor),
+    }
+
+    #[repr(C)]
+    struct RawArgument {
+        kind: i32,
+        scalar_type: i32,
+        rank: i32,
+        sizes: [i64; RANK_MAX],
+        data: *mut c_void,
+        integer: i64,
+        real: f64,
+    }
+
+    unsafe extern "C" {
+        fn engine_test_call(
+            kernel: *const c_char,
+            arguments: *const RawArgument,
+            count: usize,
+            variant: i32,
+        ) -> u32;
+    }
+
+    /// Calls an operator; `variant` as in `shim.h`.
+    pub(crate) fn call(kernel: &CStr, arguments: &mut [Argument], variant: i32) -> Code {
+        start().unwrap();
+        let raw: Vec<RawArgument> = arguments.iter_mut().map(raw).collect();
+        // SAFETY: as many arguments as told; every tensor has memory for its sizes, or the null pointer.
+        Code(unsafe { engine_test_call(kernel.as_ptr(), raw.as_ptr(), raw.len(), variant) })
+    }
+
+    fn raw(argument: &mut Argument) -> RawArgument {
+        let mut raw = RawArgument {
+            kind: 0,
+            scalar_type: 0,
+            rank: 0,
+            sizes: [0; RANK_MAX],
+            data: ptr::null_mut(),
+            integer: 0,
+            real: 0.0,
+        };
+        match argument {
+            Argument::None => {}
+            Argument::Int(value) => (raw.kind, raw.integer) = (1, *value),
+            Argument::Bool(value) => (raw.kind, raw.integer) = (2, i64::from(*value)),
+            Argument::Double(value) => (raw.kind, raw.real) = (3, *value),
+            Argument::Tensor(tensor) => {
+                (raw.kind, raw.scalar_type) = (4, tensor.scalar_type);
+                raw.rank = i32::try_from(tensor.sizes.len()).unwrap();
+                raw.sizes[..tensor.sizes.len()].copy_from_slice(&tensor.sizes);
+                if !tensor.null {
+                    raw.data = tensor.memory[GUARD..].as_mut_ptr().cast();
+                }
+            }
+        }
+        raw
     }
 }

@@ -152,7 +152,8 @@ pub fn generate(
         if limits.stop.contains(&token) {
             break Finish::Stop;
         }
-        if reply.tokens.len() >= tokens_max {
+        // Only true here when no token at all may be had.
+        if tokens_max == 0 {
             break Finish::Length;
         }
         reply.tokens.push(token);
@@ -162,6 +163,10 @@ pub fn generate(
         reply.text.push_str(&text);
         if on_piece(Piece { text: &text, token, statistics: &statistics }).is_break() {
             break Finish::Interrupted;
+        }
+        // Before the next token is computed: it would be thrown away.
+        if reply.tokens.len() >= tokens_max {
+            break Finish::Length;
         }
         if session.remaining() == 0 && !make_room(session, limits.window)? {
             break Finish::Window;

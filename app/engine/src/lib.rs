@@ -4,13 +4,16 @@
 //! ModelBytes → Model::load → Session (cache) → generate (Tokenizer, Sampler) → pieces of text
 //! ```
 //!
-//! **Invariant:** all unsafe code of the project is in the private modules `ffi` and `bytes` and at the two
-//! places that call them (`model`, `runtime`), each with its reason; no input makes this crate panic, and no
-//! input that it accepts makes the runtime abort.
+//! **Invariant:** all unsafe code of the crate is in the private modules `ffi` and `bytes` and at the two places that
+//! call them (`model`, `runtime`), each with its reason; no input makes this crate panic, and no input that it
+//! accepts makes the runtime abort.
+#![deny(unsafe_code)]
 
+#[expect(unsafe_code, reason = "maps files and advises the system about pages")]
 mod bytes;
 pub mod chat;
 mod error;
+#[expect(unsafe_code, reason = "calls the C interface of the runtime")]
 mod ffi;
 pub mod generate;
 #[cfg(test)]

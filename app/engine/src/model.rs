@@ -101,6 +101,7 @@ impl Model {
     pub fn load(bytes: ModelBytes, options: &LoadOptions) -> Result<Self> {
         let bytes = bytes.map()?;
         // Locals drop in reverse: an error below frees the handle before it stops counting as live.
+        #[expect(unsafe_code, reason = "only here are a handle and its bytes tied together")]
         let (live, mut handle) = Live::while_loading(|| {
             // SAFETY: `bytes` moves into the model beside the handle, its memory stays in place (a mapping or
             // a static), and the handle drops first.
@@ -108,7 +109,8 @@ impl Model {
                 .map_err(Error::runtime("load the model"))
         })?;
         let metadata = read_metadata(&mut handle)?;
-        let (inputs, outputs) = handle.signature().map_err(Error::runtime("read the signature of forward"))?;
+        let (inputs, outputs) =
+            handle.signature().map_err(Error::runtime("read the signature of forward"))?;
         let prefill_max = check_inputs(&inputs)?;
         let vocab = check_outputs(&outputs)?;
         let context = context_length(&metadata)?;
@@ -268,5 +270,28 @@ fn context_length(metadata: &Metadata) -> Result<usize> {
             other.map_or("nothing".to_owned(), |value| value.to_string()),
             &format!("2 to {most} (or get_max_seq_len)"),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camino::Utf8Path;
+
+    #[test]
+    fn what_the_runtime_refuses_is_an_error_and_the_model_still_runs() {
+        // A session lets none of these through; the runtime and our operators must hold all the same.
+        let path =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../model-assets/models/tiny/tiny-int8-seq512.pte");
+        let bytes = ModelBytes::open(Utf8Path::new(path)).expect("run: cargo xtask export");
+        let mut model = Model::load(bytes, &LoadOptions::default()).unwrap();
+        let expected = model.forward(&[1, 2, 3], 0).unwrap().to_vec();
+        for (count, position) in
+            [(1, 512), (2, 511), (513, 0), (0, 0), (1, usize::MAX), (1, 1 << 40), (512, 1)]
+        {
+            let result = model.forward(&vec![1; count], position).map(<[f32]>::to_vec);
+            assert!(matches!(result, Err(Error::Runtime { .. })), "{count} at {position}: {result:?}");
+            assert_eq!(model.forward(&[1, 2, 3], 0).unwrap(), expected);
+        }
     }
 }

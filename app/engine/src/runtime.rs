@@ -50,7 +50,8 @@ pub fn threads() -> Result<u32> {
 pub fn threads_default() -> Result<u32> {
     let performance = ffi::performance_cores().map_err(Error::runtime("start the runtime"))?;
     // A container may have been given fewer processors than the machine has cores.
-    let allowed = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    let allowed =
+        std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     Ok(if performance == 0 { allowed } else { performance.min(allowed) }.min(THREADS_MAX))
 }
 
@@ -67,8 +68,10 @@ pub fn set_threads(count: u32) -> Result<()> {
     if *live > 0 {
         return Err(setting(format!("{count} while {} models are loaded", *live), "no loaded model"));
     }
+    #[expect(unsafe_code, reason = "only here is it known that no model lives")]
     // SAFETY: no model is live, and the lock keeps one from being loaded meanwhile.
-    unsafe { ffi::set_threads(count) }.map_err(Error::runtime("set the number of threads"))
+    let set = unsafe { ffi::set_threads(count) };
+    set.map_err(Error::runtime("set the number of threads"))
 }
 
 fn live_models() -> MutexGuard<'static, usize> {

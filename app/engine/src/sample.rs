@@ -4,8 +4,8 @@
 //! candidates that can matter, and only those are ordered. The order of filters is that of Hugging Face:
 //! temperature, top-k, top-p.
 //!
-//! **Invariant:** the same seed, settings and logits give the same tokens on every machine; equal
-//! probabilities are ordered by token.
+//! **Invariant:** the same seed, settings and logits give the same tokens (across platforms up to the last bit of
+//! their `exp`); equal probabilities are ordered by token.
 
 use std::cmp::Ordering;
 
@@ -242,9 +242,14 @@ mod tests {
 
     #[test]
     fn settings_out_of_range_are_refused() {
-        for (temperature, top_p, top_k) in
-            [(-1.0, 1.0, None), (f32::NAN, 1.0, None), (1.0, 0.0, None), (1.0, 1.5, None), (1.0, f32::NAN, None), (1.0, 1.0, Some(0))]
-        {
+        for (temperature, top_p, top_k) in [
+            (-1.0, 1.0, None),
+            (f32::NAN, 1.0, None),
+            (1.0, 0.0, None),
+            (1.0, 1.5, None),
+            (1.0, f32::NAN, None),
+            (1.0, 1.0, Some(0)),
+        ] {
             assert!(Sampler::new(Settings { temperature, top_p, top_k, seed: 0 }).is_err());
         }
     }

@@ -174,6 +174,7 @@ checks! {
     G8 "a node's parameters fit its shapes",
     G9 "every external output is written",
     G10 "no byte of an XNNPACK graph is hidden from its schema",
+    G11 "a node's dtypes are ones that it computes with",
     A1 "an external id is below the number of arguments",
     A2 "a delegate gets as many arguments as it has external values",
     A3 "a delegate's arguments are tensors",

@@ -1,5 +1,6 @@
 //! Operators and instructions: that every index holds, and that every kernel is called the way it is declared.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 
 use super::check_id::CheckId::{O1, O2, O3, P9, X1, X2, X3, X4, X5, X6, X7, X8, X9, X10, X11, X12, X13, X14};
@@ -7,6 +8,7 @@ use super::expect::Expect;
 use super::kernels::{self, Return, Schema};
 use super::program::{Instruction, Operator, Plan, Value};
 use super::report::{Place, Report, Severity};
+use super::scalar::{self, Scalar, Scalars};
 use super::value::{TensorFacts, index};
 use super::{dtype, limits, shape};
 
@@ -14,8 +16,8 @@ pub(super) struct Method<'m, 'a> {
     pub(super) plan: &'m Plan<'a>,
     pub(super) facts: &'m TensorFacts,
     pub(super) expect: &'m Expect,
-    /// Values that a kernel overwrites with a scalar of a kind known only at run time.
-    scalars: HashSet<usize>,
+    /// What kernels have computed so far.
+    scalars: RefCell<Scalars>,
     /// Values that an instruction overwrites with a scalar: what the file declares for them means nothing.
     computed: HashSet<usize>,
 }
@@ -45,9 +47,9 @@ pub(super) fn check(
     if plan.chains.len() != 1 {
         report.reject(X1, at, "chains", plan.chains.len(), "exactly 1");
     }
-    let scalars = fresh(plan, |kind| kind == "Scalar");
-    let mut computed = fresh(plan, |_| true);
+    let mut computed = fresh(plan);
     computed.extend(moved(plan));
+    let scalars = RefCell::new(Scalars::new(is_straight(plan), computed.iter().copied()));
     let method = Method { plan, facts, expect, scalars, computed };
     for (number, chain) in plan.chains.iter().enumerate() {
         let at = at.at("chain", number);
@@ -80,15 +82,22 @@ fn check_operator(operator: &Operator<'_>, expect: &Expect, at: &Place<'_>, repo
     }
 }
 
-/// Values that kernels make, of the kinds wanted.
-fn fresh(plan: &Plan<'_>, wanted: impl Fn(&str) -> bool) -> HashSet<usize> {
+/// Whether no instruction moves values or jumps.
+fn is_straight(plan: &Plan<'_>) -> bool {
+    let mut instructions = plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten());
+    plan.chains.len() == 1
+        && instructions.all(|one| matches!(one, Instruction::Kernel { .. } | Instruction::Delegate { .. }))
+}
+
+/// Values that kernels overwrite with a scalar.
+fn fresh(plan: &Plan<'_>) -> HashSet<usize> {
     let mut values = HashSet::new();
     for instruction in plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten()) {
         let Instruction::Kernel { operator, args: Some(args) } = instruction else { continue };
         let name = plan.operators.get(index(*operator)).and_then(operator_name);
         let Some(schema) = name.as_deref().and_then(kernels::schema) else { continue };
         for (value, kind) in args.iter().skip(schema.args.len()).zip(&schema.returns) {
-            if matches!(kind, Return::Fresh(kind) if wanted(kind)) {
+            if matches!(kind, Return::Fresh(kind) if scalar::is_scalar(kind)) {
                 values.insert(index(*value));
             }
         }
@@ -225,9 +234,12 @@ impl<'a> Method<'_, 'a> {
             return;
         }
         self.check_writes(&name, schema, args, at, report);
-        if let Err((message, got, expected)) = shape::check(&name, args, (self.plan, self.facts), &self.computed) {
+        if let Err((message, got, expected)) =
+            shape::check(&name, args, (self.plan, self.facts), &self.computed)
+        {
             report.reject(X13, at, format!("{name}: {message}"), got, expected);
         }
+        self.scalars.borrow_mut().run(&name, schema, args, self.plan, self.facts);
     }
 
     /// X11.
@@ -240,19 +252,41 @@ impl<'a> Method<'_, 'a> {
         report: &mut Report,
     ) -> bool {
         let mut fits = true;
-        let fresh = schema.returns.iter().map(|kind| match kind {
-            Return::Fresh(kind) => kind.as_str(),
-            Return::Alias(_) | Return::List(_) => "",
-        });
-        let kinds = schema.args.iter().map(String::as_str).chain(fresh);
-        for (number, (&arg, kind)) in args.iter().zip(kinds).enumerate() {
-            let Some(value) = self.plan.values.get(index(arg)) else { return false };
-            if kind.is_empty() || kernels::accepts(kind, value, self.scalars.contains(&index(arg))) {
+        let scalars = self.scalars.borrow();
+        for (number, (&arg, kind)) in args.iter().zip(&schema.args).enumerate() {
+            let Some(declared) = self.plan.values.get(index(arg)) else { return false };
+            let now = scalars.now(arg);
+            let value = match now {
+                Some(Scalar::Int) => &Value::Int(0),
+                Some(Scalar::Double) => &Value::Double(0.0),
+                Some(Scalar::Bool) => &Value::Bool(false),
+                Some(Scalar::Unknown) | None => declared,
+            };
+            let items_fit = match value {
+                Value::IntList(items) => scalars.are_ints(items),
+                _ => !scalar::is_arithmetic(name) || scalars.is_number(self.plan, arg),
+            };
+            if items_fit && kernels::accepts(kind, value, now == Some(Scalar::Unknown)) {
                 continue;
             }
             fits = false;
             let at = at.at("argument", number);
             report.reject(X11, &at, format!("{name} gets an argument of the wrong kind"), value.kind(), kind);
+        }
+        for (&value, kind) in args.iter().skip(schema.args.len()).zip(&schema.returns) {
+            let (Return::Fresh(kind), Some(declared)) = (kind, self.plan.values.get(index(value))) else {
+                continue;
+            };
+            let good = if scalar::is_scalar(kind) {
+                matches!(declared, Value::Int(_) | Value::Double(_) | Value::Bool(_))
+            } else {
+                kernels::accepts(kind, declared, false)
+            };
+            if !good {
+                fits = false;
+                let message = format!("{name} overwrites value {value}, which is of another kind");
+                report.reject(X11, at, message, declared.kind(), kind);
+            }
         }
         fits
     }

@@ -142,6 +142,9 @@ fn embedding(
     if out.sizes != expected {
         return misfit("shape of the output", &out.sizes, expected);
     }
+    if indices.dynamic && !out.dynamic {
+        return misfit("the output of dynamic indices", "a static shape", "a dynamic shape");
+    }
     Ok(())
 }
 
@@ -168,7 +171,9 @@ fn zero_points(scales: Option<&Facts>, points: Option<&Facts>, out: Option<&Fact
 fn bounds(min: Option<&Value<'_>>, max: Option<&Value<'_>>) -> Result<(), Misfit> {
     match (min, max) {
         (Some(Value::Int(min)), Some(Value::Int(max))) if min <= max => Ok(()),
-        (Some(Value::Int(min)), Some(Value::Int(max))) => misfit("bounds of the weight", (min, max), "ascending"),
+        (Some(Value::Int(min)), Some(Value::Int(max))) => {
+            misfit("bounds of the weight", (min, max), "ascending")
+        }
         _ => misfit("bounds of the weight", "computed", "constants"),
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Facts {
     /// Absolute file offset of a constant.
     pub(super) constant_at: Option<u64>,
     pub(super) constant: bool,
+    /// Whether the shape may be smaller at run time.
+    pub(super) dynamic: bool,
 }
 
 /// The tensors of a method by value index.
@@ -150,7 +152,8 @@ fn check_tensor(tensor: &Tensor<'_>, at: &Place<'_>, report: &mut Report) -> Opt
         return None;
     };
     let bytes = elements.checked_mul(width)?;
-    Some(Facts { dtype: tensor.dtype, sizes, elements, bytes, constant_at: None, constant: false })
+    let dynamic = tensor.dynamism == 1;
+    Some(Facts { dtype: tensor.dtype, sizes, elements, bytes, constant_at: None, constant: false, dynamic })
 }
 
 fn check_extra(tensor: &Tensor<'_>, at: &Place<'_>, report: &mut Report) {
@@ -384,11 +387,10 @@ pub(super) fn describe(plan: &Plan<'_>, facts: &TensorFacts, value: i32) -> summ
     let number = index(value);
     let found = plan.values.get(number);
     let tensor = facts.get(number).and_then(Option::as_ref);
-    let dynamic = matches!(found, Some(Value::Tensor(tensor)) if tensor.dynamism == 1);
     summary::Io {
         kind: found.map_or("missing", Value::kind).to_owned(),
         dtype: tensor.and_then(|facts| dtype::program(facts.dtype)).map(|(name, _)| name.to_owned()),
         shape: tensor.map(|facts| facts.sizes.clone()).unwrap_or_default(),
-        dynamic,
+        dynamic: tensor.is_some_and(|facts| facts.dynamic),
     }
 }

@@ -205,3 +205,50 @@ fn spawn(engine: &Utf8Path, tokens: &str, fill: &str) -> anyhow::Result<Running>
     });
     Ok(Running { child, stdin, lines })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Does what the "model" says.
+    const ENGINE: &str = r#"#!/bin/sh
+say() { echo "{\"model\":\"m\",\"tokens\":[1],\"finite\":true,\"logits_sha256\":\"$1\"}"; }
+while read -r path; do
+    case "$(cat "$path")" in
+    good) say a ;;
+    other) say b ;;
+    unstable) say "$MALLOC_PERTURB_" ;;
+    refused) echo '{"model":"m","error":"no model"}' ;;
+    crash) kill -SEGV $$ ;;
+    esac
+done
+"#;
+
+    #[test]
+    fn every_way_to_end_has_its_verdict() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = Utf8Path::from_path(folder.path()).expect("UTF-8").to_owned();
+        let (engine, good) = (folder.join("engine"), folder.join("good.pte"));
+        fs::write(&engine, ENGINE).expect("written");
+        fs::set_permissions(&engine, fs::Permissions::from_mode(0o755)).expect("executable");
+        fs::write(&good, "good").expect("written");
+        let start = |model: &Utf8Path| {
+            Probe::start(&engine, model, &folder.join("mutant.pte"), 64, Duration::from_secs(3600))
+        };
+        let mut probe = start(&good).expect("the good file runs");
+        let mut verdict = |model: &str| probe.run(model.as_bytes()).expect("a verdict");
+        assert_eq!(verdict("good"), Verdict::Same);
+        assert_eq!(verdict("other"), Verdict::Different);
+        assert_eq!(verdict("unstable"), Verdict::Unstable);
+        assert_eq!(verdict("refused"), Verdict::Refused);
+        assert!(matches!(verdict("crash"), Verdict::Crashed { alone: true, .. }));
+        assert_eq!(verdict("good"), Verdict::Same, "after a crash there is a new child");
+
+        for bad in ["crash", "unstable", "refused"] {
+            fs::write(&good, bad).expect("written");
+            assert!(start(&good).is_err(), "a study of a file that is {bad}");
+        }
+    }
+}

@@ -89,6 +89,7 @@ pub(super) mod code {
     pub(in super::super) const AVG_POOL: u8 = 11;
     pub(in super::super) const DEPTHWISE: u8 = 13;
     pub(in super::super) const MAX_POOL: u8 = 14;
+    pub(in super::super) const CONVERT: u8 = 18;
     pub(in super::super) const GLOBAL_AVG_POOL: u8 = 19;
     pub(in super::super) const RESHAPE: u8 = 20;
     pub(in super::super) const ARG_MAX_POOL: u8 = 21;

@@ -5,7 +5,9 @@
 
 mod graph;
 mod node;
+mod outline;
 mod shape;
+mod types;
 mod value;
 
 use super::census::Weights;
@@ -17,6 +19,7 @@ use super::report::{Place, Report};
 use super::segment::Segments;
 use super::{limits, summary};
 use graph::Graph;
+pub(super) use outline::outline;
 pub(super) use value::{Argument, Constant};
 
 /// What the graph adds to the picture of the whole file.

@@ -2,14 +2,13 @@
 
 use std::collections::HashSet;
 
-use super::super::check_id::CheckId::{G1, G2, G3, G4, G5, G6, G7, G8, G9, Q13};
+use super::super::check_id::CheckId::{G1, G2, G3, G4, G5, G6, G7, G8, G9, G11, Q13};
 use super::super::hash::{Float, Look, Watch};
 use super::super::report::{Place, Report};
 use super::super::{census, dtype, limits};
-use super::Findings;
 use super::graph::{Graph, Node, Quant, UNKNOWN, code};
-use super::shape;
 use super::value::{Known, Values};
+use super::{Findings, shape, types};
 
 /// `XNN_FLAG_TRANSPOSE_WEIGHTS`.
 const TRANSPOSED: u32 = 1;
@@ -55,6 +54,9 @@ pub(super) fn check(
         }
         check_clamp(node, &at, report);
         check_result(node, values, &at, report);
+        if let Err((got, expected)) = types::check(node, values) {
+            report.reject(G11, &at, "dtypes", got, expected);
+        }
         check_weights(node, values, &at, report, found);
         check_params(node, values, &at, report);
         count_weights(node, values, &mut weights, &at, found);

@@ -25,7 +25,7 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     json: bool,
     /// Timed repeats of each case, after one untimed.
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
     /// Tokens per prefill call.
     #[arg(long, value_name = "N")]
@@ -158,13 +158,14 @@ fn measure(
     let steady = resident();
     let profile = args.profile.then(|| profile(session, &long)).transpose()?;
     let threads = runtime::threads()?;
-    let memory = before.zip(first.zip(steady)).map(|((start, loaded), (first_prefill, steady))| MemorySteps {
-        start,
-        loaded,
-        first_prefill,
-        steady,
-        peak_bytes: runtime::peak_rss_bytes().unwrap_or_default(),
-    });
+    let memory =
+        before.zip(first.zip(steady)).map(|((start, loaded), (first_prefill, steady))| MemorySteps {
+            start,
+            loaded,
+            first_prefill,
+            steady,
+            peak_bytes: runtime::peak_rss_bytes().unwrap_or_default(),
+        });
     let file_bytes = session.model().bytes().len();
     let used_bytes_per_second = speeds.last().map_or(0.0, |speed| speed.mean) * file_bytes as f64;
     let read_bytes_per_second = bandwidth::read_bytes_per_second(threads);
@@ -220,7 +221,7 @@ fn speed(
 ) -> engine::Result<Speed> {
     work()?;
     let mut rates = Vec::new();
-    for _ in 0..repeats.max(1) {
+    for _ in 0..repeats {
         let started = Instant::now();
         work()?;
         rates.push(tokens as f64 / started.elapsed().as_secs_f64());
@@ -231,7 +232,7 @@ fn speed(
     Ok(Speed {
         name,
         tokens,
-        repeats: repeats.max(1),
+        repeats,
         mean,
         sd: variance.sqrt(),
         min: rates.iter().copied().fold(f64::INFINITY, f64::min),
@@ -286,7 +287,11 @@ fn table(bench: &Bench) -> String {
     );
     for s in &bench.speeds {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{:>6}: {:9.2} ± {:.2} tok/s ({:.2} to {:.2})", s.name, s.mean, s.sd, s.min, s.max);
+        let _ = writeln!(
+            text,
+            "{:>6}: {:9.2} ± {:.2} tok/s ({:.2} to {:.2})",
+            s.name, s.mean, s.sd, s.min, s.max
+        );
     }
     if let Some(memory) = &bench.memory {
         for (when, r) in [
@@ -296,7 +301,8 @@ fn table(bench: &Bench) -> String {
             ("steady", &memory.steady),
         ] {
             let (anonymous, file) = (r.anonymous_bytes as f64 / MB, r.file_bytes as f64 / MB);
-            let _ = writeln!(text, "memory {when:>13}: {anonymous:8.1} MB anonymous, {file:8.1} MB file-backed");
+            let _ =
+                writeln!(text, "memory {when:>13}: {anonymous:8.1} MB anonymous, {file:8.1} MB file-backed");
         }
         let _ = writeln!(text, "memory          peak: {:8.1} MB", memory.peak_bytes as f64 / MB);
     }
@@ -310,7 +316,8 @@ fn table(bench: &Bench) -> String {
     );
     if let Some(profile) = &bench.profile {
         let outside = profile.outside_delegates * 100.0;
-        let _ = writeln!(text, "profile: {:.1} us per token, {outside:.2} % outside delegates", profile.token_us);
+        let _ =
+            writeln!(text, "profile: {:.1} us per token, {outside:.2} % outside delegates", profile.token_us);
         for e in &profile.events {
             let (share, calls) = (e.share * 100.0, e.calls_per_token);
             let _ = writeln!(text, "{share:7.3} % {:10.1} us {calls:6.1} calls  {}", e.us_per_token, e.name);

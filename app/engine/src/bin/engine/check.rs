@@ -50,8 +50,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
         }
     };
     let (finite, first_prefill_ms) = (runner.finite, runner.first_prefill_ms);
-    let peak_rss_bytes =
-        runtime::peak_rss_bytes().ok_or_else(|| Failed::new(exit::RUN, "peak memory: the system does not tell it"))?;
+    let peak_rss_bytes = runtime::peak_rss_bytes()
+        .ok_or_else(|| Failed::new(exit::RUN, "peak memory: the system does not tell it"))?;
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let check = EngineCheck {
         runtime: runtime::VERSION.to_owned(),
@@ -82,7 +82,15 @@ impl Runner<'_> {
         let wrong = |message: String| Err(Failed::new(exit::REFERENCE, format!("reference: {message}")));
         let tokens = reference.prompt.len() + reference.decode.len();
         if reference.vocab != model.vocab() as usize {
-            return wrong(format!("got rows of {} logits, expected the model's {}", reference.vocab, model.vocab()));
+            return wrong(format!(
+                "got rows of {} logits, expected the model's {}",
+                reference.vocab,
+                model.vocab()
+            ));
+        }
+        let foreign = |token: &&u32| **token >= model.vocab();
+        if let Some(token) = reference.prompt.iter().chain(&reference.decode).find(foreign) {
+            return wrong(format!("got token {token}, expected less than {}", model.vocab()));
         }
         if reference.prompt.len() > model.prefill_max() || tokens > model.context() {
             return wrong(format!(

@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** results go to stdout or the named response file, messages to stderr; every way to end has
 //! the documented exit code of [`exit`].
+#![forbid(unsafe_code)]
 
 mod bandwidth;
 mod bench;
@@ -26,7 +27,7 @@ use crate::output::Failed;
 pub(crate) mod exit {
     /// Done.
     pub(crate) const OK: u8 = 0;
-    /// The command line is wrong (given by the argument parser).
+    /// The command line is wrong.
     pub(crate) const USAGE: u8 = 2;
     /// The model could not be opened, loaded, or is no model of the contract.
     pub(crate) const MODEL: u8 = 10;
@@ -71,8 +72,12 @@ struct ModelArgs {
     #[arg(long, value_name = "FILE")]
     model: Utf8PathBuf,
     /// Threads; performance cores unless given.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads_range())]
     threads: Option<u32>,
+}
+
+fn threads_range() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(runtime::THREADS_MAX))
 }
 
 impl ModelArgs {
@@ -94,7 +99,15 @@ fn load(path: &camino::Utf8Path, options: &LoadOptions) -> Result<Session, Faile
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too. A closed stream leaves nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
+        }
+    };
+    let result = match cli.command {
         Command::Kernels { json } => kernels(json),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
@@ -136,7 +149,9 @@ mod tests {
     fn the_command_line_is_sound_and_lists_every_exit_code() {
         Cli::command().debug_assert();
         for code in [exit::OK, exit::USAGE, exit::MODEL, exit::REFERENCE, exit::RUN, exit::OUTPUT] {
-            let listed = EXIT_CODES.split([':', ';']).any(|part| part.split_whitespace().next() == Some(&code.to_string()));
+            let listed = EXIT_CODES
+                .split([':', ';'])
+                .any(|part| part.split_whitespace().next() == Some(&code.to_string()));
             assert!(listed, "{code}");
         }
     }

@@ -58,7 +58,8 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failed> {
 /// whole new one.
 pub(crate) fn write_json(path: &Utf8Path, value: &impl Serialize) -> Result<(), Failed> {
     let failed = |e: std::io::Error| Failed::new(exit::OUTPUT, format!("{path}: {e}"));
-    let name = path.file_name().ok_or_else(|| Failed::new(exit::OUTPUT, format!("{path}: expected a file name")))?;
+    let name =
+        path.file_name().ok_or_else(|| Failed::new(exit::OUTPUT, format!("{path}: expected a file name")))?;
     let mut text = serde_json::to_vec_pretty(value).map_err(|e| Failed::new(exit::OUTPUT, e.to_string()))?;
     text.push(b'\n');
     let folder = path.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));

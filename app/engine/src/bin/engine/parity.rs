@@ -69,7 +69,11 @@ fn kl(expected: &[f32], got: &[f32]) -> f64 {
 }
 
 fn arg_max(row: &[f32]) -> Option<usize> {
-    let best = row.iter().enumerate().filter(|(_, x)| !x.is_nan()).max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+    let best = row
+        .iter()
+        .enumerate()
+        .filter(|(_, x)| !x.is_nan())
+        .max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
     best.map(|(index, _)| index)
 }
 

@@ -91,7 +91,10 @@ mod tests {
     #[test]
     fn reads_what_the_worker_writes() {
         let reference = Reference::parse(&file(&[1, 2], &[3], &[0.0, 1.0, 2.0, 3.0], [2, 2])).unwrap();
-        assert_eq!((reference.prompt.as_slice(), reference.decode.as_slice()), ([1, 2].as_slice(), [3].as_slice()));
+        assert_eq!(
+            (reference.prompt.as_slice(), reference.decode.as_slice()),
+            ([1, 2].as_slice(), [3].as_slice())
+        );
         assert_eq!(reference.rows().nth(1).unwrap(), [2.0, 3.0]);
     }
 

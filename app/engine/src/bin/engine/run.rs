@@ -26,7 +26,7 @@ pub(crate) struct RunArgs {
     #[arg(short = 'n', default_value_t = 8, value_name = "N")]
     count: usize,
     /// Threads; performance cores unless given.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = crate::threads_range())]
     threads: Option<u32>,
     /// Read model files from standard input, one per line.
     #[arg(long, conflicts_with = "model")]

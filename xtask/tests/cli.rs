@@ -1,0 +1,117 @@
+//! The real binary: what it prints, and its exit codes.
+#![expect(clippy::unwrap_used, reason = "helpers of a test fail by panicking")]
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+/// Runs xtask; paths of this checkout and sizes of this machine are replaced before anything is compared.
+fn xtask(arguments: &[&str]) -> (i32, String) {
+    let Output { status, stdout, stderr } =
+        Command::new(env!("CARGO_BIN_EXE_xtask")).args(arguments).env("COLUMNS", "100").output().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_str().unwrap();
+    let text = [stdout, stderr].concat();
+    (status.code().unwrap(), String::from_utf8(text).unwrap().replace(root, "[root]"))
+}
+
+#[test]
+fn help() {
+    let (code, text) = xtask(&["--help"]);
+    assert_eq!(code, 0);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn help_of_export() {
+    let (code, text) = xtask(&["export", "--help"]);
+    assert_eq!(code, 0);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_wrong_command_line() {
+    assert_eq!(xtask(&["exprot"]).0, 2);
+}
+
+#[test]
+fn a_model_that_does_not_exist() {
+    let (code, text) = xtask(&["verify", "nonsense"]);
+    insta::assert_snapshot!(format!("exit code {code}\n{text}"));
+}
+
+#[test]
+fn a_hub_model_cannot_be_exported_yet() {
+    let (code, text) = xtask(&["export", "llama3.2-1b", "--dry-run"]);
+    insta::assert_snapshot!(format!("exit code {code}\n{text}"));
+}
+
+#[test]
+fn a_dry_run_prints_the_request_and_does_nothing() {
+    let (code, text) = xtask(&["export", "llama3.2-1b", "--rehearse", "--dry-run"]);
+    assert_eq!(code, 0, "{text}");
+    let request: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(request["architecture"]["dim"], 2048);
+    assert_eq!(request["source"]["kind"], "random");
+    let work = request["work_dir"].as_str().unwrap().replace("[root]", "..");
+    assert!(!Path::new(&work).join("request.json").exists(), "a dry run wrote {work}");
+}
+
+#[test]
+fn garbage_is_refused_with_the_check_that_found_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("garbage.pte");
+    std::fs::write(&path, vec![0x41; 4096]).unwrap();
+    let (code, text) = xtask(&["verify", path.to_str().unwrap()]);
+    assert_eq!(code, 5, "{text}");
+    insta::assert_snapshot!(text.replace(path.to_str().unwrap(), "[garbage.pte]"));
+}
+
+#[test]
+fn an_empty_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("empty.pte");
+    std::fs::write(&path, b"").unwrap();
+    assert_eq!(xtask(&["verify", path.to_str().unwrap()]).0, 5);
+}
+
+#[test]
+fn too_little_memory_stops_an_export_before_it_starts() {
+    let (code, text) = xtask(&["export", "--force", "--memory-max", "1000"]);
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("--memory-max: got 1000 bytes, expected at least"), "{text}");
+    assert!(text.contains("hint: run: cargo xtask doctor tiny"), "{text}");
+}
+
+#[test]
+fn doctor_as_json_has_a_fix_for_every_row_that_is_not_ok_and_shows_no_token() {
+    let secret = "hf_thisisnotarealtoken";
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["doctor", "--json", "--mobile"])
+        .env("HF_TOKEN", secret)
+        .output()
+        .unwrap();
+    let text = String::from_utf8([output.stdout.clone(), output.stderr].concat()).unwrap();
+    assert!(!text.contains(secret));
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"memory") && names.contains(&"hub token"), "{names:?}");
+    for row in &rows {
+        let (status, fix) = (row["status"].as_str().unwrap(), row["fix"].as_str().unwrap());
+        assert_eq!(status == "ok", fix.is_empty(), "{row}");
+    }
+    let missing = rows.iter().any(|row| row["status"] == "missing");
+    assert_eq!(output.status.code(), Some(if missing { 7 } else { 0 }));
+}
+
+#[test]
+fn the_readme_lists_every_exit_code() {
+    let readme = include_str!("../../README.md");
+    let source = include_str!("../src/main.rs");
+    let codes = source.lines().filter_map(|line| line.strip_prefix("pub const EXIT_")?.split(" = ").nth(1));
+    let codes: Vec<_> = codes.map(|code| code.trim_end_matches(';')).collect();
+    assert!(codes.len() > 6, "{codes:?}");
+    for code in codes {
+        assert!(readme.contains(&format!("| {code} | ")), "exit code {code} is not in the README");
+    }
+}
