@@ -7,7 +7,6 @@
 //! rebuilds as it is read, every file before it is read. There is no variable that turns a check off.
 
 use std::{
-    fmt::Write as _,
     fs,
     io::Read as _,
     path::{Path, PathBuf},
@@ -17,6 +16,7 @@ use std::{
 use model_assets::{
     check::{self, Profile},
     dir::{GateError, ModelDir},
+    provenance,
     recipe::Delivery,
 };
 
@@ -63,84 +63,92 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
     let emitted = |error| GateError::Io { path: out.to_string_lossy().into_owned().into(), error };
 
     let embed = claim.delivery(claim.manifest.file_bytes) == Delivery::Embed;
-    let (sha256, bytes) = if embed {
+    let (sha256, file_bytes) = if embed {
         let mut buffer = Vec::new();
         let limit = claim.recipe.limits.file_bytes_max;
         pte.by_ref().take(limit + 1).read_to_end(&mut buffer).map_err(io)?;
         let validated = check::validate(buffer, &claim, profile)?;
         let (sha256, bytes) = (validated.sha256(), validated.file_bytes());
-        fs::write(out.join("model.pte"), validated.into_source()).map_err(emitted)?;
-        assemble(out).map_err(emitted)?;
+        fs::write(out.join(PTE.1), validated.into_source()).map_err(emitted)?;
         (sha256, bytes)
     } else {
         let validated = check::validate(pte, &claim, profile)?;
+        fs::write(out.join(PTE.1), []).map_err(emitted)?;
         (validated.sha256(), validated.file_bytes())
     };
-
-    for (name, text) in [
-        ("recipe.toml", files.recipe.as_bytes()),
-        ("policy.toml", files.policy.as_bytes()),
-        ("manifest.json", files.manifest.as_slice()),
-        ("tokenizer.json", files.tokenizer.as_deref().unwrap_or_default()),
-        ("chat_template.jinja", files.chat_template.as_deref().unwrap_or_default().as_bytes()),
-    ] {
-        fs::write(out.join(name), text).map_err(emitted)?;
+    let texts = [
+        files.recipe.as_bytes(),
+        files.policy.as_bytes(),
+        files.manifest.as_slice(),
+        files.tokenizer.as_deref().unwrap_or_default(),
+        files.chat_template.as_deref().unwrap_or_default().as_bytes(),
+    ];
+    for ((_, file), text) in TEXTS.iter().zip(texts) {
+        fs::write(out.join(file), text).map_err(emitted)?;
     }
-    let generated = generate(embed, bytes, &sha256.to_string(), profile, files.tokenizer.is_some());
+    let [recipe, policy, manifest, tokenizer, template] = texts.map(|text| text.len() as u64);
+    let lengths = [recipe, policy, manifest, tokenizer, template, if embed { file_bytes } else { 0 }];
+    assemble(out, lengths).map_err(emitted)?;
+    let generated = generate(lengths, file_bytes, &sha256.to_string(), profile);
     fs::write(out.join("model.rs"), generated).map_err(emitted)
 }
 
-/// The Rust side of what was proved: included by `src/model.rs`.
-fn generate(embed: bool, bytes: u64, sha256: &str, profile: Profile, tokenizer: bool) -> String {
-    let mut code = String::new();
-    let mut line = |text: String| writeln!(code, "{text}").unwrap_or_default();
-    if embed {
-        line("unsafe extern \"C\" {".to_owned());
-        line("    // SAFETY: the symbol is the start of exactly this many read-only bytes; see the build script.".to_owned());
-        line(format!("    safe static PROOFMARK_MODEL_PTE: [u8; {bytes}];"));
-        line("}".to_owned());
+/// Symbol and file of each text in the block, in the order of [`provenance::header`].
+const TEXTS: [(&str, &str); 5] = [
+    ("PROOFMARK_RECIPE", "recipe.toml"),
+    ("PROOFMARK_POLICY", "policy.toml"),
+    ("PROOFMARK_MANIFEST", "manifest.json"),
+    ("PROOFMARK_TOKENIZER", "tokenizer.json"),
+    ("PROOFMARK_CHAT_TEMPLATE", "chat_template.jinja"),
+];
+/// Symbol and file of the `.pte`.
+const PTE: (&str, &str) = ("PROOFMARK_PTE", "model.pte");
+
+/// The Rust side of the block: included by `src/model.rs`.
+fn generate(lengths: [u64; 6], file_bytes: u64, sha256: &str, profile: Profile) -> String {
+    let symbols = TEXTS.iter().chain([&PTE]).zip(lengths);
+    let mut code = "unsafe extern \"C\" {\n".to_owned();
+    for ((symbol, _), length) in symbols.clone() {
+        // `safe`: the symbol is the start of exactly this many read-only bytes.
+        code += &format!("    safe static {symbol}: [u8; {length}];\n");
     }
-    let embedded = if embed { "Some(&PROOFMARK_MODEL_PTE)" } else { "None" };
-    let (tokenizer, template) = if tokenizer {
-        (file("tokenizer.json", "bytes"), file("chat_template.jinja", "str"))
-    } else {
-        ("None".to_owned(), "None".to_owned())
-    };
-    line("/// The model that this build proved.".to_owned());
-    line("pub(crate) static MODEL: Model = Model {".to_owned());
-    line(format!("    embedded: {embedded},"));
-    line(format!("    file_bytes: {bytes},"));
-    line(format!("    sha256: \"{sha256}\","));
-    line(format!("    proved_for: \"{}\",", profile.as_str()));
-    line("    recipe: include_str!(concat!(env!(\"OUT_DIR\"), \"/recipe.toml\")),".to_owned());
-    line("    policy: include_str!(concat!(env!(\"OUT_DIR\"), \"/policy.toml\")),".to_owned());
-    line("    manifest: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/manifest.json\")),".to_owned());
-    line(format!("    tokenizer: {tokenizer},"));
-    line(format!("    chat_template: {template},"));
-    line("};".to_owned());
-    code
+    code += "}\n/// The model that this build proved.\npub(crate) static MODEL: Model = Model {\n";
+    let fields = ["recipe", "policy", "manifest", "tokenizer", "chat_template", "pte"];
+    for (((symbol, _), _), field) in symbols.zip(fields) {
+        code += &format!("    {field}: &{symbol},\n");
+    }
+    let profile = profile.as_str();
+    code + &format!(
+        "    file_bytes: {file_bytes},\n    sha256: \"{sha256}\",\n    proved_for: \"{profile}\",\n}};\n"
+    )
 }
 
-fn file(name: &str, kind: &str) -> String {
-    format!("Some(include_{kind}!(concat!(env!(\"OUT_DIR\"), \"/{name}\")))")
-}
-
-/// Puts the proved bytes into an object file: `include_bytes!` of a large model costs the compiler 17 times its size
-/// in memory. Large-model sections (`.lrodata`) keep code and data within reach of each other on x86-64.
-fn assemble(out: &Path) -> std::io::Result<()> {
+/// Puts the block into an object file: `include_bytes!` of a large model costs the compiler 17 times its size in
+/// memory. Large-model sections (`.lrodata`) keep code and data within reach of each other on x86-64.
+fn assemble(out: &Path, lengths: [u64; 6]) -> std::io::Result<()> {
     let target = |key: &str| std::env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
-    let (section, symbol) = match (target("VENDOR").as_str(), target("ARCH").as_str()) {
-        ("apple", _) => (".section __DATA,__const", "_PROOFMARK_MODEL_PTE"),
-        (_, "x86_64") => (".section .lrodata.proofmark,\"al\",@progbits", "PROOFMARK_MODEL_PTE"),
-        _ => (".section .rodata.proofmark,\"a\",%progbits", "PROOFMARK_MODEL_PTE"),
+    let (section, prefix) = match (target("VENDOR").as_str(), target("ARCH").as_str()) {
+        ("apple", _) => (".section __DATA,__const", "_"),
+        (_, "x86_64") => (".section .lrodata.proofmark,\"al\",@progbits", ""),
+        _ => (".section .rodata.proofmark,\"a\",%progbits", ""),
     };
-    let note = if target("OS") == "linux" { ".section .note.GNU-stack,\"\",%progbits\n" } else { "" };
-    let pte = out.join("model.pte");
-    // 16 KiB pages: the runtime needs 16-byte alignment, and releasing pages needs whole ones.
-    let source = format!(
-        "{section}\n.globl {symbol}\n.p2align 14\n{symbol}:\n.incbin \"{}\"\n.p2align 14\n{note}",
-        pte.display()
-    );
+    let (header, _) = provenance::header(lengths);
+    fs::write(out.join("header.bin"), header)?;
+    let align = provenance::PTE_ALIGN_BYTES.trailing_zeros();
+    let mut source =
+        format!("{section}\n.p2align {align}\n.incbin \"{}\"\n", out.join("header.bin").display());
+    for (symbol, file) in TEXTS {
+        source += &format!(
+            ".globl {prefix}{symbol}\n{prefix}{symbol}:\n.incbin \"{}\"\n",
+            out.join(file).display()
+        );
+    }
+    let (symbol, file) = PTE;
+    source += &format!(".p2align {align}\n.globl {prefix}{symbol}\n{prefix}{symbol}:\n");
+    source += &format!(".incbin \"{}\"\n.p2align {align}\n", out.join(file).display());
+    if target("OS") == "linux" {
+        source += ".section .note.GNU-stack,\"\",%progbits\n";
+    }
     let path = out.join("model.S");
     fs::write(&path, source)?;
     cc::Build::new()

@@ -154,9 +154,9 @@ mod tests {
     use crate::model::MODEL;
 
     fn chat(tokens_max: usize) -> Chat {
-        let bytes = MODEL.embedded.expect("the tests want an embedded model");
+        let bytes = MODEL.embedded().expect("the tests want an embedded model");
         let options = Options { sampling: Settings::default(), tokens_max, system: None };
-        let (tokenizer, template) = (MODEL.tokenizer.unwrap(), MODEL.chat_template.unwrap());
+        let (tokenizer, template) = (MODEL.tokenizer().unwrap(), MODEL.chat_template().unwrap());
         Chat::open(ModelBytes::Static(bytes), tokenizer, template, &options).unwrap()
     }
 

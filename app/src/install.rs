@@ -32,7 +32,7 @@ pub(crate) fn open(model: &Model, path: Option<&Utf8Path>) -> anyhow::Result<Mod
     })?;
     let stamp = stamp(&file, model.sha256)?;
     if !is_recorded(&stamp) {
-        let claim = Claim::parse(model.texts())?;
+        let claim = Claim::parse(model.texts()?)?;
         let profile =
             if model.proved_for == Profile::Release.as_str() { Profile::Release } else { Profile::Dev };
         let proved = check::validate(file.try_clone()?, &claim, profile)

@@ -70,12 +70,12 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         return Ok(std::io::Write::write_all(&mut std::io::stdout(), format!("{text}\n").as_bytes())?);
     }
     let tokenizer =
-        MODEL.tokenizer.context("the model has random weights and no tokenizer: nothing to chat with")?;
-    let template = MODEL.chat_template.context("the model has no chat template")?;
+        MODEL.tokenizer().context("the model has random weights and no tokenizer: nothing to chat with")?;
+    let template = MODEL.chat_template().context("the model has no chat template")?;
     engine::runtime::set_threads(cli.threads.map_or_else(engine::runtime::threads_default, Ok)?)?;
     let sampling = Settings { temperature: cli.temperature, top_p: cli.top_p, top_k: None, seed: cli.seed };
     let options = Options { sampling, tokens_max: cli.max_tokens.max(1), system: cli.system.clone() };
-    let bytes = match MODEL.embedded {
+    let bytes = match MODEL.embedded() {
         Some(bytes) => ModelBytes::Static(bytes),
         None => install::open(&MODEL, cli.model.as_deref())?,
     };

@@ -4,39 +4,56 @@
 
 use model_assets::claim::ClaimTexts;
 
-/// A proved model and the texts of its claim.
+/// A proved model and the texts of its claim: parts of the block that the gate assembled.
 pub(crate) struct Model {
-    /// Its bytes, page-aligned in the binary; absent when it is linked: a file beside the binary, to be validated
-    /// before it is loaded.
-    pub(crate) embedded: Option<&'static [u8]>,
-    /// Length of the `.pte`, bytes.
+    /// The `.pte`, page-aligned; empty when it is linked: a file beside the binary, to be validated before it is loaded.
+    pub(crate) pte: &'static [u8],
+    /// Length of the `.pte`, linked or not, bytes.
     pub(crate) file_bytes: u64,
     /// SHA-256 of the `.pte`.
     pub(crate) sha256: &'static str,
     /// The profile that the gate proved it for.
     pub(crate) proved_for: &'static str,
     /// `recipe.toml`.
-    pub(crate) recipe: &'static str,
+    pub(crate) recipe: &'static [u8],
     /// `policy.toml`.
-    pub(crate) policy: &'static str,
+    pub(crate) policy: &'static [u8],
     /// `manifest.json`.
     pub(crate) manifest: &'static [u8],
-    /// `tokenizer.json`; absent for random weights.
-    pub(crate) tokenizer: Option<&'static [u8]>,
-    /// Chat template; absent for random weights.
-    pub(crate) chat_template: Option<&'static str>,
+    /// `tokenizer.json`; empty for random weights.
+    pub(crate) tokenizer: &'static [u8],
+    /// Chat template; empty for random weights.
+    pub(crate) chat_template: &'static [u8],
 }
 
 impl Model {
+    /// The embedded bytes; absent when the model is linked.
+    pub(crate) fn embedded(&self) -> Option<&'static [u8]> {
+        Some(self.pte).filter(|bytes| !bytes.is_empty())
+    }
+
+    /// The tokenizer; absent for random weights.
+    pub(crate) fn tokenizer(&self) -> Option<&'static [u8]> {
+        Some(self.tokenizer).filter(|bytes| !bytes.is_empty())
+    }
+
+    /// The chat template; absent for random weights.
+    pub(crate) fn chat_template(&self) -> Option<&'static str> {
+        std::str::from_utf8(self.chat_template).ok().filter(|text| !text.is_empty())
+    }
+
     /// The claim's texts, for validating a linked file.
-    pub(crate) fn texts(&self) -> ClaimTexts<'static> {
-        ClaimTexts {
-            recipe: self.recipe,
-            policy: self.policy,
+    ///
+    /// # Errors
+    /// A text is not UTF-8: the binary was altered.
+    pub(crate) fn texts(&self) -> Result<ClaimTexts<'static>, std::str::Utf8Error> {
+        Ok(ClaimTexts {
+            recipe: std::str::from_utf8(self.recipe)?,
+            policy: std::str::from_utf8(self.policy)?,
             manifest: self.manifest,
-            tokenizer: self.tokenizer,
-            chat_template: self.chat_template,
-        }
+            tokenizer: self.tokenizer(),
+            chat_template: self.chat_template(),
+        })
     }
 }
 

@@ -15,6 +15,7 @@ pub mod evidence;
 pub mod limits;
 pub mod manifest;
 pub mod policy;
+pub mod provenance;
 pub mod pte;
 pub mod recipe;
 

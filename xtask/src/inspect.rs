@@ -1,4 +1,4 @@
-//! `cargo xtask inspect`: a `.pte` file as a person wants it.
+//! `cargo xtask inspect`: a `.pte` file as a person wants it, or the model inside an app binary.
 //!
 //! **Invariant:** what is shown was read by the verifier; a file that it refuses is shown as far as it can be read, and
 //! the command fails.
@@ -13,11 +13,11 @@ use model_assets::pte::{
 };
 use serde_json::json;
 
-use crate::{EXIT_REFUSED, EXIT_UNSUPPORTED, Failure, Outcome};
+use crate::{EXIT_REFUSED, EXIT_UNSUPPORTED, Failure, Outcome, inspect_app};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The `.pte` file
+    /// The `.pte` file, or an app binary
     file: Utf8PathBuf,
     /// Print it as JSON
     #[arg(long)]
@@ -30,11 +30,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Outcome {
     let path = &args.file;
     let file = File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
-    if let Some(kind) = other_kind(&file) {
-        let error = anyhow!(
-            "{path}: got {kind}, expected a .pte file: models inside app binaries cannot be inspected yet"
-        );
-        return Err(Failure::new(EXIT_UNSUPPORTED, error, "inspect the .pte that the app was built from"));
+    match kind(&file) {
+        Kind::Pte => {}
+        Kind::Binary => return inspect_app::run(path, &file, args.json),
+        Kind::Archive => {
+            let error = anyhow!("{path}: got an archive, expected a .pte file or an app binary");
+            return Err(Failure::new(EXIT_UNSUPPORTED, error, "unpack it and inspect the binary inside"));
+        }
     }
     let expect = Expect { kernels: Some(pte::linked_runtime().clone()), ..Expect::default() };
     let report = pte::verify(&file, Level::Structure, &expect);
@@ -53,16 +55,26 @@ pub(crate) fn run(args: &Args) -> Outcome {
     Err(Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask verify {path}")))
 }
 
-/// What a file is when it is no `.pte`, by its first bytes.
-fn other_kind(file: &File) -> Option<&'static str> {
-    let mut head = [0; 8];
-    file.read_exact_at(&mut head, 0).ok()?;
+/// What a file is, by its first bytes.
+enum Kind {
+    Pte,
+    Binary,
+    Archive,
+}
+
+fn kind(file: &File) -> Kind {
+    let mut head = [0; 4];
+    // A file too short for a head is no binary; the verifier says what else is wrong with it.
+    if file.read_exact_at(&mut head, 0).is_err() {
+        return Kind::Pte;
+    }
     match head {
-        [0x7f, b'E', b'L', b'F', ..] => Some("an ELF binary"),
-        [0xcf | 0xce, 0xfa, 0xed, 0xfe, ..] | [0xca, 0xfe, 0xba, 0xbe, ..] => Some("a Mach-O binary"),
-        [b'M', b'Z', ..] => Some("a Windows binary"),
-        [b'P', b'K', 3, 4, ..] => Some("an archive (an app package?)"),
-        _ => None,
+        [0x7f, b'E', b'L', b'F']
+        | [0xcf | 0xce, 0xfa, 0xed, 0xfe]
+        | [0xca, 0xfe, 0xba, 0xbe]
+        | [b'M', b'Z', ..] => Kind::Binary,
+        [b'P', b'K', 3, 4] => Kind::Archive,
+        _ => Kind::Pte,
     }
 }
 

@@ -8,6 +8,7 @@ mod doctor;
 mod engine;
 mod export;
 mod inspect;
+mod inspect_app;
 mod mutate;
 mod predict;
 mod sarif;
@@ -60,7 +61,7 @@ enum Command {
     Export(export::Args),
     /// Prove a published model, or any `.pte` file, again
     Verify(verify::Args),
-    /// Show what a `.pte` file holds
+    /// Show what a `.pte` file holds, or which model is inside an app binary and what proved it
     Inspect(inspect::Args),
     /// Name what differs between two `.pte` files, down to the layer
     Diff(diff::Args),

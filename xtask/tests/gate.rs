@@ -269,9 +269,10 @@ fn an_older_mtime_swap_after_a_clean_build() {
     fs::File::options().append(true).open(main).unwrap().set_modified(SystemTime::now()).unwrap();
 
     let app = models.built_app();
-    let output = Command::new(app).arg("--provenance").output().unwrap();
+    let output = Command::new(&app).arg("--provenance").output().unwrap();
     let provenance: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(provenance["embedded_sha256"], proven.as_str());
+    inspected(&app, &proven);
 }
 
 #[test]
@@ -282,6 +283,30 @@ fn a_build_with_nothing_changed_does_not_hash_again() {
     let again = models.build(&["--verbose"]);
     let text = String::from_utf8_lossy(&again.stderr);
     assert!(text.lines().any(|line| line.trim_start().starts_with("Fresh app v")), "{text}");
+}
+
+/// Anyone can ask of the binary what is inside; a changed byte is found.
+fn inspected(app: &str, proven: &str) {
+    let inspect = |path: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(["inspect", "--json"]).arg(path).output().unwrap()
+    };
+    let output = inspect(Path::new(app));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["models"].as_array().unwrap().len(), 1);
+    assert_eq!(report["models"][0]["manifest"]["sha256"], proven);
+    assert_eq!(report["models"][0]["proved_for_release"], true);
+
+    let folder = tempfile::tempdir().unwrap();
+    let tampered = folder.path().join("app");
+    let bytes = fs::read(app).unwrap();
+    let block = usize::try_from(report["models"][0]["offset"].as_u64().unwrap()).unwrap();
+    // Past the texts and the program: a weight.
+    fs::write(&tampered, flip(bytes, block + 1_500_000)).unwrap();
+    let output = inspect(&tampered);
+    assert_eq!(output.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("sha256: manifest.json: got "));
 }
 
 /// A linked model is no part of the binary: the app proves the file again before it loads it.

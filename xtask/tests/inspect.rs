@@ -67,10 +67,10 @@ fn inspect_shows_what_the_file_holds() {
 }
 
 #[test]
-fn inspect_says_that_it_cannot_read_an_app_binary() {
+fn inspect_says_that_a_binary_holds_no_model() {
     let output = xtask(&["inspect", env!("CARGO_BIN_EXE_xtask")]);
     assert_eq!(output.status.code(), Some(8));
-    assert!(stderr(&output).contains("expected a .pte file"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("expected an app that the gate built"), "{}", stderr(&output));
 }
 
 #[test]
