@@ -15,7 +15,7 @@ fn main() -> std::io::Result<()> {
     let mut args = std::env::args().skip(1);
     let corpus = args.next().unwrap_or_else(|| "corpus".to_owned());
     let corpus = Path::new(&corpus);
-    for target in ["program", "xnnpack", "manifest", "recipe"] {
+    for target in ["program", "xnnpack", "manifest", "recipe", "block"] {
         fs::create_dir_all(corpus.join(target))?;
     }
     let good = Pte::default();

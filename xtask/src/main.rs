@@ -7,6 +7,7 @@ mod diff;
 mod doctor;
 mod engine;
 mod export;
+mod fuzz;
 mod inspect;
 mod inspect_app;
 mod mutate;
@@ -67,6 +68,8 @@ enum Command {
     Diff(diff::Args),
     /// Change every byte of small models and run in the real runtime what the verifier accepts
     Mutate(mutate::Args),
+    /// Fuzz the parsers with coverage feedback; needs no nightly compiler
+    Fuzz(fuzz::Args),
     /// Train the embedded default model again (half an hour on one core)
     TrainTiny(train_tiny::Args),
     /// Run every test
@@ -106,6 +109,7 @@ fn main() -> std::process::ExitCode {
                 Command::Inspect(args) => inspect::run(&args),
                 Command::Diff(args) => diff::run(&args),
                 Command::Mutate(args) => mutate::run(&workspace, &args),
+                Command::Fuzz(args) => fuzz::run(&workspace, &args),
                 Command::TrainTiny(args) => train_tiny::run(&workspace, &args),
                 Command::Test(args) => test::run(&workspace, &args),
             }

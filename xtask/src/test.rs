@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 
-use crate::{EXIT_TESTS, Failure, Outcome, export, setup, workspace::Workspace};
+use crate::{EXIT_TESTS, Failure, Outcome, export, fuzz, setup, workspace::Workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -22,6 +22,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     xshell::cmd!(shell, "cargo test --workspace --no-fail-fast")
         .run()
         .map_err(|_| failed("the Rust tests", "cargo test --workspace"))?;
+    fuzz::run(workspace, &fuzz::Args::short())?;
     if args.rust_only {
         return Ok(());
     }

@@ -5,16 +5,18 @@
 #[expect(dead_code, reason = "shared by several targets")]
 mod builder;
 
-use std::sync::OnceLock;
+use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use model_assets::pte::{self, Expect, Level};
 
+static GOOD: LazyLock<builder::Pte> = LazyLock::new(builder::Pte::default);
+static EXPECT: LazyLock<Expect> =
+    LazyLock::new(|| Expect { kernels: Some(pte::linked_runtime().clone()), ..Expect::default() });
+
 fuzz_target!(|blob: &[u8]| {
-    static GOOD: OnceLock<builder::Pte> = OnceLock::new();
-    let mut pte = GOOD.get_or_init(builder::Pte::default).clone();
+    let mut pte = GOOD.clone();
     pte.segments[1] = blob.to_vec();
-    let expect = Expect { kernels: Some(pte::linked_runtime().clone()), ..Expect::default() };
-    let report = pte::verify(&pte.build(), Level::Structure, &expect);
+    let report = pte::verify(&pte.build(), Level::Structure, &EXPECT);
     assert_eq!(report.is_accepted(), report.rejects().next().is_none());
 });
