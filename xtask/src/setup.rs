@@ -75,7 +75,9 @@ fn make(workspace: &Workspace, path: &Utf8Path) -> anyhow::Result<Receipt> {
     shell.change_dir(workspace.root());
     let (venv, python) = (workspace.venv(), workspace.python());
     let system = system_python();
-    if xshell::cmd!(shell, "{python} -c pass").quiet().ignore_stderr().run().is_err() {
+    // A venv whose making was killed has a Python but no pip: it is made again.
+    if xshell::cmd!(shell, "{python} -m pip --version").quiet().ignore_stdout().ignore_stderr().run().is_err()
+    {
         let check = "import sys; sys.exit(sys.version_info < (3, 11))";
         xshell::cmd!(shell, "{system} -c {check}")
             .quiet()

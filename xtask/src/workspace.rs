@@ -49,7 +49,8 @@ impl Workspace {
     }
 
     pub(crate) fn sdk(&self) -> Utf8PathBuf {
-        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let system = if cfg!(target_os = "macos") { "apple-darwin" } else { "unknown-linux-gnu" };
+        let triple = format!("{}-{system}", std::env::consts::ARCH);
         self.state().join("sdk").join(format!("executorch-{RUNTIME_VERSION}-{triple}"))
     }
 }
