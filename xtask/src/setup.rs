@@ -55,11 +55,28 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Receipt, Failure> {
     if let Some(receipt) = current(workspace) {
         return Ok(receipt);
     }
+    let _lock = lock(workspace)?;
+    // Another set-up may have finished while this one waited.
+    if let Some(receipt) = current(workspace) {
+        return Ok(receipt);
+    }
     make(workspace, &receipt_path(workspace)).map_err(|error| {
         let hint = "needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv), 8 GB of disk and \
                     the package index; then run: cargo xtask setup";
         Failure::new(EXIT_SETUP, error, hint)
     })
+}
+
+/// One set-up at a time; the second waits.
+fn lock(workspace: &Workspace) -> anyhow::Result<fs::File> {
+    let path = workspace.state().join("setup.lock");
+    fs::create_dir_all(workspace.state())?;
+    let file = fs::File::create(&path).with_context(|| format!("{path}: cannot be made"))?;
+    if file.try_lock().is_err() {
+        eprintln!("waiting for another set-up to finish");
+        file.lock()?;
+    }
+    Ok(file)
 }
 
 fn read(path: &Utf8Path) -> Option<Receipt> {
@@ -70,7 +87,6 @@ fn make(workspace: &Workspace, path: &Utf8Path) -> anyhow::Result<Receipt> {
     if path.exists() {
         fs::remove_file(path)?;
     }
-    fs::create_dir_all(workspace.state())?;
     let shell = xshell::Shell::new()?;
     shell.change_dir(workspace.root());
     let (venv, python) = (workspace.venv(), workspace.python());
