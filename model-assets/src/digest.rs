@@ -38,6 +38,11 @@ impl Digest {
         Self(bytes)
     }
 
+    /// The 32 raw bytes.
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// Parses 64 lower-case hex digits.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.as_bytes();

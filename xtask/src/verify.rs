@@ -1,9 +1,11 @@
 //! `cargo xtask verify`: proves a published model, or any `.pte`, again from its bytes.
 
+use std::fs::File;
+
 use anyhow::Context as _;
 use camino::Utf8PathBuf;
 use model_assets::{
-    check::{self, Profile},
+    check::{self, Profile, Validated},
     claim::Claim,
     digest::Digest,
     dir::{GateError, ModelDir},
@@ -46,34 +48,41 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let models = if args.rehearsed { workspace.rehearsals() } else { workspace.models() };
     let dir = ModelDir::new(models, args.model.as_str());
     let profile = if args.release { Profile::Release } else { Profile::Dev };
-    let (mut claim, _) = dir.claim().map_err(refused)?;
-    let (path, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
-    // Without evidence yet, a release cannot be judged: prove the bytes first, then measure, then judge.
-    let bytes = check::validate(pte, &claim, Profile::Dev).map_err(|refusal| refused(refusal.into()))?;
-    bytes.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
-    if !args.only_static {
-        let reference = reference(&dir, &claim)?;
-        let evidence = engine::measure(workspace, &claim, &path, &reference).map_err(|error| {
-            Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask export {} --force", dir.name()))
-        })?;
-        show(&evidence);
-        let stands = claim.manifest.evidence.as_ref().is_some_and(|old| old.bound == evidence.bound);
-        let published = claim.manifest.clone();
-        claim.manifest.evidence = Some(evidence);
-        // Judged before it is written: a failed measurement must not replace a good one.
-        check::validate(dir.open_pte(&claim.manifest).map_err(refused)?.1, &claim, Profile::Dev)
-            .map_err(|refusal| refused(refusal.into()))?;
-        if stands {
-            claim.manifest = published;
-        } else {
-            crate::export::write_manifest(&dir, &claim.manifest)?;
-            println!("{}: evidence renewed", dir.manifest_path());
-        }
-    }
-    let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
-    let validated = check::validate(pte, &claim, profile).map_err(|refusal| refused(refusal.into()))?;
-    println!("{path}: proved for {}: sha256 {}", profile.as_str(), validated.sha256());
+    let (claim, _) = dir.claim().map_err(refused)?;
+    let claim = if args.only_static { claim } else { renewed(workspace, &dir, claim)? };
+    let proved = judge(&dir, &claim, profile)?;
+    proved.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+    println!("{}: proved for {}: sha256 {}", claim.manifest.file, profile.as_str(), proved.sha256());
     Ok(())
+}
+
+/// Runs every static check over the published file.
+fn judge(dir: &ModelDir, claim: &Claim, profile: Profile) -> Result<Validated<File>, Failure> {
+    let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
+    check::validate(pte, claim, profile).map_err(|refusal| refused(refusal.into()))
+}
+
+/// Loads and runs the model in the engine; evidence that was void or missing is replaced, evidence that stands stays.
+fn renewed(workspace: &Workspace, dir: &ModelDir, claim: Claim) -> Result<Claim, Failure> {
+    // Nothing is run that was not proved first.
+    judge(dir, &claim, Profile::Dev)?;
+    let reference = reference(dir, &claim)?;
+    let (path, _) = dir.open_pte(&claim.manifest).map_err(refused)?;
+    let evidence = engine::measure(workspace, &claim, &path, &reference).map_err(|error| {
+        Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask export {} --force", dir.name()))
+    })?;
+    show(&evidence);
+    let stands = claim.manifest.evidence.as_ref().is_some_and(|old| old.bound == evidence.bound);
+    let mut measured = claim.clone();
+    measured.manifest.evidence = Some(evidence);
+    // Judged before it is written: a failed measurement must not replace a good one.
+    judge(dir, &measured, Profile::Dev)?;
+    if stands {
+        return Ok(claim);
+    }
+    crate::export::write_manifest(dir, &measured.manifest)?;
+    println!("{}: evidence renewed", dir.manifest_path());
+    Ok(measured)
 }
 
 /// The eager model's logits that the manifest names, digest checked.
@@ -81,7 +90,7 @@ pub(crate) fn reference(dir: &ModelDir, claim: &Claim) -> Result<Utf8PathBuf, Fa
     let record = &claim.manifest.reference;
     let path = dir.resolve(&record.name, record.sha256);
     let hint = format!("run: cargo xtask export {} --force", dir.name());
-    let mut file = std::fs::File::open(&path)
+    let mut file = File::open(&path)
         .with_context(|| format!("{path}: cannot be opened, expected the reference logits"))
         .map_err(|error| Failure::new(EXIT_REFUSED, error, hint.clone()))?;
     let got = Digest::of_reader(&mut file)?;
@@ -115,8 +124,7 @@ pub(crate) fn refused(error: GateError) -> Failure {
 
 /// A file without a claim: only the format itself is demanded.
 fn file(args: &Args) -> Outcome {
-    let pte =
-        std::fs::File::open(&args.model).with_context(|| format!("{}: cannot be opened", args.model))?;
+    let pte = File::open(&args.model).with_context(|| format!("{}: cannot be opened", args.model))?;
     let level = if args.structure { pte::Level::Structure } else { pte::Level::Hash };
     let expect = pte::Expect { kernels: Some(pte::linked_runtime().clone()), ..pte::Expect::default() };
     let report = pte::verify(&pte, level, &expect);

@@ -51,4 +51,4 @@ pub const OVERLAP_PAIRS_MAX: usize = 1_000_000;
 /// Overlapping pairs named before the check gives up on the plan.
 pub const OVERLAP_FINDINGS_MAX: usize = 8;
 /// Buffer of the hashing pass.
-pub const HASH_CHUNK_BYTES: usize = 1 << 20;
+pub const HASH_CHUNK_BYTES: usize = 256 << 10;
