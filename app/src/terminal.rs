@@ -73,13 +73,15 @@ pub(crate) fn interactive(chat: &mut Chat, as_json: bool) -> anyhow::Result<()> 
 fn say(chat: &mut Chat, text: &str, as_json: bool) -> anyhow::Result<Turn> {
     let mut out = std::io::stdout().lock();
     let mut written = Ok(());
+    let titled = std::io::stdout().is_terminal() && !as_json;
     STOP.store(false, Ordering::Relaxed);
     REPLYING.store(true, Ordering::Relaxed);
     let turn = chat.say(text, &mut |piece| {
         written = if as_json {
             writeln!(out, "{}", json!({"event": "piece", "text": piece.text, "token": piece.token}))
         } else {
-            write!(out, "{}", piece.text).and_then(|()| out.flush())
+            let title = titled.then(|| live_title(piece.statistics)).unwrap_or_default();
+            write!(out, "{title}{}", piece.text).and_then(|()| out.flush())
         };
         // A reader that went away ends the reply as well.
         if STOP.load(Ordering::Relaxed) || written.is_err() {
@@ -103,6 +105,11 @@ fn say(chat: &mut Chat, text: &str, as_json: bool) -> anyhow::Result<Turn> {
         }
     }
     Ok(turn)
+}
+
+/// Sets the terminal's title to the rate so far: the one place that shows it live without touching the text.
+fn live_title(statistics: &Statistics) -> String {
+    format!("\x1b]2;{:.1} tok/s\x07", statistics.decode_rate())
 }
 
 fn reply_event(turn: &Turn) -> Value {
