@@ -80,7 +80,7 @@ fn say(chat: &mut Chat, text: &str, as_json: bool) -> anyhow::Result<Turn> {
         written = if as_json {
             writeln!(out, "{}", json!({"event": "piece", "text": piece.text, "token": piece.token}))
         } else {
-            let title = titled.then(|| live_title(piece.statistics)).unwrap_or_default();
+            let title = if titled { live_title(piece.statistics) } else { String::new() };
             write!(out, "{title}{}", piece.text).and_then(|()| out.flush())
         };
         // A reader that went away ends the reply as well.
