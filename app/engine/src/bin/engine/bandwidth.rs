@@ -57,7 +57,7 @@ mod tests {
     fn every_word_of_a_block_is_read() {
         // A pass that skipped some would count bytes that it never read.
         let block: Vec<u64> = (0..(BLOCK_BYTES / WORD_BYTES) as u64).map(|i| i * i + 1).collect();
-        assert_eq!(sum(&block), block.iter().fold(0, |all, word| all.wrapping_add(*word)));
+        assert_eq!(sum(&block), block.iter().fold(0_u64, |all, word| all.wrapping_add(*word)));
         assert_eq!(BUFFER_BYTES % BLOCK_BYTES, 0);
     }
 }
