@@ -2,7 +2,6 @@
 //!
 //! A process of its own, that starts no other: the backend holds the file open under a lock, without close-on-exec, so
 //! a child that any other test starts meanwhile would keep the lock and make the backend pack on the heap instead.
-#![expect(clippy::unwrap_used, reason = "a test ends at what it does not foresee")]
 
 use std::ffi::{CStr, CString};
 
