@@ -27,6 +27,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         return Ok(());
     }
     let python = workspace.python();
+    // A kernel is held to the schema that the exporter itself uses.
+    let schemas = workspace.root().join("model-assets/src/kernels/schemas.py");
+    xshell::cmd!(shell, "{python} {schemas} --check")
+        .run()
+        .map_err(|_| failed("the table of operator schemas", &format!("{python} {schemas}")))?;
     // The tests ask this very binary what it thinks of a file.
     let xtask = std::env::current_exe()?;
     for folder in ["xtask/python", "xtask/python/train_tiny"] {
