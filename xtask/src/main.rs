@@ -15,6 +15,7 @@ mod inspect;
 mod inspect_app;
 mod mutate;
 mod predict;
+mod report;
 mod sarif;
 mod setup;
 mod supervise;
@@ -69,6 +70,8 @@ enum Command {
     Bench(bench::Args),
     /// Ask a model questions and judge its answers
     Eval(eval::Args),
+    /// Write one page about a model: verdicts, parity, EQ transcript, speed, memory, provenance
+    Report(report::Args),
     /// Show what a `.pte` file holds, or which model is inside an app binary and what proved it
     Inspect(inspect::Args),
     /// Name what differs between two `.pte` files, down to the layer
@@ -122,6 +125,7 @@ fn main() -> std::process::ExitCode {
                 Command::Verify(args) => verify::run(&workspace, &args),
                 Command::Bench(args) => bench::run(&workspace, &args),
                 Command::Eval(args) => eval::run(&workspace, &args),
+                Command::Report(args) => report::run(&workspace, &args),
                 Command::Inspect(args) => inspect::run(&args),
                 Command::Diff(args) => diff::run(&args),
                 Command::Mutate(args) => mutate::run(&workspace, &args),
