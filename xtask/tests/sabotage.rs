@@ -220,16 +220,24 @@ fn scales_doubled_on_one_layer() {
     model.refused(&[DIVERGES]);
 }
 
-#[test]
-fn weights_zeroed_in_one_layer() {
+/// Zeroes the matrices of one delegate, all but some bytes at the start of each.
+fn zeroed(but: usize) -> Model {
     let mut model = Model::honest();
     let constants = model.constants(2);
-    // The matrices of one delegate, which have scales; not the rotation and the mean.
+    // Those with scales are the weights; the rotation and the mean have none.
     let matrices = constants.iter().filter(|(place, _)| constants.contains_key(&format!("{place} scales")));
     let matrices: Vec<_> = matrices.map(|(_, range)| *range).collect();
     assert_eq!(matrices.len(), 7);
     for (at, length) in matrices {
-        model.bytes[at..at + length].fill(0);
+        model.bytes[at + but..at + length].fill(0);
     }
-    model.refused(&["evidence-parity: held-out texts: "]);
+    model
+}
+
+#[test]
+fn weights_zeroed_in_one_layer() {
+    // The bytes alone say so, and what was measured says it again.
+    zeroed(0).refused(&["Q17: plan forward / delegate 2", "evidence-parity: prefill then decode: got"]);
+    // With a few weights left only the measurement knows.
+    zeroed(8).refused(&[DIVERGES, "evidence-parity: held-out texts: perplexity"]);
 }
