@@ -22,7 +22,7 @@ fn engine(arguments: &[&str]) -> Output {
 }
 
 /// What a successful call printed.
-fn stdout(arguments: &[&str]) -> String {
+pub(crate) fn stdout(arguments: &[&str]) -> String {
     let output = engine(arguments);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{arguments:?}: {errors}");
@@ -31,7 +31,7 @@ fn stdout(arguments: &[&str]) -> String {
 }
 
 /// A call that must end with `code`, print nothing, and name `expected` in its message.
-fn fails(arguments: &[&str], code: i32, expected: &str) {
+pub(crate) fn fails(arguments: &[&str], code: i32, expected: &str) {
     let output = engine(arguments);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
