@@ -237,6 +237,20 @@ cases! {
     }, nothing;
     X12 x12_writes_a_constant Reject |p| { p.instruction(0).set(1, i32s(&[1, 2, 3, 4, 5, 0, 6, 1, 1])); }, nothing;
     X12 x12_returns_something_else Reject |p| { p.instruction(0).set(1, i32s(&[1, 2, 3, 4, 5, 0, 6, 7, 8])); }, nothing;
+    X12 x12_in_place_returns_something_else Reject |p| {
+        p.plan().list(6).push(T::new([(0, str("aten::copy_")), (1, str(""))]));
+        p.plan().item(5, 0).list(2).push(kernel(1, &[7, 7, 12, 8]));
+    }, nothing;
+    X13 x13_range_that_runs_backwards Reject |p| {
+        p.plan().list(6).push(T::new([(0, str("aten::arange")), (1, str("start_out"))]));
+        p.plan().item(5, 0).list(2).push(kernel(1, &[5, 4, 6, 7, 7]));
+    }, nothing;
+    X13 x13_range_from_behind_a_computed_end Reject |p| {
+        p.plan().list(6).push(T::new([(0, str("aten::sym_size")), (1, str("int"))]));
+        p.plan().list(6).push(T::new([(0, str("aten::arange")), (1, str("start_out"))]));
+        p.plan().list(2).extend([int(0), int(0)]);
+        p.plan().item(5, 0).list(2).extend([kernel(1, &[7, 14, 15]), kernel(2, &[5, 15, 6, 7, 7])]);
+    }, nothing;
     X13 x13_fewer_scales_than_rows Reject |p| { p.value(2).set(2, i32s(&[4, 2])).set(3, bytes(&[0, 1])); }, nothing;
     X13 x13_output_too_narrow Reject |p| { p.value(7).set(2, i32s(&[1, 4, 16])); }, nothing;
     X13 x13_slice_step_of_zero Reject |p| {

@@ -52,6 +52,19 @@ def kind(argument: torch._C.Argument) -> str:
     return text + ("?" if optional else "") + ("!" if writes else "")
 
 
+def returned(ret: torch._C.Argument, schema: torch._C.FunctionSchema) -> int | str:
+    """What an in-place kernel returns is the argument that it wrote; the runtime stores it over that value again."""
+    alias = ret.alias_info
+    if alias is None or not alias.is_write:
+        return kind(ret)
+    written = [
+        i
+        for i, argument in enumerate(schema.arguments)
+        if argument.alias_info and argument.alias_info.before_set & alias.before_set
+    ]
+    return written[0]
+
+
 def describe(schema: torch._C.FunctionSchema) -> dict:
     """Arguments in call order. `returns` holds, per appended value, the argument it repeats or its kind."""
     args = [kind(argument) for argument in schema.arguments]
@@ -61,7 +74,7 @@ def describe(schema: torch._C.FunctionSchema) -> dict:
     elif outs:
         returns = [outs]  # the exporter appends one list of all outputs
     else:
-        returns = [kind(ret) for ret in schema.returns]
+        returns = [returned(ret, schema) for ret in schema.returns]
     return {"args": args, "returns": returns}
 
 

@@ -55,6 +55,11 @@ pub(super) fn check(
             }
             _ => Ok(()),
         },
+        "aten::arange.out" => range(&Value::Int(0), fixed(0), Some(&Value::Int(1)), tensor(1)),
+        "aten::arange.start_out" => match fixed(0) {
+            Some(start) => range(start, fixed(1), fixed(2), tensor(3)),
+            None => Ok(()),
+        },
         "aten::convolution.out" => convolution(tensor(1), tensor(2), args, facts),
         "llama::update_cache.out" => update_cache(tensor(0), tensor(1)),
         "llama::custom_sdpa.out" => attention(tensor(0), tensor(1), tensor(2), tensor(8)),
@@ -156,6 +161,40 @@ fn dimension(tensor: Option<&Facts>, dimension: Option<&Value<'_>>) -> Result<()
         Some(Value::Int(number)) if usize::try_from(*number).is_ok_and(|number| number < rank) => Ok(()),
         Some(Value::Int(number)) => misfit("a dimension", number, 0..rank),
         _ => misfit("a dimension", "computed", "a constant"),
+    }
+}
+
+/// The kernel aborts when the numbers from `start` to `end` are fewer than none, or too many to count.
+///
+/// A computed end is a length or a position: no constant start above 1 is certain to lie before it.
+fn range(
+    start: &Value<'_>,
+    end: Option<&Value<'_>>,
+    step: Option<&Value<'_>>,
+    out: Option<&Facts>,
+) -> Result<(), Misfit> {
+    const MOST: f64 = i32::MAX as f64;
+    let number = |value: &Value<'_>| match value {
+        Value::Int(number) => Some(*number as f64),
+        Value::Double(number) => Some(*number),
+        _ => None,
+    };
+    let (Some(first), Some(stride)) = (number(start), step.and_then(number)) else {
+        return misfit("start and step of a range", "computed", "constants");
+    };
+    let Some(last) = end.and_then(number) else {
+        let good = (-MOST..=1.0).contains(&first) && (1.0..=MOST).contains(&stride);
+        return if good {
+            Ok(())
+        } else {
+            misfit("start and step of a range", (first, stride), "≤ 1 and ≥ 1")
+        };
+    };
+    let count = ((last - first) / stride).ceil();
+    match out.map(|out| out.sizes.as_slice()) {
+        Some(&[length]) if (0.0..=MOST).contains(&count) && count <= length as f64 => Ok(()),
+        Some(sizes) => misfit("the length of a range", count, sizes),
+        None => Ok(()),
     }
 }
 

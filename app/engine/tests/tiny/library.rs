@@ -5,7 +5,7 @@ use std::thread;
 
 use super::{folder, tiny_pte};
 use camino::Utf8Path;
-use engine::{BackendOption, Code, Error, LoadOptions, Model, ModelBytes, OptionValue, Session, runtime};
+use engine::{Code, Error, LoadOptions, Model, ModelBytes, Session, runtime};
 
 /// How far logits may lie apart between two ways of feeding the same tokens: what the model's recipe allows between the
 /// engine and the eager model. Attention rounds differently for one row and for many, a difference in the last bit can
@@ -332,37 +332,6 @@ fn threads_are_fixed_while_a_model_lives() {
     let threads = runtime::threads_default().unwrap();
     assert!((1..=runtime::THREADS_MAX).contains(&threads));
     drop(session);
-}
-
-fn option(key: &std::ffi::CStr, value: OptionValue) -> BackendOption {
-    BackendOption { backend: c"XnnpackBackend".into(), key: key.into(), value }
-}
-
-#[test]
-fn backend_options_reach_the_backend() {
-    let with = |backend| {
-        Model::load(ModelBytes::open(&tiny_pte()).unwrap(), &LoadOptions { backend, profile: false })
-    };
-    let (_folder, path) = folder();
-    let cache = path.join("packed.bin");
-    let cached = || {
-        let text = OptionValue::Text(std::ffi::CString::new(cache.as_str()).unwrap());
-        vec![option(c"weight_cache_enabled", OptionValue::Bool(true)), option(c"packed_cache_path", text)]
-    };
-    let expected = bits(&fresh(&[1, 2, 3]));
-    for _ in 0..2 {
-        let mut session = Session::new(with(cached()).unwrap());
-        assert_eq!(bits(session.prefill(&[1, 2, 3]).unwrap()), expected);
-    }
-    assert!(cache.metadata().unwrap().len() > 1_000_000, "the packed weights are in the file");
-    let long = std::ffi::CString::new("x".repeat(300)).unwrap();
-    let error = with(vec![option(c"packed_cache_path", OptionValue::Text(long.clone()))]).unwrap_err();
-    assert!(matches!(&error, Error::Runtime { failure, .. } if failure.log.contains("too long")), "{error}");
-    let error = with(vec![option(&long, OptionValue::Int(1))]).unwrap_err();
-    assert!(
-        matches!(&error, Error::Runtime { failure, .. } if failure.code == Code::INVALID_ARGUMENT),
-        "{error}"
-    );
 }
 
 #[test]

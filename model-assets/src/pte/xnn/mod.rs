@@ -82,8 +82,8 @@ pub(super) fn check(
     let base = u64::try_from(constants_at).ok().and_then(|offset| blob_at.checked_add(offset))?;
     let constants = check_constants(&graph, (base, constants_bytes), segments, &at, report);
     let mut found = Findings { keys: graph.keys(), ..Findings::default() };
-    let values = value::check(&graph, &constants, args, &at, (report, &mut found));
-    node::check(&graph, &values, &at, report, &mut found);
+    let mut values = value::check(&graph, &constants, args, &at, (report, &mut found));
+    node::check(&graph, &mut values, &at, report, &mut found);
     found.summary.blob_bytes = u64::try_from(blob.len()).unwrap_or(u64::MAX);
     Some(found)
 }

@@ -15,7 +15,7 @@ const TRANSPOSED: u32 = 1;
 
 pub(super) fn check(
     graph: &Graph<'_>,
-    values: &Values<'_>,
+    values: &mut Values<'_>,
     at: &Place<'_>,
     report: &mut Report,
     found: &mut Findings,
@@ -53,6 +53,8 @@ pub(super) fn check(
             report.reject(G3, &at, "unknown kind of node", node.kind.code, "1 to 47");
         }
         check_clamp(node, &at, report);
+        settle_layout(node, values);
+        let values = &*values;
         check_result(node, values, &at, report);
         if let Err((got, expected)) = types::check(node, values) {
             report.reject(G11, &at, "dtypes", got, expected);
@@ -61,6 +63,7 @@ pub(super) fn check(
         check_params(node, values, &at, report);
         count_weights(node, values, &mut weights, &at, found);
     }
+    let values = &*values;
     for known in values.values().filter(|known| known.is_output() && !written.contains(&known.value.id)) {
         report.reject(G9, at, "an external output is never written", known.value.id, "a writer");
     }
@@ -75,6 +78,28 @@ fn check_clamp(node: &Node, at: &Place<'_>, report: &mut Report) {
     let Some((min, max)) = node.clamp else { return };
     if min.partial_cmp(&max) != Some(std::cmp::Ordering::Less) {
         report.reject(G7, at, "clamp", format!("{min} to {max}"), "a minimum below the maximum");
+    }
+}
+
+/// The exporter leaves the dims of a dynamically quantized image in the order that they had before the image was
+/// transposed. The runtime computes the true order when the method runs, so what follows is held to that one.
+///
+/// **Invariant:** only the order changes, and never of the dims that count the rows: each has parameters of its own in
+/// memory that is sized from the declared dims.
+fn settle_layout(node: &Node, values: &mut Values<'_>) {
+    let inferred = (node.kind.code == code::CONVERT).then(|| shape::infer(node, values)).flatten().flatten();
+    let result = node.outputs.first().and_then(|id| values.get_mut(id));
+    let (Some(inferred), Some(result)) = (inferred, result) else { return };
+    let Quant::Token { dims: inner } = result.value.quant else { return };
+    let rows = usize::try_from(inner).ok().and_then(|inner| inferred.len().checked_sub(inner));
+    let same_rows = rows.is_some_and(|rows| result.dims.get(..rows) == inferred.get(..rows));
+    let sorted = |dims: &[u64]| {
+        let mut dims = dims.to_vec();
+        dims.sort_unstable();
+        dims
+    };
+    if same_rows && !result.is_output() && sorted(&result.dims) == sorted(&inferred) {
+        result.dims = inferred;
     }
 }
 
