@@ -124,7 +124,7 @@ impl HeldoutTexts {
             Some(*end)
         });
         let mut end = ends.next().unwrap_or_default();
-        for pair in scored.windows(2).filter(|pair| pair.first() >= pair.last()) {
+        if let Some(pair) = scored.windows(2).find(|pair| pair.first() >= pair.last()) {
             return Err(format!("heldout_scored: got {pair:?}, expected ascending places"));
         }
         for place in &scored {
