@@ -31,5 +31,8 @@ pub(crate) fn provenance(model: &Model) -> anyhow::Result<Value> {
         "checks": manifest.checks.len(),
         "load": evidence.and_then(|evidence| evidence.load.as_ref()),
         "parity": evidence.and_then(|evidence| evidence.parity.as_ref()),
+        "benchmark": evidence.and_then(|evidence| evidence.benchmark.as_ref()),
+        "eq": evidence.and_then(|evidence| evidence.eq.as_ref()),
+        "quality": evidence.and_then(|evidence| evidence.quality.as_ref()),
     }))
 }

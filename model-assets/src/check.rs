@@ -10,15 +10,16 @@
 //! Deliberately absent: a constructor, a `Default`, an environment variable, or a feature that yields a
 //! [`Validated`] by any other way.
 
+mod judge;
+
 use std::fmt;
 
 use crate::{
     claim::Claim,
     digest::Digest,
-    evidence::{Parity, ParityRun},
     manifest::{Check, Evidence, EvidenceBinding, RUNTIME_VERSION, Structure, WeightsKind},
     pte::{self, ReadAt},
-    recipe::{Delivery, EvidenceKind, ParityLimits},
+    recipe::{Delivery, EvidenceKind},
 };
 
 pub use crate::pte::Severity;
@@ -263,52 +264,7 @@ fn profile_rules(claim: &Claim, sha256: Option<Digest>, profile: Profile, ledger
     kinds.sort_unstable();
     kinds.dedup();
     for kind in kinds {
-        evidence_rule(kind, evidence, claim, ledger);
-    }
-}
-
-/// One kind of demanded evidence: it is there, and its figures pass today's thresholds.
-fn evidence_rule(kind: EvidenceKind, evidence: &Evidence, claim: &Claim, ledger: &mut Ledger) {
-    let id = format!("evidence-{}", kind.as_str());
-    if !evidence.has(kind) {
-        ledger.fail(&id, "manifest.json", "none", kind.as_str());
-        return;
-    }
-    match (kind, &evidence.load, &evidence.parity) {
-        (EvidenceKind::Load, Some(load), _) => {
-            let ran = load.finite && load.prefill_tokens > 0 && load.decode_tokens > 0;
-            ledger.judge(
-                &id,
-                "manifest.json",
-                ran,
-                format!("{load:?}"),
-                "a prefill and decode with finite logits",
-            );
-        }
-        (EvidenceKind::Parity, _, Some(parity)) => parity_rule(&id, parity, &claim.recipe.parity, ledger),
-        _ => {}
-    }
-}
-
-/// Judges each way of feeding the tokens against the recipe's thresholds.
-fn parity_rule(id: &str, parity: &Parity, limits: &ParityLimits, ledger: &mut Ledger) {
-    for (name, run) in parity.runs() {
-        let ParityRun { rows, max_abs_diff, mean_kl, top1_agreement, .. } = *run;
-        // A NaN fails each comparison: written so that only a proven pass passes.
-        let holds = rows > 0
-            && max_abs_diff <= limits.max_abs_diff_max
-            && mean_kl <= limits.mean_kl_max
-            && top1_agreement >= limits.top1_agreement_min;
-        ledger.judge(
-            id,
-            name,
-            holds,
-            format!("{rows} rows, max |d| {max_abs_diff:.3e}, KL {mean_kl:.3e}, top-1 {top1_agreement:.4}"),
-            format!(
-                "max |d| ≤ {:.3e}, KL ≤ {:.3e}, top-1 ≥ {:.4}",
-                limits.max_abs_diff_max, limits.mean_kl_max, limits.top1_agreement_min
-            ),
-        );
+        judge::evidence(kind, evidence, claim, ledger);
     }
 }
 
@@ -324,6 +280,7 @@ fn void_because(evidence: &Evidence, current: Option<EvidenceBinding>) -> String
         ("the chat template", then.bound.chat_template != now.bound.chat_template),
         ("the runtime", then.runtime != now.runtime),
         ("the check suite", then.suite != now.suite),
+        ("the items of the EQ test", then.items != now.items),
     ]
     .into_iter()
     .filter_map(|(what, changed)| changed.then_some(what))
@@ -342,6 +299,8 @@ fn hint(claim: &Claim, profile: Profile, findings: &[Finding]) -> String {
         format!("random weights are for rehearsal; run: cargo xtask export {name}")
     } else if findings.iter().any(|f| f.severity == Severity::Reject && !f.id.starts_with("evidence")) {
         format!("run: cargo xtask export {name} --force")
+    } else if profile == Profile::Release {
+        format!("run: cargo xtask verify {name} --level release")
     } else {
         format!("run: cargo xtask verify {name}")
     }
@@ -353,7 +312,7 @@ fn text(digest: Option<Digest>) -> String {
 
 /// Collects findings and verdicts.
 #[derive(Default)]
-struct Ledger {
+pub(crate) struct Ledger {
     findings: Vec<Finding>,
     checks: Vec<Check>,
 }

@@ -10,6 +10,7 @@ pub mod check;
 pub mod claim;
 pub mod digest;
 pub mod dir;
+pub mod eq;
 pub mod error;
 pub mod evidence;
 pub mod limits;

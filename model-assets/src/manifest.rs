@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::Digest,
+    eq,
     error::ContractError,
-    evidence::{Load, Parity},
+    evidence::{Benchmark, Eq, Load, Parity, Quality},
     limits,
     policy::Policy,
     pte,
@@ -25,7 +26,7 @@ use crate::{
 pub const MANIFEST_SCHEMA: u32 = 1;
 /// Version of the check suite. Raise it when a check becomes stricter: evidence gathered under an older
 /// suite is void.
-pub const SUITE_VERSION: u32 = 2;
+pub const SUITE_VERSION: u32 = 3;
 /// Version of the ExecuTorch runtime that evidence must come from: the one the engine links.
 pub const RUNTIME_VERSION: &str = "1.5.1";
 /// File name of the manifest.
@@ -281,6 +282,15 @@ pub struct Evidence {
     pub load: Option<Load>,
     /// Parity with the eager quantized model.
     pub parity: Option<Parity>,
+    /// Speed and memory.
+    #[serde(default)]
+    pub benchmark: Option<Benchmark>,
+    /// The EQ test.
+    #[serde(default)]
+    pub eq: Option<Eq>,
+    /// Acceptance by the grammar of the model's world.
+    #[serde(default)]
+    pub quality: Option<Quality>,
 }
 
 /// What evidence was measured on. Change any of it and the evidence is void.
@@ -296,23 +306,54 @@ pub struct EvidenceBinding {
     pub runtime: String,
     /// Version of the check suite.
     pub suite: u32,
+    /// Digest of the items of the EQ test and of the conversation; absent in evidence of suite 2 and older.
+    #[serde(default)]
+    pub items: Option<Digest>,
 }
 
 impl EvidenceBinding {
     /// The binding that evidence for these files must carry today.
     pub fn current(pte: Digest, bound: Bound) -> Self {
-        Self { pte, bound, runtime: RUNTIME_VERSION.to_owned(), suite: SUITE_VERSION }
+        let (runtime, items) = (RUNTIME_VERSION.to_owned(), Some(eq::items_digest()));
+        Self { pte, bound, runtime, suite: SUITE_VERSION, items }
     }
 }
 
 impl Evidence {
+    /// No evidence yet, for these files.
+    pub fn none(bound: EvidenceBinding) -> Self {
+        Self { bound, load: None, parity: None, benchmark: None, eq: None, quality: None }
+    }
+
+    /// The kinds that were measured.
+    pub fn kinds(&self) -> impl Iterator<Item = EvidenceKind> {
+        EvidenceKind::ALL.into_iter().filter(|kind| self.has(*kind))
+    }
+
+    /// This evidence, completed by what `other` has of the same files.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        if self.bound != other.bound {
+            return self;
+        }
+        Self {
+            bound: self.bound,
+            load: self.load.or(other.load),
+            parity: self.parity.or(other.parity),
+            benchmark: self.benchmark.or(other.benchmark),
+            eq: self.eq.or(other.eq),
+            quality: self.quality.or(other.quality),
+        }
+    }
+
     /// Whether this kind was measured.
     pub fn has(&self, kind: EvidenceKind) -> bool {
         match kind {
             EvidenceKind::Load => self.load.is_some(),
             EvidenceKind::Parity => self.parity.is_some(),
-            // Not measured by this version of the tools: a recipe that demands them cannot be released yet.
-            EvidenceKind::Benchmark | EvidenceKind::Eq => false,
+            EvidenceKind::Benchmark => self.benchmark.is_some(),
+            EvidenceKind::Eq => self.eq.is_some(),
+            EvidenceKind::Quality => self.quality.is_some(),
         }
     }
 }
@@ -349,19 +390,23 @@ impl Manifest {
         bytes
     }
 
-    /// Whether two manifests claim the same thing: same bytes, made from and bound to the same inputs, with
-    /// evidence of the same kinds. Figures that vary from run to run (seconds, memory, dates) do not count.
-    pub fn same_claim(&self, other: &Self) -> bool {
+    /// Whether this manifest claims all that `other` does: same bytes, made from and bound to the same inputs, with at
+    /// least the kinds of evidence that `other` has. Figures that vary from run to run (seconds, memory, dates) do not
+    /// count.
+    pub fn covers(&self, other: &Self) -> bool {
         let key = |m: &Self| {
-            let kinds = m.evidence.as_ref().map(|e| (e.bound.clone(), e.load.is_some(), e.parity.is_some()));
-            let passed: Vec<_> = m.checks.iter().map(|c| (c.id.clone(), c.passed)).collect();
+            let bound = m.evidence.as_ref().map(|e| e.bound.clone());
+            let checks = m.checks.iter().filter(|check| !check.id.starts_with("evidence-"));
+            let passed: Vec<_> = checks.map(|c| (c.id.clone(), c.passed)).collect();
             (
                 (m.model.clone(), m.file.clone(), m.file_bytes, m.sha256, m.weights),
                 (m.source.clone(), m.bound.clone(), m.export.inputs, m.reference.clone()),
-                (kinds, passed, m.prd_compliant, m.prd_reasons.clone(), m.structure.clone()),
+                (bound, passed, m.prd_compliant, m.prd_reasons.clone(), m.structure.clone()),
             )
         };
-        key(self) == key(other)
+        let kinds = |m: &Self| m.evidence.iter().flat_map(Evidence::kinds).collect::<Vec<_>>();
+        let own = kinds(self);
+        key(self) == key(other) && kinds(other).iter().all(|kind| own.contains(kind))
     }
 
     /// Why the model does not meet the product requirements; empty when it does.

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, error::ContractError, limits, policy::Policy};
+use crate::{digest::Digest, eq::ItemSet, error::ContractError, limits, policy::Policy};
 
 /// The format version this crate reads.
 pub const RECIPE_SCHEMA: u32 = 1;
@@ -42,6 +42,12 @@ pub struct Recipe {
     pub parity: ParityLimits,
     /// Threshold of the EQ test.
     pub eq: EqLimits,
+    /// Bounds on memory, and on speeds relative to each other.
+    #[serde(default)]
+    pub benchmark: BenchmarkLimits,
+    /// For a model whose world has a grammar: what share of the replies it must accept.
+    #[serde(default)]
+    pub quality: Option<QualityLimits>,
     /// Licence facts.
     pub licence: Licence,
 }
@@ -255,11 +261,13 @@ pub enum EvidenceKind {
     Benchmark,
     /// The EQ test was passed.
     Eq,
+    /// The grammar of the model's world accepts its replies.
+    Quality,
 }
 
 impl EvidenceKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Load, Self::Parity, Self::Benchmark, Self::Eq];
+    pub const ALL: [Self; 5] = [Self::Load, Self::Parity, Self::Benchmark, Self::Eq, Self::Quality];
 
     /// The name used in files and messages.
     pub fn as_str(self) -> &'static str {
@@ -268,6 +276,7 @@ impl EvidenceKind {
             Self::Parity => "parity",
             Self::Benchmark => "benchmark",
             Self::Eq => "eq",
+            Self::Quality => "quality",
         }
     }
 }
@@ -283,6 +292,39 @@ pub struct ParityLimits {
     pub mean_kl_max: f64,
     /// Smallest share of positions with the same arg-max, 0 to 1.
     pub top1_agreement_min: f64,
+    /// What held-out texts must show beside that.
+    #[serde(default)]
+    pub heldout: HeldoutLimits,
+}
+
+/// Thresholds on held-out texts; what differs from the eager quantized model is bounded by [`ParityLimits`] itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct HeldoutLimits {
+    /// Largest perplexity: a model that does not know its language is not helped by agreeing with itself.
+    pub perplexity_max: f64,
+    /// Largest perplexity relative to the eager model before quantization.
+    pub perplexity_ratio_max: f64,
+    /// Largest mean KL divergence from the eager model before quantization, nats.
+    pub fp32_mean_kl_max: f64,
+    /// Smallest share of positions with that model's arg-max, 0 to 1.
+    pub fp32_top1_agreement_min: f64,
+    /// Largest logit difference between a text in one prefill and the same text step by step.
+    pub prefill_step_diff_max: f64,
+}
+
+impl Default for HeldoutLimits {
+    /// Loose enough for int8 of any size; a recipe that knows its model is stricter.
+    fn default() -> Self {
+        Self {
+            perplexity_max: 100.0,
+            perplexity_ratio_max: 1.05,
+            fp32_mean_kl_max: 0.05,
+            fp32_top1_agreement_min: 0.85,
+            prefill_step_diff_max: 0.5,
+        }
+    }
 }
 
 /// EQ test thresholds.
@@ -292,6 +334,38 @@ pub struct ParityLimits {
 pub struct EqLimits {
     /// Smallest score, 0 to 100.
     pub score_min: f64,
+    /// Which items are asked.
+    #[serde(default)]
+    pub items: ItemSet,
+}
+
+/// Benchmark bounds. Never a time: another machine must come to the same verdict.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BenchmarkLimits {
+    /// Largest resident memory of a process that loads and runs the model, bytes.
+    pub peak_rss_bytes_max: u64,
+    /// Smallest ratio of the fastest prefill to the slowest decode: below 1 a prompt goes through token by token.
+    pub prefill_over_decode_min: f64,
+}
+
+impl Default for BenchmarkLimits {
+    /// What a phone with 8 GB leaves to one app.
+    fn default() -> Self {
+        Self { peak_rss_bytes_max: 4_000_000_000, prefill_over_decode_min: 1.5 }
+    }
+}
+
+/// Quality bounds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct QualityLimits {
+    /// Smallest share of accepted replies, 0 to 1.
+    pub acceptance_min: f64,
+    /// Smallest ratio of that share to the eager models', 0 to 1.
+    pub acceptance_ratio_min: f64,
 }
 
 /// Licence facts that packaging needs.
@@ -473,11 +547,29 @@ impl Recipe {
             let expected = format!("at most {}", limits::MODEL_BYTES_MAX);
             return Err(ContractError::value(FILE, "limits.file_bytes_max", file_bytes_max, expected));
         }
+        let quality = self.quality.as_ref();
+        let demanded = self.evidence.dev.iter().chain(&self.evidence.release);
+        if quality.is_none() && demanded.into_iter().any(|kind| *kind == EvidenceKind::Quality) {
+            return Err(ContractError::value(
+                FILE,
+                "quality",
+                "no table",
+                "bounds, as `evidence` demands it",
+            ));
+        }
         for (key, got, max) in [
             ("parity.max_abs_diff_max", self.parity.max_abs_diff_max, f64::MAX),
             ("parity.mean_kl_max", self.parity.mean_kl_max, f64::MAX),
             ("parity.top1_agreement_min", self.parity.top1_agreement_min, 1.0),
             ("eq.score_min", self.eq.score_min, 100.0),
+            ("parity.heldout.perplexity_max", self.parity.heldout.perplexity_max, f64::MAX),
+            ("parity.heldout.perplexity_ratio_max", self.parity.heldout.perplexity_ratio_max, f64::MAX),
+            ("parity.heldout.fp32_mean_kl_max", self.parity.heldout.fp32_mean_kl_max, f64::MAX),
+            ("parity.heldout.fp32_top1_agreement_min", self.parity.heldout.fp32_top1_agreement_min, 1.0),
+            ("parity.heldout.prefill_step_diff_max", self.parity.heldout.prefill_step_diff_max, f64::MAX),
+            ("benchmark.prefill_over_decode_min", self.benchmark.prefill_over_decode_min, f64::MAX),
+            ("quality.acceptance_min", quality.map_or(0.0, |q| q.acceptance_min), 1.0),
+            ("quality.acceptance_ratio_min", quality.map_or(0.0, |q| q.acceptance_ratio_min), 1.0),
         ] {
             if !(0.0..=max).contains(&got) {
                 let expected = if max == f64::MAX { "0 or more".into() } else { format!("0 to {max}") };

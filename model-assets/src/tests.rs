@@ -62,8 +62,17 @@ fn recipe_values_that_cannot_be() {
         ("limits.file_bytes_min", "file_bytes_min = 1_500_000", "file_bytes_min = 9_000_000"),
         ("limits.file_bytes_max", "file_bytes_max = 8_000_000", "file_bytes_max = 5_000_000_000"),
         ("parity.mean_kl_max", "mean_kl_max = ", "mean_kl_max = -"),
-        ("parity.top1_agreement_min", "top1_agreement_min = 0.9", "top1_agreement_min = 1.5"),
+        ("parity.top1_agreement_min", "top1_agreement_min = 0.99", "top1_agreement_min = 1.5"),
         ("eq.score_min", "score_min = ", "score_min = 1"),
+        ("parity.heldout.perplexity_max", "perplexity_max = ", "perplexity_max = -"),
+        (
+            "parity.heldout.fp32_top1_agreement_min",
+            "fp32_top1_agreement_min = 0",
+            "fp32_top1_agreement_min = 7",
+        ),
+        ("benchmark.prefill_over_decode_min", "prefill_over_decode_min = ", "prefill_over_decode_min = -"),
+        ("quality.acceptance_min", "acceptance_min = 0.8", "acceptance_min = 8"),
+        ("quality", "[quality]\nacceptance_min = 0.8\nacceptance_ratio_min = 0.95\n", ""),
     ] {
         refused_value(key, from, to);
     }
@@ -84,7 +93,7 @@ fn unknown_keys_and_kinds_are_syntax_errors() {
         ("kind = \"path\"", "kind = \"path\"\nallow = \"pickle\""),
         ("quantization = \"int8\"", "quantization = \"int2\""),
         ("delivery = \"embed\"", "delivery = \"copy\""),
-        ("release = [\"load\", \"parity\"]", "release = [\"promise\"]"),
+        ("release = [\"load\", \"parity\"", "release = [\"promise\""),
     ] {
         assert!(matches!(recipe_with(from, to), ContractError::Syntax { .. }), "{to}");
     }
@@ -146,7 +155,7 @@ fn a_digest_ignores_comments_and_order_but_no_value() {
     let digest = |text: &str| Recipe::parse(text).unwrap().digest();
     let commented = format!("# a comment\n{TINY}").replace('\n', "\r\n");
     assert_eq!(digest(TINY), digest(&commented));
-    assert_ne!(digest(TINY), digest(&TINY.replace("score_min = 20.0", "score_min = 21.0")));
+    assert_ne!(digest(TINY), digest(&TINY.replace("score_min = 60.0", "score_min = 61.0")));
 }
 
 #[test]

@@ -77,6 +77,13 @@ impl Console {
         }
     }
 
+    /// Nothing more will be shown: leaves the terminal as it was.
+    pub(crate) fn done(&self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+
     pub(crate) fn memory(&self, rss_bytes: u64, peak_bytes: u64) {
         if let Self::Bar(bar) = self {
             bar.set_message(format!("{} MB, peak {} MB", rss_bytes / 1_000_000, peak_bytes / 1_000_000));

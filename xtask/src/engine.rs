@@ -1,25 +1,226 @@
 //! Runs the engine's own binary: what it proves was proved by the runtime that ships.
+//!
+//! **Invariant:** an answer is believed only if it is about the very bytes that the claim is about, and comes from the
+//! runtime that evidence must come from.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     claim::Claim,
-    evidence::EngineCheck,
-    manifest::{Evidence, EvidenceBinding, RUNTIME_VERSION},
+    dir::ModelDir,
+    evidence::{Answer, AnswerRequest, Answers, Benchmark, EngineCheck, Load, Parity, TalkRequest, Talked},
+    manifest::RUNTIME_VERSION,
 };
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::workspace::Workspace;
+use crate::{console::Console, supervise, workspace::Workspace};
+
+const POLL: Duration = Duration::from_millis(50);
+
+/// The engine's binary and a place for its answers.
+pub(crate) struct Engine {
+    binary: Utf8PathBuf,
+    folder: tempfile::TempDir,
+}
+
+/// The files that a model is run with.
+pub(crate) struct Files {
+    /// The `.pte`.
+    pub(crate) pte: Utf8PathBuf,
+    /// Tokenizer and template; absent for random weights and for a file without a claim.
+    pub(crate) words: Option<(Utf8PathBuf, Utf8PathBuf)>,
+}
+
+impl Files {
+    /// The files of a claim, with the `.pte` at `pte`.
+    pub(crate) fn of(dir: &ModelDir, claim: &Claim, pte: Utf8PathBuf) -> Self {
+        let place = |name: &str| dir.path().join(name);
+        let tokens = &claim.recipe.tokens;
+        let words =
+            claim.tokenizer.as_ref().map(|_| (place(&tokens.tokenizer), place(&tokens.chat_template)));
+        Self { pte, words }
+    }
+
+    fn words(&self) -> Vec<String> {
+        let pair = |(tokenizer, template): &(Utf8PathBuf, Utf8PathBuf)| {
+            ["--tokenizer", tokenizer.as_str(), "--template", template.as_str()].map(str::to_owned)
+        };
+        self.words.iter().flat_map(pair).collect()
+    }
+}
+
+impl Engine {
+    /// Builds the engine and opens a folder for its answers.
+    pub(crate) fn open(workspace: &Workspace, profile: Profile) -> anyhow::Result<Self> {
+        let binary = build(workspace, profile)?;
+        fs::create_dir_all(workspace.state())?;
+        Ok(Self { binary, folder: tempfile::tempdir_in(workspace.state())? })
+    }
+
+    /// Loads and runs the model and compares it with the eager model's logits in `reference`.
+    ///
+    /// # Errors
+    /// It does not load or run, or what ran is not the file that the claim is about.
+    pub(crate) fn check(
+        &self,
+        claim: &Claim,
+        files: &Files,
+        reference: &Utf8Path,
+        console: &Console,
+    ) -> anyhow::Result<(Load, Option<Parity>)> {
+        console.step("engine: load and parity");
+        let response = self.place("check.json")?;
+        let arguments = ["--reference", reference.as_str(), "--response", response.as_str()];
+        self.run("check", files, &arguments)?;
+        let check: EngineCheck = self.answer(&response)?;
+        about(claim, &check.runtime, &check.pte_sha256)?;
+        Ok((check.load, check.parity))
+    }
+
+    /// Measures speed and memory. `threads` is the engine's own choice when it is `None`.
+    ///
+    /// # Errors
+    /// It does not load or run.
+    pub(crate) fn bench(
+        &self,
+        files: &Files,
+        repeats: u32,
+        threads: Option<u32>,
+        console: &Console,
+    ) -> anyhow::Result<Benchmark> {
+        console.step("engine: benchmark");
+        let repeats = repeats.to_string();
+        let mut arguments = vec!["--json".to_owned(), "--sweep".to_owned(), "--repeats".to_owned(), repeats];
+        arguments.extend(threads.iter().flat_map(|n| ["--threads".to_owned(), n.to_string()]));
+        arguments.extend(files.words());
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let stdout = self.run("bench", files, &arguments)?;
+        serde_json::from_str(&stdout).context("the engine's benchmark cannot be read")
+    }
+
+    /// Replies to prompts that do not depend on each other.
+    ///
+    /// # Errors
+    /// It does not load or run, or what ran is not the file that the claim is about.
+    pub(crate) fn answers(
+        &self,
+        claim: &Claim,
+        files: &Files,
+        request: &AnswerRequest,
+        console: &Console,
+    ) -> anyhow::Result<Vec<Answer>> {
+        console.step(&format!("engine: {} replies", request.prompts.len()));
+        let answers: Answers = self.ask("answer", files, request)?;
+        about(claim, &answers.runtime, &answers.pte.to_string())?;
+        let asked = request.prompts.iter().map(|prompt| &prompt.id);
+        ensure!(asked.eq(answers.answers.iter().map(|a| &a.id)), "the engine answered other prompts");
+        Ok(answers.answers)
+    }
+
+    /// A conversation.
+    ///
+    /// # Errors
+    /// As [`Self::answers`].
+    pub(crate) fn talk(
+        &self,
+        claim: &Claim,
+        files: &Files,
+        request: &TalkRequest,
+        console: &Console,
+    ) -> anyhow::Result<Talked> {
+        console.step(&format!("engine: conversation of {} turns", request.says.len()));
+        let talked: Talked = self.ask("talk", files, request)?;
+        about(claim, &talked.runtime, &talked.pte.to_string())?;
+        Ok(talked)
+    }
+
+    fn ask<T: DeserializeOwned>(
+        &self,
+        command: &str,
+        files: &Files,
+        request: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        ensure!(files.words.is_some(), "{}: got no tokenizer, expected one beside the recipe", files.pte);
+        let (asked, response) =
+            (self.place(&format!("{command}-request.json"))?, self.place(&format!("{command}.json"))?);
+        fs::write(&asked, serde_json::to_vec(request)?)?;
+        self.run(command, files, &["--request", asked.as_str(), "--response", response.as_str()])?;
+        self.answer(&response)
+    }
+
+    fn place(&self, name: &str) -> anyhow::Result<Utf8PathBuf> {
+        let folder = Utf8Path::from_path(self.folder.path()).context("a path is not UTF-8")?;
+        Ok(folder.join(name))
+    }
+
+    fn answer<T: DeserializeOwned>(&self, response: &Utf8Path) -> anyhow::Result<T> {
+        let bytes = fs::read(response).with_context(|| format!("{response}: the engine wrote no answer"))?;
+        serde_json::from_slice(&bytes).with_context(|| format!("{response}"))
+    }
+
+    /// Runs a command of the engine and returns its standard output; ends it when this process is interrupted.
+    fn run(&self, command: &str, files: &Files, arguments: &[&str]) -> anyhow::Result<String> {
+        supervise::watch_for_interrupts()?;
+        let words = if command == "bench" { Vec::new() } else { files.words() };
+        // Files and not pipes: nothing blocks while this side only waits.
+        let (stdout, stderr) = (self.place("stdout")?, self.place("stderr")?);
+        let mut child = Command::new(&self.binary)
+            .args([command, "--model", files.pte.as_str()])
+            .args(words)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&stdout)?)
+            .stderr(fs::File::create(&stderr)?)
+            .spawn()
+            .with_context(|| format!("{}: cannot be started", self.binary))?;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if supervise::INTERRUPTED.load(Ordering::Relaxed) {
+                child.kill()?;
+                child.wait()?;
+                bail!("{command}: interrupted");
+            }
+            std::thread::sleep(POLL);
+        };
+        if !status.success() {
+            let said = fs::read(&stderr).unwrap_or_default();
+            bail!(
+                "{}: the engine ended with {status}: {}",
+                files.pte,
+                String::from_utf8_lossy(&said).trim_end()
+            );
+        }
+        fs::read_to_string(&stdout).map_err(|error| anyhow!("{stdout}: {error}"))
+    }
+}
+
+/// How the engine's own code is compiled; the runtime under it is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As built for tests.
+    Dev,
+    /// As users get it: benchmarks want this one.
+    Release,
+}
 
 /// Builds the engine and returns its path.
-pub(crate) fn build(workspace: &Workspace) -> anyhow::Result<Utf8PathBuf> {
+pub(crate) fn build(workspace: &Workspace, profile: Profile) -> anyhow::Result<Utf8PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
         .current_dir(workspace.root())
         .args(["build", "--quiet", "--package", "engine", "--bin", "engine"])
+        .args((profile == Profile::Release).then_some("--release"))
         .arg("--message-format=json-render-diagnostics")
-        .stderr(std::process::Stdio::inherit())
+        .stderr(Stdio::inherit())
         .output()
         .context("cargo cannot be started")?;
     ensure!(output.status.success(), "the engine does not build");
@@ -31,48 +232,10 @@ pub(crate) fn build(workspace: &Workspace) -> anyhow::Result<Utf8PathBuf> {
     executable.context("cargo named no executable for the engine")
 }
 
-/// Loads and runs `pte` in the engine and compares it with the eager model's logits in `reference`.
-///
-/// # Errors
-/// It does not load or run, or what ran is not the file that the claim is about.
-pub(crate) fn measure(
-    workspace: &Workspace,
-    claim: &Claim,
-    pte: &Utf8Path,
-    reference: &Utf8Path,
-) -> anyhow::Result<Evidence> {
-    let engine = build(workspace)?;
-    let folder = tempfile::tempdir_in(workspace.state())?;
-    let folder = Utf8Path::from_path(folder.path()).ok_or_else(|| anyhow!("a path is not UTF-8"))?.to_owned();
-    let response = folder.join("engine.json");
-    let output = Command::new(&engine)
-        .args([
-            "check",
-            "--model",
-            pte.as_str(),
-            "--reference",
-            reference.as_str(),
-            "--response",
-            response.as_str(),
-        ])
-        .output()
-        .with_context(|| format!("{engine}: cannot be started"))?;
-    if !output.status.success() {
-        bail!(
-            "{pte}: the engine ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim_end()
-        );
-    }
-    let answer = fs::read(&response).with_context(|| format!("{response}: the engine wrote no answer"))?;
-    let check: EngineCheck = serde_json::from_slice(&answer).with_context(|| format!("{response}"))?;
-    ensure!(check.runtime == RUNTIME_VERSION, "runtime: got {}, expected {RUNTIME_VERSION}", check.runtime);
-    let sha256 = claim.manifest.sha256;
-    ensure!(
-        check.pte_sha256 == sha256.to_string(),
-        "{pte}: the engine ran {}, expected {sha256}",
-        check.pte_sha256
-    );
-    let bound = EvidenceBinding::current(sha256, claim.bound());
-    Ok(Evidence { bound, load: Some(check.load), parity: check.parity })
+/// What ran is what the claim is about.
+pub(crate) fn about(claim: &Claim, runtime: &str, sha256: &str) -> anyhow::Result<()> {
+    ensure!(runtime == RUNTIME_VERSION, "runtime: got {runtime}, expected {RUNTIME_VERSION}");
+    let expected = claim.manifest.sha256;
+    ensure!(sha256 == expected.to_string(), "the engine ran {sha256}, expected {expected}");
+    Ok(())
 }

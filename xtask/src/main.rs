@@ -2,16 +2,20 @@
 //!
 //! **Invariant:** links no C++ and never depends on the app.
 
+mod bench;
 mod console;
 mod diff;
 mod doctor;
 mod engine;
+mod eval;
+mod evidence;
 mod export;
 mod fuzz;
 mod inspect;
 mod inspect_app;
 mod mutate;
 mod predict;
+mod report;
 mod sarif;
 mod setup;
 mod supervise;
@@ -62,6 +66,12 @@ enum Command {
     Export(export::Args),
     /// Prove a published model, or any `.pte` file, again
     Verify(verify::Args),
+    /// Measure speed, memory and energy of a model in the runtime that ships
+    Bench(bench::Args),
+    /// Ask a model questions and judge its answers
+    Eval(eval::Args),
+    /// Write one page about a model: verdicts, parity, EQ transcript, speed, memory, provenance
+    Report(report::Args),
     /// Show what a `.pte` file holds, or which model is inside an app binary and what proved it
     Inspect(inspect::Args),
     /// Name what differs between two `.pte` files, down to the layer
@@ -90,6 +100,13 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The error alone, for a caller with a code and hint of its own.
+    fn into_error(self) -> anyhow::Error {
+        self.error
+    }
+}
+
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { code: EXIT_FAILURE, error: error.into(), hint: None }
@@ -106,6 +123,9 @@ fn main() -> std::process::ExitCode {
                 Command::Setup => setup::run(&workspace),
                 Command::Export(args) => export::run(&workspace, &args),
                 Command::Verify(args) => verify::run(&workspace, &args),
+                Command::Bench(args) => bench::run(&workspace, &args),
+                Command::Eval(args) => eval::run(&workspace, &args),
+                Command::Report(args) => report::run(&workspace, &args),
                 Command::Inspect(args) => inspect::run(&args),
                 Command::Diff(args) => diff::run(&args),
                 Command::Mutate(args) => mutate::run(&workspace, &args),

@@ -43,6 +43,14 @@ pub(crate) struct Bounds {
 /// Set by the first Ctrl-C or SIGTERM.
 pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// From now on Ctrl-C and SIGTERM set [`INTERRUPTED`] and end nothing by themselves: whoever waits looks at it.
+pub(crate) fn watch_for_interrupts() -> anyhow::Result<()> {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    let mut outcome = Ok(());
+    ONCE.call_once(|| outcome = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)));
+    outcome.context("cannot watch for Ctrl-C")
+}
+
 const TAIL_LINES_MAX: usize = 20;
 const POLL: Duration = Duration::from_millis(200);
 const EVENT: &str = "@proofmark ";

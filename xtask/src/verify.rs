@@ -1,44 +1,94 @@
-//! `cargo xtask verify`: proves a published model, or any `.pte`, again from its bytes.
+//! `cargo xtask verify`: proves a published model, or any `.pte`, again from its bytes, and gathers the evidence that a
+//! build demands.
+//!
+//! **Invariant:** nothing is run that was not proved statically first, and nothing is recorded that was not judged: a
+//! failed measurement never replaces a good one. The manifest is replaced once, at the end, whole.
 
-use std::fs::File;
+use std::{fs, fs::File, sync::atomic::Ordering};
 
 use anyhow::Context as _;
 use camino::Utf8PathBuf;
+use clap::ValueEnum;
 use model_assets::{
     check::{self, Profile, Validated},
     claim::Claim,
     digest::Digest,
     dir::{GateError, ModelDir},
+    eq::{self, TRANSCRIPT_FILE},
     evidence::Parity,
-    manifest::Evidence,
+    manifest::{Evidence, EvidenceBinding},
     pte,
+    recipe::{EvidenceKind, Recipe},
 };
 
-use crate::{EXIT_REFUSED, Failure, Outcome, engine, workspace::Workspace};
+use crate::{
+    EXIT_INTERRUPTED, EXIT_REFUSED, Failure, Outcome,
+    console::Console,
+    engine::Files,
+    evidence::{Bench, Checkpoint, Measured},
+    supervise,
+    workspace::Workspace,
+};
+
+/// How much is proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Level {
+    /// What the bytes say, and what was recorded: nothing is run
+    Static,
+    /// Load and parity, and what the recipe demands of a dev build
+    Dev,
+    /// Everything that a release build demands
+    Release,
+}
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A model's name, or the path of a `.pte` file
     #[arg(default_value = "tiny")]
     model: Utf8PathBuf,
-    /// Demand what a release build demands
-    #[arg(long)]
+    /// How much is proved; evidence that is missing or void is measured and recorded
+    #[arg(long, value_enum, default_value_t = Level::Dev)]
+    level: Level,
+    /// The same as `--level release`
+    #[arg(long, conflicts_with = "level")]
     release: bool,
-    /// Only look at the bytes: do not load and run the model in the engine
-    #[arg(long = "static")]
+    /// Measure nothing: prove that what is recorded still stands for the level
+    #[arg(long)]
+    check: bool,
+    /// Leave weights unread (for a `.pte` file); nothing is run (for a model)
+    #[arg(long = "static", visible_alias = "structure", conflicts_with_all = ["level", "release", "hash"])]
     only_static: bool,
+    /// Read every byte (for a `.pte` file; the default)
+    #[arg(long)]
+    hash: bool,
     /// Look at the rehearsal of the model instead
     #[arg(long)]
     rehearsed: bool,
+    /// The checkpoint that was exported, where the recipe does not lead to one; EQ needs it
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<Utf8PathBuf>,
     /// Print the report as JSON (for a `.pte` file)
     #[arg(long)]
     json: bool,
     /// Also write the report as SARIF 2.1.0, for code scanning (for a `.pte` file)
     #[arg(long, value_name = "FILE")]
     sarif: Option<Utf8PathBuf>,
-    /// Only look at the structure: leave weights unread (for a `.pte` file)
-    #[arg(long)]
-    structure: bool,
+}
+
+impl Args {
+    fn level(&self) -> Level {
+        match (self.only_static, self.release) {
+            (true, _) => Level::Static,
+            (_, true) => Level::Release,
+            _ => self.level,
+        }
+    }
+}
+
+impl Level {
+    fn profile(self) -> Profile {
+        if self == Self::Release { Profile::Release } else { Profile::Dev }
+    }
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
@@ -47,42 +97,115 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
     let models = if args.rehearsed { workspace.rehearsals() } else { workspace.models() };
     let dir = ModelDir::new(models, args.model.as_str());
-    let profile = if args.release { Profile::Release } else { Profile::Dev };
+    let level = args.level();
     let (claim, _) = dir.claim().map_err(refused)?;
-    let claim = if args.only_static { claim } else { renewed(workspace, &dir, claim)? };
-    let proved = judge(&dir, &claim, profile)?;
+    let claim = if args.check || level == Level::Static {
+        reference(&dir, &claim)?;
+        claim
+    } else {
+        renewed(workspace, &dir, claim, level, &Checkpoint(args.checkpoint.clone()))?
+    };
+    let proved = judge(&dir, &claim, level.profile())?;
     proved.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
-    println!("{}: proved for {}: sha256 {}", claim.manifest.file, profile.as_str(), proved.sha256());
+    let stands = claim.manifest.evidence.iter().flat_map(Evidence::kinds).map(EvidenceKind::as_str);
+    let stands: Vec<_> = stands.collect();
+    println!(
+        "{}: proved for {}: sha256 {}; evidence: {}",
+        claim.manifest.file,
+        level.profile().as_str(),
+        proved.sha256(),
+        if stands.is_empty() { "none".to_owned() } else { stands.join(", ") }
+    );
     Ok(())
 }
 
 /// Runs every static check over the published file.
-fn judge(dir: &ModelDir, claim: &Claim, profile: Profile) -> Result<Validated<File>, Failure> {
+pub(crate) fn judge(dir: &ModelDir, claim: &Claim, profile: Profile) -> Result<Validated<File>, Failure> {
     let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
     check::validate(pte, claim, profile).map_err(|refusal| refused(refusal.into()))
 }
 
-/// Loads and runs the model in the engine; evidence that was void or missing is replaced, evidence that stands stays.
-fn renewed(workspace: &Workspace, dir: &ModelDir, claim: Claim) -> Result<Claim, Failure> {
-    // Nothing is run that was not proved first.
-    judge(dir, &claim, Profile::Dev)?;
+/// What the level asks to be measured.
+fn kinds(recipe: &Recipe, claim: &Claim, level: Level) -> Vec<EvidenceKind> {
+    let mut kinds = recipe.demands(level.profile(), &claim.policy);
+    kinds.extend([EvidenceKind::Load, EvidenceKind::Parity]);
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}
+
+/// Measures in the engine. Load and parity always: the model is proved again, here. The other kinds take minutes; where
+/// they stand they are left. What was void or missing is recorded.
+fn renewed(
+    workspace: &Workspace,
+    dir: &ModelDir,
+    claim: Claim,
+    level: Level,
+    checkpoint: &Checkpoint,
+) -> Result<Claim, Failure> {
+    let bound = EvidenceBinding::current(claim.manifest.sha256, claim.bound());
+    let old = claim.manifest.evidence.clone().filter(|old| old.bound == bound);
+    // Nothing is run that was not proved first; evidence that failed is measured again.
+    let mut bare = claim.clone();
+    bare.manifest.evidence = None;
+    judge(dir, &bare, Profile::Dev)?;
     let reference = reference(dir, &claim)?;
     let (path, _) = dir.open_pte(&claim.manifest).map_err(refused)?;
-    let evidence = engine::measure(workspace, &claim, &path, &reference).map_err(|error| {
-        Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask export {} --force", dir.name()))
-    })?;
-    show(&evidence);
-    let stands = claim.manifest.evidence.as_ref().is_some_and(|old| old.bound == evidence.bound);
-    let mut measured = claim.clone();
-    measured.manifest.evidence = Some(evidence);
-    // Judged before it is written: a failed measurement must not replace a good one.
-    judge(dir, &measured, Profile::Dev)?;
-    if stands {
+    let old = old.filter(|_| judge(dir, &claim, Profile::Dev).is_ok());
+    let stands = |kind: &EvidenceKind| old.as_ref().is_some_and(|old| old.has(*kind));
+    let quick = [EvidenceKind::Load, EvidenceKind::Parity];
+    let mut wanted = kinds(&claim.recipe, &claim, level);
+    wanted.retain(|kind| quick.contains(kind) || !stands(kind));
+    let console = Console::new(false);
+    let files = Files::of(dir, &claim, path);
+    let bench = Bench { workspace, dir, claim: &claim, files, console: &console };
+    let measured = bench.measure(&wanted, &reference, checkpoint);
+    console.done();
+    let Measured { evidence, transcript } = measured.map_err(|error| failed(dir, error))?;
+    show(&evidence, &claim.recipe);
+    // What was measured now is judged first, even where the recorded evidence stays.
+    let mut fresh = claim.clone();
+    fresh.manifest.evidence = Some(match old.clone() {
+        Some(old) => evidence.clone().or(old),
+        None => evidence.clone(),
+    });
+    let proved = judge(dir, &fresh, level.profile())?;
+    let complete = wanted.iter().all(stands);
+    if complete {
         return Ok(claim);
     }
-    crate::export::write_manifest(dir, &measured.manifest)?;
-    println!("{}: evidence renewed", dir.manifest_path());
-    Ok(measured)
+    let evidence = match old {
+        Some(old) => old.or(evidence),
+        None => evidence,
+    };
+    fresh.manifest.evidence = Some(evidence);
+    fresh.manifest.checks = proved.checks().to_vec();
+    fresh.manifest.prd_reasons = fresh.manifest.prd_findings(&fresh.policy);
+    fresh.manifest.prd_compliant = fresh.manifest.prd_reasons.is_empty();
+    if let Some(text) = transcript {
+        // Before the manifest: a transcript that no manifest names is harmless, the other way round it is missed.
+        write_transcript(dir, &text)?;
+    }
+    crate::export::write_manifest(dir, &fresh.manifest)?;
+    println!("{}: evidence recorded", dir.manifest_path());
+    Ok(fresh)
+}
+
+fn write_transcript(dir: &ModelDir, text: &[u8]) -> anyhow::Result<()> {
+    let place = dir.path().join(TRANSCRIPT_FILE);
+    let temporary = dir.path().join(format!(".{TRANSCRIPT_FILE}.new"));
+    fs::write(&temporary, text)?;
+    File::open(&temporary)?.sync_all()?;
+    fs::rename(temporary, place)?;
+    Ok(())
+}
+
+/// A measurement that did not come to its end.
+pub(crate) fn failed(dir: &ModelDir, error: anyhow::Error) -> Failure {
+    if supervise::INTERRUPTED.load(Ordering::Relaxed) {
+        return Failure::new(EXIT_INTERRUPTED, error, "nothing was recorded; run the same command again");
+    }
+    Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask export {} --force", dir.name()))
 }
 
 /// The eager model's logits that the manifest names, digest checked.
@@ -101,7 +224,8 @@ pub(crate) fn reference(dir: &ModelDir, claim: &Claim) -> Result<Utf8PathBuf, Fa
     Err(Failure::new(EXIT_REFUSED, error, hint))
 }
 
-fn show(evidence: &Evidence) {
+/// Prints what was measured.
+pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
     if let Some(load) = &evidence.load {
         let (load_ms, first) = (load.load_ms, load.first_prefill_ms);
         println!(
@@ -109,11 +233,51 @@ fn show(evidence: &Evidence) {
             load.peak_rss_bytes / 1_000_000
         );
     }
-    for (name, run) in evidence.parity.iter().flat_map(Parity::runs) {
+    let heldout = evidence.parity.as_ref().and_then(|parity| parity.heldout.as_ref());
+    let runs = evidence.parity.iter().flat_map(Parity::runs);
+    let texts = heldout.iter().flat_map(|it| {
+        [("held-out texts, eager quantized", &it.quantized), ("held-out texts, eager fp32", &it.fp32)]
+    });
+    for (name, run) in runs.chain(texts) {
         println!(
-            "parity, {name}: {} rows, max |d| {:.3e}, KL {:.3e}, top-1 {:.4}",
-            run.rows, run.max_abs_diff, run.mean_kl, run.top1_agreement
+            "parity, {name}: {} rows, max |d| {:.3e}, mean |d| {:.3e}, KL {:.3e}, top-1 {:.4}",
+            run.rows, run.max_abs_diff, run.mean_abs_diff, run.mean_kl, run.top1_agreement
         );
+    }
+    if let Some(it) = heldout {
+        println!(
+            "perplexity of {} tokens: .pte {:.5}, eager quantized {:.5}, eager fp32 {:.5}; one prefill against steps: max |d| {:.3e}",
+            it.scored, it.perplexity, it.perplexity_quantized, it.perplexity_fp32, it.prefill_step_diff
+        );
+    }
+    if let Some(benchmark) = &evidence.benchmark {
+        print!("{}", crate::bench::markdown(benchmark));
+    }
+    if let Some(eq) = &evidence.eq
+        && let Some(verdict) = recipe.eq.items.items().ok().and_then(|items| eq::judge(&items, &eq.items))
+    {
+        println!(
+            "eq {:.2}, eager {:.2}, difference {:+.3} [{:+.3}, {:+.3}]; readable {:.1} %; conversation of {} turns, {} messages forgotten",
+            verdict.score,
+            verdict.eager_score,
+            verdict.difference,
+            verdict.low,
+            verdict.high,
+            verdict.parse_rate * 100.0,
+            eq.talk.turns,
+            eq.talk.forgotten
+        );
+    }
+    if let Some(quality) = &evidence.quality {
+        for (name, share) in [("fp32", quality.fp32), ("quantized", quality.quantized), (".pte", quality.pte)]
+        {
+            println!(
+                "grammar accepts, {name}: {} of {} ({:.2} %)",
+                share.accepted,
+                share.replies,
+                share.share() * 100.0
+            );
+        }
     }
 }
 
@@ -125,7 +289,7 @@ pub(crate) fn refused(error: GateError) -> Failure {
 /// A file without a claim: only the format itself is demanded.
 fn file(args: &Args) -> Outcome {
     let pte = File::open(&args.model).with_context(|| format!("{}: cannot be opened", args.model))?;
-    let level = if args.structure { pte::Level::Structure } else { pte::Level::Hash };
+    let level = if args.only_static { pte::Level::Structure } else { pte::Level::Hash };
     let expect = pte::Expect { kernels: Some(pte::linked_runtime().clone()), ..pte::Expect::default() };
     let report = pte::verify(&pte, level, &expect);
     if let Some(path) = &args.sarif {

@@ -53,6 +53,15 @@ class Architecture:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Conversations that the model was not trained on, one JSON object a line."""
+
+    texts: Path
+    tokenizer: Path
+    chat_template: Path
+
+
+@dataclass(frozen=True)
 class Request:
     model: str
     source_dir: Path | None
@@ -74,13 +83,14 @@ class Request:
     response: Path
     reference_prompt: tuple[int, ...]
     reference_decode: tuple[int, ...]
+    heldout: HeldOut | None
 
 
 def _bad(what: str) -> WorkerError:
     return WorkerError("request", what)
 
 
-class _Fields:
+class Fields:
     """Takes typed fields out of a JSON object and complains about what is left over."""
 
     def __init__(self, value: object, where: str) -> None:
@@ -152,12 +162,12 @@ class _Fields:
             raise _bad(f"{self.where}: unknown key {sorted(self.left)[0]!r}")
 
 
-def _architecture(value: object) -> Architecture:
-    fields = _Fields(value, "architecture")
+def parse_architecture(value: object) -> Architecture:
+    fields = Fields(value, "architecture")
     fields.choice("family", ("llama",))
     scaling = fields.raw("rope_scaling")
     if scaling is not None:
-        inner = _Fields(scaling, "architecture.rope_scaling")
+        inner = Fields(scaling, "architecture.rope_scaling")
         inner.choice("kind", ("llama3",))
         scaling = RopeScaling(
             factor=inner.positive("factor"),
@@ -192,17 +202,30 @@ def _architecture(value: object) -> Architecture:
     return architecture
 
 
+def _held_out(value: object) -> HeldOut | None:
+    if value is None:
+        return None
+    fields = Fields(value, "heldout")
+    found = HeldOut(
+        texts=fields.path("texts"),
+        tokenizer=fields.path("tokenizer"),
+        chat_template=fields.path("chat_template"),
+    )
+    fields.done()
+    return found
+
+
 def parse_request(value: object) -> Request:
-    fields = _Fields(value, "request")
+    fields = Fields(value, "request")
     version = fields.raw("protocol")
     if version != PROTOCOL or type(version) is not int:
         raise _bad(f"request.protocol: got {version!r}, expected {PROTOCOL}")
-    source = _Fields(fields.raw("source"), "source")
+    source = Fields(fields.raw("source"), "source")
     kind = source.choice("kind", ("safetensors", "random"))
     source_dir = source.path("dir") if kind == "safetensors" else None
     source_seed = source.integer("seed", 0) if kind == "random" else None
     source.done()
-    architecture = _architecture(fields.raw("architecture"))
+    architecture = parse_architecture(fields.raw("architecture"))
     vocab = architecture.vocab
     request = Request(
         model=fields.text("model"),
@@ -225,6 +248,7 @@ def parse_request(value: object) -> Request:
         response=fields.path("response"),
         reference_prompt=fields.tokens("reference_prompt", vocab, 1),
         reference_decode=fields.tokens("reference_decode", vocab, 0),
+        heldout=_held_out(fields.raw("heldout")),
     )
     fields.done()
     positions = len(request.reference_prompt) + len(request.reference_decode)

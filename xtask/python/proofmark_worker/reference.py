@@ -1,8 +1,6 @@
-"""Reference logits: the quantized model evaluated eagerly, by other code than the exported graph.
+"""Parts of the eager model, by other code than the exported graph, and the reference file.
 
-Rope by slices instead of a matrix, norms by a mean, attention by a softmax over a mask. All tokens
-are known (teacher forcing), and attention is causal, so that one pass over prompt and decode
-tokens gives the same numbers as feeding them one by one.
+Rope by slices instead of a matrix, norms by a mean. The model itself is in `eager`.
 
 **Invariant:** a weight is widened by row chunks, never whole.
 **Invariant:** sums run in fp64. Products of int8 activations and int8 or (int4 x bf16) weights are
@@ -14,7 +12,6 @@ import math
 
 import torch
 
-from .checkpoint import EMBEDDING, FINAL_NORM, HEAD
 from .protocol import Architecture, WorkerError, publish
 from .quantize import Weight
 
@@ -86,43 +83,6 @@ def rotate(x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     first, second = x.chunk(2, -1)
     cos, sin = angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
-
-
-def attention(arch: Architecture, x: torch.Tensor, weights: dict[str, Weight], prefix: str, angle):
-    tokens, shared = x.shape[0], arch.heads // arch.kv_heads
-    names = (f"{prefix}self_attn.{name}_proj.weight" for name in "qkv")
-    q, k, v = (linear(x, weights[name]).view(tokens, -1, arch.head_dim) for name in names)
-    q, k = rotate(q, angle), rotate(k, angle)
-    k, v = (part.repeat_interleave(shared, 1) for part in (k, v))
-    scores = torch.einsum("qhd,khd->hqk", q, k) / math.sqrt(arch.head_dim)
-    future = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
-    share = scores.masked_fill(future, -math.inf).softmax(-1)
-    mixed = torch.einsum("hqk,khd->qhd", share, v).reshape(tokens, -1)
-    return linear(mixed, weights[f"{prefix}self_attn.o_proj.weight"])
-
-
-def evaluate(
-    arch: Architecture,
-    weights: dict[str, Weight],
-    tokens: list[int],
-    keep: int,
-    progress=lambda _done, _total: None,
-) -> torch.Tensor:
-    """fp32 logits [keep, vocab] of the last `keep` of `tokens`, which start at position 0."""
-    place = torch.arange(len(tokens), dtype=torch.float64)
-    angle = torch.outer(place, torch.tensor(frequencies(arch), dtype=torch.float64))
-    x = embed(torch.tensor(tokens), weights[EMBEDDING])
-    for layer in range(arch.layers):
-        prefix = f"model.layers.{layer}."
-        before = norm(x, weights[f"{prefix}input_layernorm.weight"], arch.norm_eps)
-        x = x + attention(arch, before, weights, prefix, angle)
-        after = norm(x, weights[f"{prefix}post_attention_layernorm.weight"], arch.norm_eps)
-        gate, up = (linear(after, weights[f"{prefix}mlp.{n}_proj.weight"]) for n in ("gate", "up"))
-        x = x + linear(gate * torch.sigmoid(gate) * up, weights[f"{prefix}mlp.down_proj.weight"])
-        progress(layer + 1, arch.layers + 1)
-    logits = linear(norm(x[-keep:], weights[FINAL_NORM], arch.norm_eps), weights[HEAD])
-    progress(arch.layers + 1, arch.layers + 1)
-    return logits.float()
 
 
 def check_logits(logits: torch.Tensor) -> None:

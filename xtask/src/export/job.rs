@@ -26,6 +26,7 @@ use serde_json::json;
 use crate::{
     console::Console,
     engine,
+    evidence::Bench,
     setup::{self, Receipt},
     supervise::{self, Bounds, Run},
     workspace::Workspace,
@@ -152,8 +153,19 @@ impl Job<'_> {
             "file_bytes_min": limits.file_bytes_min, "file_bytes_max": limits.file_bytes_max,
             "threads": 2, "work_dir": self.work, "pte": self.work.join(WORK_PTE),
             "reference": self.work.join(WORK_REFERENCE), "response": self.work.join("response.json"),
-            "reference_prompt": prompt, "reference_decode": decode,
+            "reference_prompt": prompt, "reference_decode": decode, "heldout": self.heldout(),
         }))
+    }
+
+    /// Held-out texts and what reads them: the model's own, or those for any model.
+    fn heldout(&self) -> Option<serde_json::Value> {
+        let folder = self.checkpoint.as_ref()?;
+        // A checkpoint from elsewhere has its tokenizer with it until it is published.
+        let beside = self.dir.path().join(&self.recipe.tokens.tokenizer);
+        let tokenizer = if beside.exists() { beside } else { folder.join(&self.recipe.tokens.tokenizer) };
+        let template = self.dir.path().join(&self.recipe.tokens.chat_template);
+        let texts = heldout_texts(self.workspace, &self.dir);
+        Some(json!({"texts": texts, "tokenizer": tokenizer, "chat_template": template}))
     }
 
     /// Proves the worker's file in Rust and publishes it.
@@ -177,7 +189,7 @@ impl Job<'_> {
         let validated = check::validate(pte, &claim, Profile::Dev)?;
         // A reproduced model keeps its reviewed manifest: figures that vary from run to run are no reason to change it.
         let manifest = match self.dir.manifest() {
-            Ok(Some(old)) if old.same_claim(&claim.manifest) => old,
+            Ok(Some(old)) if old.covers(&claim.manifest) => old,
             _ => claim.manifest,
         };
         publish(&self.dir, &validated, &manifest, &self.work)?;
@@ -260,14 +272,22 @@ impl Job<'_> {
             chat_template,
         };
         let path = self.work.join(WORK_PTE);
-        self.console.step("engine");
-        claim.manifest.evidence = Some(engine::measure(self.workspace, &claim, &path, &reference)?);
+        let files = engine::Files::of(&self.dir, &claim, path.clone());
+        let bench =
+            Bench { workspace: self.workspace, dir: &self.dir, claim: &claim, files, console: &self.console };
+        claim.manifest.evidence = Some(bench.load_and_parity(&reference)?);
         let pte = fs::File::open(path)?;
         claim.manifest.checks = check::validate(pte, &claim, Profile::Dev)?.checks().to_vec();
         claim.manifest.prd_reasons = claim.manifest.prd_findings(&claim.policy);
         claim.manifest.prd_compliant = claim.manifest.prd_reasons.is_empty();
         Ok(claim)
     }
+}
+
+/// The held-out texts of a model.
+pub(super) fn heldout_texts(workspace: &Workspace, dir: &ModelDir) -> Utf8PathBuf {
+    let own = dir.path().join("heldout.jsonl");
+    if own.exists() { own } else { workspace.root().join("model-assets/evidence/heldout-general.jsonl") }
 }
 
 fn read_response(path: &Utf8Path, run: &Run) -> anyhow::Result<Response> {

@@ -86,7 +86,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let source = if args.rehearse { recipe.rehearsal().source } else { recipe.source.clone() };
     let work = workspace.state().join("work").join(&args.model);
     let checkpoint = checkpoint(&dir, &source, args)?;
-    let inputs = inputs_digest(checkpoint.as_deref(), &recipe, &source, workspace)?;
+    let inputs = inputs_digest(
+        checkpoint.as_deref(),
+        &recipe,
+        &source,
+        &job::heldout_texts(workspace, &dir),
+        workspace,
+    )?;
     let console = Console::new(args.json);
     let job = Job { workspace, dir, recipe, policy, source, checkpoint, inputs, work, console };
     let published = job.dir.manifest().ok().flatten();
@@ -150,8 +156,7 @@ fn preflight(job: &Job<'_>, args: &Args) -> Outcome {
             ));
         }
     }
-    ctrlc::set_handler(|| supervise::INTERRUPTED.store(true, Ordering::Relaxed))
-        .context("cannot watch for Ctrl-C")?;
+    supervise::watch_for_interrupts()?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The engine on the exported default model: the library, generation, and the binary.
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not foresee")]
 
+mod answers;
 mod cli;
 mod generate;
 mod library;

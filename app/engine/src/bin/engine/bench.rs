@@ -1,21 +1,33 @@
-//! `engine bench`: load time, speed and memory of a model, and where a decoded token's time goes.
+//! `engine bench`: load time, speed, memory and energy of a model, and where a decoded token's time goes.
+//!
+//! Memory is read on the first session alone, before a tokenizer is opened: what follows (warm loads, time to first
+//! token, other thread counts) must not count as the model's.
 
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use camino::Utf8PathBuf;
 use clap::Args;
+use engine::chat::{Message, Role};
 use engine::{LoadOptions, Session, runtime};
 use model_assets::digest::Digest;
+use model_assets::evidence::{Benchmark, Energy, MemorySteps, Resident, Roofline, Speed, SweepStep};
 use serde::Serialize;
 
 use crate::check::spread;
 use crate::output::{Failed, print, print_json};
-use crate::{ModelArgs, bandwidth};
+use crate::profile::{Profile, profile};
+use crate::writer::Writer;
+use crate::{ModelArgs, bandwidth, machine};
 
 /// Tokens of the first prefill and of `pp64`.
 const PREFILL_TOKENS: usize = 64;
-/// Tokens decoded while recording operators.
-const PROFILE_TOKENS: usize = 32;
+/// Tokens of the long prefill.
+const LONG_PREFILL_TOKENS: usize = 512;
+/// Tokens decoded.
+const DECODE_TOKENS: [usize; 2] = [32, 128];
+/// The conversation whose first token is waited for.
+const TTFT_PROMPT: &str = "I have a talk in ten minutes and my heart is racing. What can I do to calm down?";
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -36,111 +48,74 @@ pub(crate) struct BenchArgs {
     /// Record time per operator; the speeds then include the recording.
     #[arg(long)]
     profile: bool,
+    /// Measure with other numbers of threads too: 1, 2, 4 and so on.
+    #[arg(long)]
+    sweep: bool,
+    /// The tokenizer that ships with the model; time to first token needs it.
+    #[arg(long, value_name = "FILE", requires = "template")]
+    tokenizer: Option<Utf8PathBuf>,
+    /// The chat template that ships with the model.
+    #[arg(long, value_name = "FILE", requires = "tokenizer")]
+    template: Option<Utf8PathBuf>,
 }
 
-/// The figures.
+/// The figures, and a profile for those who look closer.
 #[derive(Serialize)]
-struct Bench {
-    runtime: String,
-    pte_sha256: String,
-    file_bytes: usize,
-    threads: u32,
-    chunk_tokens: usize,
-    /// From open to a loaded method.
-    load_ms: f64,
-    /// The first prefill, which packs weights.
-    first_prefill_ms: f64,
-    first_prefill_tokens: usize,
-    speeds: Vec<Speed>,
-    memory: Option<MemorySteps>,
-    roofline: Roofline,
+struct Answer {
+    #[serde(flatten)]
+    benchmark: Benchmark,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<Profile>,
-}
-
-/// Tokens per second of one case.
-#[derive(Serialize)]
-struct Speed {
-    /// `pp` prefill or `tg` generation, and the number of tokens.
-    name: String,
-    tokens: usize,
-    repeats: u32,
-    mean: f64,
-    sd: f64,
-    min: f64,
-    max: f64,
-}
-
-/// Resident bytes at four moments.
-#[derive(Serialize)]
-struct MemorySteps {
-    start: Resident,
-    loaded: Resident,
-    first_prefill: Resident,
-    steady: Resident,
-    peak_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct Resident {
-    anonymous_bytes: u64,
-    file_bytes: u64,
-}
-
-/// Decoding against the machine's memory.
-#[derive(Serialize)]
-struct Roofline {
-    /// Measured in this process, with as many threads.
-    read_bytes_per_second: f64,
-    /// File size times decode speed: every weight is read once per token.
-    used_bytes_per_second: f64,
-    share: f64,
-}
-
-/// Where the time of decoded tokens went.
-#[derive(Serialize)]
-struct Profile {
-    tokens: usize,
-    /// Wall time per token as the runtime sees it.
-    token_us: f64,
-    /// Share of it outside delegates.
-    outside_delegates: f64,
-    events: Vec<EventShare>,
-}
-
-#[derive(Serialize)]
-struct EventShare {
-    name: String,
-    calls_per_token: f64,
-    us_per_token: f64,
-    share: f64,
 }
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     args.model.set_threads()?;
     let start = resident();
+    let cold = machine::drop_pages(&args.model.model);
     let opened = Instant::now();
-    let mut session = args.model.load(&LoadOptions { profile: args.profile, ..LoadOptions::default() })?;
+    let mut session = args.model.load(&options(args))?;
     let load_ms = opened.elapsed().as_secs_f64() * 1e3;
     let loaded = resident();
     let failed = Failed::run(&args.model.model);
-    let bench = measure(args, &mut session, load_ms, start.zip(loaded)).map_err(failed)?;
-    if args.json { print_json(&bench) } else { print(&table(&bench)) }
+    let mut benchmark = measure(args, &mut session, start.zip(loaded)).map_err(&failed)?;
+    benchmark.load_cold_ms = cold.then_some(load_ms);
+    if let (Some(tokenizer), Some(template)) = (&args.tokenizer, &args.template) {
+        let writer = Writer::open(session.model(), tokenizer, template)?;
+        first_token(args, &mut session, &writer, &mut benchmark).map_err(&failed)?;
+    }
+    let tokens = long(&session);
+    let profile = args.profile.then(|| profile(&mut session, &tokens)).transpose().map_err(&failed)?;
+    drop(session);
+    warm_loads(args, &mut benchmark)?;
+    if args.sweep {
+        benchmark.sweep = sweep(args, benchmark.machine.processors)?;
+    }
+    if args.json {
+        print_json(&Answer { benchmark, profile })
+    } else {
+        print(&table(&benchmark, profile.as_ref()))
+    }
+}
+
+fn options(args: &BenchArgs) -> LoadOptions {
+    LoadOptions { profile: args.profile, ..LoadOptions::default() }
+}
+
+fn long(session: &Session) -> Vec<u32> {
+    let model = session.model();
+    spread(LONG_PREFILL_TOKENS.min(model.context()), model.vocab())
 }
 
 fn measure(
     args: &BenchArgs,
     session: &mut Session,
-    load_ms: f64,
     before: Option<(Resident, Resident)>,
-) -> engine::Result<Bench> {
+) -> engine::Result<Benchmark> {
     if let Some(chunk) = args.chunk {
         session.set_chunk(chunk)?;
     }
-    let (vocab, context) = (session.model().vocab(), session.model().context());
-    let long = spread(context.saturating_sub(1).max(1), vocab);
-    let short = long.get(..PREFILL_TOKENS.min(long.len())).unwrap_or_default();
-
+    let long = long(session);
+    let short = long.get(..PREFILL_TOKENS).unwrap_or(&long);
     let began = Instant::now();
     session.prefill(short)?;
     let first_prefill_ms = began.elapsed().as_secs_f64() * 1e3;
@@ -148,50 +123,108 @@ fn measure(
     if !args.keep_pages {
         session.model().release_pages();
     }
-
     let mut speeds = vec![prefill(session, short, args.repeats)?];
-    speeds.push(prefill(session, &long, args.repeats)?);
-    let lengths: &[usize] = if context > 130 { &[32, 128] } else { &[32] };
-    for tokens in lengths.iter().map(|tokens| (*tokens).min(context - 1)) {
+    if long.len() > short.len() {
+        speeds.push(prefill(session, &long, args.repeats)?);
+    }
+    for tokens in DECODE_TOKENS.into_iter().filter(|tokens| *tokens < long.len()) {
         speeds.push(decode(session, &long, tokens, args.repeats)?);
     }
-    let steady = resident();
-    let profile = args.profile.then(|| profile(session, &long)).transpose()?;
+    let memory = before.zip(first.zip(resident())).map(|((start, loaded), (first_prefill, steady))| {
+        let peak_bytes = runtime::peak_rss_bytes().unwrap_or_default();
+        MemorySteps { start, loaded, first_prefill, steady, peak_bytes }
+    });
+    let energy = energy(session, &long)?;
     let threads = runtime::threads()?;
-    let memory =
-        before.zip(first.zip(steady)).map(|((start, loaded), (first_prefill, steady))| MemorySteps {
-            start,
-            loaded,
-            first_prefill,
-            steady,
-            peak_bytes: runtime::peak_rss_bytes().unwrap_or_default(),
-        });
     let file_bytes = session.model().bytes().len();
     let used_bytes_per_second = speeds.last().map_or(0.0, |speed| speed.mean) * file_bytes as f64;
     let read_bytes_per_second = bandwidth::read_bytes_per_second(threads);
-    Ok(Bench {
+    let share = used_bytes_per_second / read_bytes_per_second;
+    Ok(Benchmark {
         runtime: runtime::VERSION.to_owned(),
         pte_sha256: Digest::of(session.model().bytes()).to_string(),
-        file_bytes,
+        file_bytes: file_bytes as u64,
+        machine: machine::describe(),
         threads,
-        chunk_tokens: session.chunk(),
-        load_ms,
+        chunk_tokens: u32::try_from(session.chunk()).unwrap_or(u32::MAX),
+        load_cold_ms: None,
+        load_warm_ms: 0.0,
+        load_warm_sd_ms: 0.0,
         first_prefill_ms,
-        first_prefill_tokens: short.len(),
+        ttft_ms: None,
+        ttft_sd_ms: None,
+        ttft_prompt_tokens: None,
         speeds,
+        sweep: Vec::new(),
         memory,
-        roofline: Roofline {
-            read_bytes_per_second,
-            used_bytes_per_second,
-            share: used_bytes_per_second / read_bytes_per_second,
-        },
-        profile,
+        energy,
+        roofline: Roofline { read_bytes_per_second, used_bytes_per_second, share },
     })
 }
 
 fn resident() -> Option<Resident> {
     runtime::memory()
         .map(|memory| Resident { anonymous_bytes: memory.anonymous_bytes, file_bytes: memory.file_bytes })
+}
+
+/// From text to the first token, as a person waits for it; the model is loaded and warm.
+fn first_token(
+    args: &BenchArgs,
+    session: &mut Session,
+    writer: &Writer,
+    benchmark: &mut Benchmark,
+) -> engine::Result<()> {
+    let conversation = [Message::new(Role::User, TTFT_PROMPT)];
+    let mut tokens = 0;
+    let times = timed(args.repeats, || {
+        session.reset();
+        let prompt = writer.encode(&conversation, true)?;
+        tokens = prompt.len();
+        engine::sample::greedy(session.prefill(&prompt)?).map(|_| ())
+    })?;
+    let (mean, sd) = mean_sd(&times);
+    (benchmark.ttft_ms, benchmark.ttft_sd_ms) = (Some(mean * 1e3), Some(sd * 1e3));
+    benchmark.ttft_prompt_tokens = Some(u32::try_from(tokens).unwrap_or(u32::MAX));
+    Ok(())
+}
+
+/// Loads with the file in the page cache. No model may live meanwhile.
+fn warm_loads(args: &BenchArgs, benchmark: &mut Benchmark) -> Result<(), Failed> {
+    let mut times = Vec::new();
+    for _ in 0..args.repeats {
+        let opened = Instant::now();
+        let session = crate::load(&args.model.model, &options(args))?;
+        times.push(opened.elapsed().as_secs_f64() * 1e3);
+        drop(session);
+    }
+    (benchmark.load_warm_ms, benchmark.load_warm_sd_ms) = mean_sd(&times);
+    Ok(())
+}
+
+fn sweep(args: &BenchArgs, processors: u32) -> Result<Vec<SweepStep>, Failed> {
+    let failed = Failed::run(&args.model.model);
+    let mut steps = Vec::new();
+    let doubled = std::iter::successors(Some(1_u32), |n| n.checked_mul(2));
+    for threads in doubled.take_while(|n| *n <= processors.min(runtime::THREADS_MAX)) {
+        runtime::set_threads(threads).map_err(&failed)?;
+        let mut session = crate::load(&args.model.model, &options(args))?;
+        let long = long(&session);
+        let short = long.get(..PREFILL_TOKENS).unwrap_or(&long);
+        let prefill = prefill(&mut session, short, args.repeats).map_err(&failed)?;
+        let count = DECODE_TOKENS.first().copied().unwrap_or(1).min(long.len() - 1);
+        let decode = decode(&mut session, &long, count, args.repeats).map_err(&failed)?;
+        steps.push(SweepStep { threads, prefill, decode });
+    }
+    Ok(steps)
+}
+
+fn energy(session: &mut Session, tokens: &[u32]) -> engine::Result<Option<Energy>> {
+    let Some(counter) = machine::Counter::find() else { return Ok(None) };
+    session.reset();
+    let before = counter.microjoules();
+    tokens.iter().try_for_each(|token| session.decode(*token).map(|_| ()))?;
+    let spent = before.zip(counter.microjoules()).map(|(before, after)| counter.joules(before, after));
+    Ok(spent.map(|joules| Energy { joules_per_token: joules / tokens.len() as f64, counter: counter.name }))
 }
 
 fn prefill(session: &mut Session, tokens: &[u32], repeats: u32) -> engine::Result<Speed> {
@@ -217,80 +250,67 @@ fn speed(
     name: String,
     tokens: usize,
     repeats: u32,
-    mut work: impl FnMut() -> engine::Result<()>,
+    work: impl FnMut() -> engine::Result<()>,
 ) -> engine::Result<Speed> {
-    work()?;
-    let mut rates = Vec::new();
-    for _ in 0..repeats {
-        let started = Instant::now();
-        work()?;
-        rates.push(tokens as f64 / started.elapsed().as_secs_f64());
-    }
-    let count = rates.len() as f64;
-    let mean = rates.iter().sum::<f64>() / count;
-    let variance = rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    let rates: Vec<f64> = timed(repeats, work)?.into_iter().map(|seconds| tokens as f64 / seconds).collect();
+    let (mean, sd) = mean_sd(&rates);
     Ok(Speed {
         name,
-        tokens,
+        tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
         repeats,
         mean,
-        sd: variance.sqrt(),
+        sd,
         min: rates.iter().copied().fold(f64::INFINITY, f64::min),
         max: rates.iter().copied().fold(0.0, f64::max),
     })
 }
 
-fn profile(session: &mut Session, tokens: &[u32]) -> engine::Result<Profile> {
-    // From the middle of the window: attention costs its average there.
-    let middle = tokens.len() / 2;
-    let (before, after) = tokens.split_at(middle);
-    let after = after.get(..PROFILE_TOKENS).unwrap_or(after);
-    session.reset();
-    session.prefill(before)?;
-    session.model_mut().profile_reset();
-    after.iter().try_for_each(|token| session.decode(*token).map(|_| ()))?;
-    let count = after.len().max(1) as f64;
-    let events = session.model().profile();
-    let total = |name: &str| {
-        events.iter().find(|event| event.name == name).map_or(0.0, |event| event.nanoseconds as f64)
+/// Seconds of each repeat, after one that does not count.
+fn timed(repeats: u32, mut work: impl FnMut() -> engine::Result<()>) -> engine::Result<Vec<f64>> {
+    work()?;
+    let mut once = |_| {
+        let started = Instant::now();
+        work().map(|()| started.elapsed().as_secs_f64())
     };
-    let whole = total("Method::execute").max(1.0);
-    let mut shares: Vec<EventShare> = events
-        .iter()
-        .filter(|event| event.calls > 0)
-        .map(|event| EventShare {
-            name: event.name.clone(),
-            calls_per_token: event.calls as f64 / count,
-            us_per_token: event.nanoseconds as f64 / 1e3 / count,
-            share: event.nanoseconds as f64 / whole,
-        })
-        .collect();
-    shares.sort_by(|a, b| b.share.total_cmp(&a.share).then_with(|| a.name.cmp(&b.name)));
-    Ok(Profile {
-        tokens: after.len(),
-        token_us: whole / 1e3 / count,
-        outside_delegates: 1.0 - total("DELEGATE_CALL") / whole,
-        events: shares,
-    })
+    (0..repeats).map(&mut once).collect()
 }
 
-fn table(bench: &Bench) -> String {
+fn mean_sd(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    (mean, variance.sqrt())
+}
+
+fn table(bench: &Benchmark, profile: Option<&Profile>) -> String {
     const MB: f64 = 1e6;
+    let cold = bench.load_cold_ms.map_or("not measured".to_owned(), |ms| format!("{ms:.1} ms"));
     let mut text = format!(
-        "ExecuTorch {}, {} threads, model {:.1} MB\nload {:.1} ms, first prefill of {} tokens {:.1} ms\n",
+        "ExecuTorch {}, {} threads, model {:.1} MB\nload cold {cold}, warm {:.1} ± {:.1} ms, first prefill {:.1} ms\n",
         bench.runtime,
         bench.threads,
         bench.file_bytes as f64 / MB,
-        bench.load_ms,
-        bench.first_prefill_tokens,
+        bench.load_warm_ms,
+        bench.load_warm_sd_ms,
         bench.first_prefill_ms,
     );
-    for s in &bench.speeds {
+    if let (Some(ms), Some(sd), Some(tokens)) = (bench.ttft_ms, bench.ttft_sd_ms, bench.ttft_prompt_tokens) {
         // Writing to a String cannot fail.
+        let _ = writeln!(text, "time to first token {ms:.2} ± {sd:.2} ms, prompt of {tokens} tokens");
+    }
+    for s in &bench.speeds {
         let _ = writeln!(
             text,
             "{:>6}: {:9.2} ± {:.2} tok/s ({:.2} to {:.2})",
             s.name, s.mean, s.sd, s.min, s.max
+        );
+    }
+    for step in &bench.sweep {
+        let (threads, prefill, decode) = (step.threads, &step.prefill, &step.decode);
+        let _ = writeln!(
+            text,
+            "threads {threads}: {} {:.2} ± {:.2}, {} {:.2} ± {:.2} tok/s",
+            prefill.name, prefill.mean, prefill.sd, decode.name, decode.mean, decode.sd
         );
     }
     if let Some(memory) = &bench.memory {
@@ -306,15 +326,13 @@ fn table(bench: &Bench) -> String {
         }
         let _ = writeln!(text, "memory          peak: {:8.1} MB", memory.peak_bytes as f64 / MB);
     }
+    if let Some(energy) = &bench.energy {
+        let _ = writeln!(text, "energy: {:.4} J per token ({})", energy.joules_per_token, energy.counter);
+    }
     let r = &bench.roofline;
-    let _ = writeln!(
-        text,
-        "roofline: {:.1} of {:.1} GB/s read, {:.0} %",
-        r.used_bytes_per_second / 1e9,
-        r.read_bytes_per_second / 1e9,
-        r.share * 100.0
-    );
-    if let Some(profile) = &bench.profile {
+    let (used, read, share) = (r.used_bytes_per_second / 1e9, r.read_bytes_per_second / 1e9, r.share * 100.0);
+    let _ = writeln!(text, "roofline: {used:.1} of {read:.1} GB/s read, {share:.0} %");
+    if let Some(profile) = profile {
         let outside = profile.outside_delegates * 100.0;
         let _ =
             writeln!(text, "profile: {:.1} us per token, {outside:.2} % outside delegates", profile.token_us);

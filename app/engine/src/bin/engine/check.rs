@@ -11,7 +11,8 @@ use model_assets::evidence::{EngineCheck, Load, Parity};
 use crate::output::{Failed, write_json};
 use crate::parity::Comparison;
 use crate::reference::Reference;
-use crate::{ModelArgs, exit};
+use crate::writer::Writer;
+use crate::{ModelArgs, exit, heldout};
 
 /// Tokens of the run that needs no reference.
 const SYNTHETIC_PROMPT_TOKENS: usize = 16;
@@ -24,6 +25,12 @@ pub(crate) struct CheckArgs {
     /// Logits of the eager quantized model (safetensors); without it no parity is measured.
     #[arg(long, value_name = "FILE")]
     reference: Option<Utf8PathBuf>,
+    /// The tokenizer that ships with the model; held-out texts need it.
+    #[arg(long, value_name = "FILE", requires = "template")]
+    tokenizer: Option<Utf8PathBuf>,
+    /// The chat template that ships with the model.
+    #[arg(long, value_name = "FILE", requires = "tokenizer")]
+    template: Option<Utf8PathBuf>,
     /// Where the evidence goes.
     #[arg(long, value_name = "FILE")]
     response: Utf8PathBuf,
@@ -41,11 +48,18 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
     let (prompt, decode, parity) = match &reference {
         Some(reference) => {
             runner.fits(reference)?;
-            let parity = runner.parity(reference).map_err(failed)?;
+            let mut parity = runner.parity(reference).map_err(&failed)?;
+            if let (Some(texts), Some(tokenizer), Some(template)) =
+                (&reference.heldout, &args.tokenizer, &args.template)
+            {
+                let writer = Writer::open(runner.session.model(), tokenizer, template)?;
+                let heldout = heldout::measure(runner.session, &writer, texts, reference.vocab);
+                parity.heldout = Some(heldout.map_err(&failed)?);
+            }
             (reference.prompt.len(), reference.decode.len(), Some(parity))
         }
         None => {
-            let (prompt, decode) = runner.synthetic().map_err(failed)?;
+            let (prompt, decode) = runner.synthetic().map_err(&failed)?;
             (prompt, decode, None)
         }
     };
@@ -89,7 +103,16 @@ impl Runner<'_> {
             ));
         }
         let foreign = |token: &&u32| **token >= model.vocab();
-        if let Some(token) = reference.prompt.iter().chain(&reference.decode).find(foreign) {
+        let texts = reference.heldout.iter().flat_map(|heldout| &heldout.tokens);
+        if let Some(text) = texts.clone().find(|text| text.len() > model.context()) {
+            return wrong(format!(
+                "got a text of {} tokens, expected at most {}",
+                text.len(),
+                model.context()
+            ));
+        }
+        let mut all = reference.prompt.iter().chain(&reference.decode).chain(texts.flatten());
+        if let Some(token) = all.find(foreign) {
             return wrong(format!("got token {token}, expected less than {}", model.vocab()));
         }
         if reference.prompt.len() > model.prefill_max() || tokens > model.context() {
@@ -111,6 +134,7 @@ impl Runner<'_> {
             prefill_then_decode,
             chunked_prefill: self.compare(reference, &[1, 2, 3, 5, 8, 13, 21, 34, 55, 89], None)?,
             step_by_step: self.compare(reference, &[1], None)?,
+            heldout: None,
         })
     }
 

@@ -7,13 +7,19 @@
 //! the documented exit code of [`exit`].
 #![forbid(unsafe_code)]
 
+mod answer;
 mod bandwidth;
 mod bench;
 mod check;
+mod heldout;
+mod machine;
 mod output;
 mod parity;
+mod profile;
 mod reference;
 mod run;
+mod talk;
+mod writer;
 
 use std::process::ExitCode;
 
@@ -61,6 +67,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Measure load time, speed and memory.
     Bench(bench::BenchArgs),
+    /// Answer prompts that do not depend on each other.
+    Answer(answer::AnswerArgs),
+    /// Hold a conversation in which the model reads its own replies.
+    Talk(answer::AnswerArgs),
     /// Run token ids through a model and print what comes out.
     Run(run::RunArgs),
 }
@@ -111,6 +121,8 @@ fn main() -> ExitCode {
         Command::Kernels { json } => kernels(json),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Answer(args) => answer::run(&args),
+        Command::Talk(args) => talk::run(&args),
         Command::Run(args) => run::run(&args),
     };
     match result {

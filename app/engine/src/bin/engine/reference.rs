@@ -2,8 +2,13 @@
 //!
 //! A safetensors file with `prompt` i64 `[P]`, `decode` i64 `[K]` and `logits` f32 `[K+1, V]`: row 0 holds the
 //! logits after the prompt, row i those after `decode[i-1]`.
+//!
+//! Models with a tokenizer add held-out texts: all their tokens in a row, the places whose next token is scored with its
+//! negative log-likelihood, and all logits at some of these places, each before and after quantization. The texts
+//! themselves are in the metadata, for the tokenizer that ships to be asked too.
 
 use camino::Utf8Path;
+use engine::chat::Message;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -21,6 +26,34 @@ pub(crate) struct Reference {
     /// Row-major, `(decode.len() + 1) * vocab`, all finite.
     pub(crate) logits: Vec<f32>,
     pub(crate) vocab: usize,
+    /// Held-out texts; absent for random weights.
+    pub(crate) heldout: Option<HeldoutTexts>,
+}
+
+/// Held-out texts and what the eager model said about them. Places count tokens over all texts.
+#[derive(Debug)]
+pub(crate) struct HeldoutTexts {
+    /// As conversations.
+    pub(crate) texts: Vec<Vec<Message>>,
+    /// As tokens.
+    pub(crate) tokens: Vec<Vec<u32>>,
+    /// Places whose next token is scored, ascending, below the number of tokens.
+    pub(crate) scored: Vec<usize>,
+    /// Places with logits, ascending, each one of `scored`.
+    pub(crate) rows: Vec<usize>,
+    /// The eager quantized model.
+    pub(crate) quantized: Recorded,
+    /// The eager model before quantization.
+    pub(crate) fp32: Recorded,
+}
+
+/// What one model said.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    /// Negative log-likelihood of the token after each scored place, nats.
+    pub(crate) nll: Vec<f32>,
+    /// Logits, row-major.
+    pub(crate) logits: Vec<f32>,
 }
 
 impl Reference {
@@ -37,29 +70,108 @@ impl Reference {
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-        let tensor = |name| file.tensor(name).map_err(|e| format!("tensor {name}: {e}"));
-        let prompt = tokens("prompt", &tensor("prompt")?)?;
-        let decode = tokens("decode", &tensor("decode")?)?;
+        let prompt = tokens("prompt", &tensor(&file, "prompt")?)?;
+        let decode = tokens("decode", &tensor(&file, "decode")?)?;
         if prompt.is_empty() || decode.is_empty() {
             return Err("got no tokens in prompt or decode, expected at least one in each".to_owned());
         }
-        let view = tensor("logits")?;
+        let view = tensor(&file, "logits")?;
         let (Dtype::F32, [rows, vocab]) = (view.dtype(), view.shape()) else {
             return Err(format!("logits: got {:?} {:?}, expected F32 [K+1, V]", view.dtype(), view.shape()));
         };
         if *rows != decode.len() + 1 || *vocab == 0 {
             return Err(format!("logits: got {rows} rows of {vocab}, expected {} rows", decode.len() + 1));
         }
-        let logits: Vec<f32> = view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        if let Some(index) = logits.iter().position(|logit| !logit.is_finite()) {
-            return Err(format!("logits: got no finite number at {index}, expected only finite ones"));
-        }
-        Ok(Self { prompt, decode, logits, vocab: *vocab })
+        let logits = floats("logits", &view)?;
+        let heldout = match file.names().contains(&"heldout_tokens") {
+            true => Some(HeldoutTexts::parse(bytes, &file, *vocab)?),
+            false => None,
+        };
+        Ok(Self { prompt, decode, logits, vocab: *vocab, heldout })
     }
 
     /// Reference logits in rows.
     pub(crate) fn rows(&self) -> impl Iterator<Item = &[f32]> {
         self.logits.chunks_exact(self.vocab)
+    }
+}
+
+impl HeldoutTexts {
+    fn parse(bytes: &[u8], file: &SafeTensors<'_>, vocab: usize) -> Result<Self, String> {
+        let ids = |name: &str| tokens(name, &tensor(file, name)?);
+        let places = |name: &str| {
+            Ok::<_, String>(ids(name)?.into_iter().map(|place| place as usize).collect::<Vec<_>>())
+        };
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+        let texts =
+            metadata.metadata().as_ref().and_then(|map| map.get("texts")).ok_or("metadata: no texts")?;
+        let texts: Vec<Vec<Message>> = serde_json::from_str(texts).map_err(|e| format!("texts: {e}"))?;
+        let (all, lengths) = (ids("heldout_tokens")?, places("heldout_lengths")?);
+        let (mut rest, mut pieces) = (all.as_slice(), Vec::new());
+        for length in lengths {
+            let (piece, after) =
+                rest.split_at_checked(length).ok_or("heldout_lengths: longer than the tokens")?;
+            pieces.push(piece.to_vec());
+            rest = after;
+        }
+        if !rest.is_empty() || pieces.len() != texts.len() || pieces.iter().any(Vec::is_empty) {
+            return Err("heldout_lengths: got other texts than the tokens and the metadata have".to_owned());
+        }
+        let (scored, rows) = (places("heldout_scored")?, places("heldout_rows")?);
+        // Each scored place needs a token after it in its own text.
+        let mut ends = pieces.iter().scan(0, |end, piece| {
+            *end += piece.len();
+            Some(*end)
+        });
+        let mut end = ends.next().unwrap_or_default();
+        if let Some(pair) = scored.windows(2).find(|pair| pair.first() >= pair.last()) {
+            return Err(format!("heldout_scored: got {pair:?}, expected ascending places"));
+        }
+        for place in &scored {
+            while *place >= end {
+                end = ends
+                    .next()
+                    .ok_or_else(|| format!("heldout_scored: got {place}, expected a place in a text"))?;
+            }
+            if place + 1 == end {
+                return Err(format!("heldout_scored: got {place}, which is the end of its text"));
+            }
+        }
+        if rows.is_empty() || !rows.iter().all(|row| scored.binary_search(row).is_ok()) || !rows.is_sorted() {
+            return Err("heldout_rows: expected some of the scored places, ascending".to_owned());
+        }
+        let recorded = |suffix: &str| {
+            let (name, nll) = (format!("heldout_logits{suffix}"), format!("heldout_nll{suffix}"));
+            let recorded = Recorded {
+                nll: floats(&nll, &tensor(file, &nll)?)?,
+                logits: floats(&name, &tensor(file, &name)?)?,
+            };
+            if recorded.nll.len() != scored.len() || recorded.logits.len() != rows.len() * vocab {
+                return Err(format!(
+                    "{name}: got other sizes than {} scored and {} rows",
+                    scored.len(),
+                    rows.len()
+                ));
+            }
+            Ok(recorded)
+        };
+        let (quantized, fp32) = (recorded("")?, recorded("_fp32")?);
+        Ok(Self { texts, tokens: pieces, scored, rows, quantized, fp32 })
+    }
+}
+
+fn tensor<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>, String> {
+    file.tensor(name).map_err(|e| format!("tensor {name}: {e}"))
+}
+
+fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, String> {
+    if view.dtype() != Dtype::F32 {
+        return Err(format!("{name}: got {:?}, expected F32", view.dtype()));
+    }
+    let floats: Vec<f32> = view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    match floats.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(format!("{name}: got no finite number at {index}, expected only finite ones")),
+        None => Ok(floats),
     }
 }
 

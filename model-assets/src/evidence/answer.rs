@@ -1,0 +1,106 @@
+//! What xtask asks the engine (and the eager model) to answer, and what they answer: files between processes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+
+/// A conversation that waits for the assistant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prompt {
+    /// Name of the item.
+    pub id: String,
+    /// Roles and texts, oldest first.
+    pub messages: Vec<Turn>,
+}
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Turn {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Turn {
+    /// A message of the person.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self { role: "user".to_owned(), content: content.into() }
+    }
+}
+
+/// A run over prompts that do not depend on each other; prompt `i` is sampled with seed `seed + i`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerRequest {
+    /// What is to be answered.
+    pub prompts: Vec<Prompt>,
+    /// Sampling temperature.
+    pub temperature: f32,
+    /// Seed of the first prompt.
+    pub seed: u64,
+    /// Most tokens of a reply.
+    pub tokens_max: u32,
+}
+
+/// A conversation in which the model reads its own earlier replies.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TalkRequest {
+    /// What the person says, turn by turn.
+    pub says: Vec<String>,
+    /// Sampling temperature.
+    pub temperature: f32,
+    /// Seed.
+    pub seed: u64,
+    /// Most tokens of a reply.
+    pub tokens_max: u32,
+}
+
+/// One reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    /// Name of the item.
+    pub id: String,
+    /// Its text; special tokens show as they are written.
+    pub text: String,
+    /// Whether the model ended it, and not a limit.
+    pub finished: bool,
+    /// Tokens of the reply.
+    pub tokens: u32,
+    /// Special tokens inside it: none may be.
+    pub special: u32,
+    /// Tokens of the prompt, after windowing.
+    pub prompt_tokens: u32,
+    /// Messages that were forgotten so that prompt and reply fit the window.
+    pub forgotten: u32,
+}
+
+/// What the engine answers to an [`AnswerRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answers {
+    /// Version of the runtime.
+    pub runtime: String,
+    /// SHA-256 of the `.pte` that was run.
+    pub pte: Digest,
+    /// Replies in the order of the prompts.
+    pub answers: Vec<Answer>,
+}
+
+/// What the engine answers to a [`TalkRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Talked {
+    /// Version of the runtime.
+    pub runtime: String,
+    /// SHA-256 of the `.pte` that was run.
+    pub pte: Digest,
+    /// Context window, tokens.
+    pub window: u32,
+    /// Replies, one per turn; the id is the turn's number.
+    pub turns: Vec<Answer>,
+}

@@ -1,0 +1,120 @@
+"""The eager model with its cache, its sampler, and what is recorded about held-out texts."""
+
+import json
+import unittest
+from pathlib import Path
+
+import torch
+
+from proofmark_worker import answers, eager, heldout, protocol, quantize, texts
+from proofmark_worker.checkpoint import SafetensorsSource, demanded
+
+from . import plain
+from .support import ARCHITECTURE, Case, weights
+
+MODEL = Path(__file__).resolve().parents[3] / "model-assets/models/tiny"
+TOKENS = [1, 17, 400, 5, 1023, 64, 64, 3, 9, 250, 31, 700]
+
+
+class EagerTest(Case):
+    def setUp(self):
+        torch.set_grad_enabled(False)
+        value = self.checkpoint()
+        self.arch = protocol.parse_architecture(value["architecture"])
+        self.raw = value["architecture"]
+        self.source = SafetensorsSource(Path(value["source"]["dir"]), self.arch)
+        self.model = eager.Eager(self.arch, eager.unquantized(self.source, demanded(self.arch)))
+
+    def whole(self):
+        return self.model.logits(self.model.rows([(self.model.cache(64), TOKENS)]))
+
+    def test_before_quantization_it_is_the_plain_model(self):
+        want = plain.logits(self.raw, weights(self.raw), TOKENS)
+        torch.testing.assert_close(self.whole().float(), want, rtol=0, atol=1e-4)
+
+    def test_pieces_and_neighbours_change_nothing(self):
+        want = self.whole()
+        cache, other = self.model.cache(64), self.model.cache(64)
+        self.model.rows([(cache, TOKENS[:5])])
+        got = self.model.rows([(other, TOKENS[:7]), (cache, TOKENS[5:])])
+        torch.testing.assert_close(self.model.logits(got[7:]), want[5:], rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            self.model.feed([(cache, [3]), (other, TOKENS[7:])])[1], want[-1], rtol=0, atol=1e-9
+        )
+
+    def test_what_is_recorded_is_a_cross_entropy(self):
+        text = texts.Text([], TOKENS, [2, 3, 7, 11])
+        directory = self.directory()
+        schemes, _ = quantize.quantize(
+            self.source, self.arch, "int8", directory, threads=1, progress=lambda *_: None
+        )
+        tensors, metadata = heldout.record(
+            self.arch, schemes, self.source, demanded(self.arch), [text], progress=lambda *_: None
+        )
+        self.assertEqual(tensors["heldout_scored"].tolist(), [1, 2, 6, 10])
+        self.assertEqual(json.loads(metadata["texts"]), [[]])
+        logs = self.whole().log_softmax(-1)
+        want = torch.tensor([-logs[i, TOKENS[i + 1]] for i in (1, 2, 6, 10)])
+        torch.testing.assert_close(
+            tensors["heldout_nll_fp32"], want.float(), rtol=0, atol=heldout.GRID_FP32
+        )
+        difference = (tensors["heldout_logits"] - tensors["heldout_logits_fp32"]).abs().max()
+        self.assertGreater(difference, 0.0)
+
+
+class SamplerTest(unittest.TestCase):
+    def test_the_generator_is_the_published_one(self):
+        """First outputs of SplitMix64 for seed 0, as published: 0xe220a8397b1dcdaf, …"""
+        random = answers.SplitMix64(0)
+        self.assertEqual(float(random.unit()), (0xE220A8397B1DCDAF >> 40) / 2**24)
+        self.assertEqual(float(random.unit()), (0x6E789E6AA1B965F4 >> 40) / 2**24)
+
+    def test_cold_is_greedy_and_warm_follows_the_weights(self):
+        import numpy as np
+
+        logits = np.log(np.array([4.0, 2.0, 1.0], dtype=np.float32))
+        random = answers.SplitMix64(42)
+        self.assertEqual(answers.choose(logits, 0.0, random), 0)
+        self.assertEqual({answers.choose(logits, 0.01, random) for _ in range(50)}, {0})
+        drawn = [answers.choose(logits, 1.0, random) for _ in range(7000)]
+        for token, expected in enumerate((4000, 2000, 1000)):
+            self.assertLess(abs(drawn.count(token) - expected), 250)
+
+
+class TextsTest(unittest.TestCase):
+    def writer(self):
+        return texts.Writer(MODEL / "tokenizer.json", MODEL / "chat_template.jinja", 0, 1)
+
+    def test_only_the_assistant_is_scored(self):
+        writer = self.writer()
+        text = writer.text(
+            [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Hello there."}]
+        )
+        scored = [text.tokens[i] for i in text.scored]
+        self.assertEqual(writer.decode(scored), "Hello there.<|end|>")
+
+    def test_texts_are_taken_whole_until_there_are_enough(self):
+        writer = self.writer()
+        found = texts.read(MODEL / "heldout.jsonl", writer, 1000, 512)
+        self.assertGreater(len(found), 1)
+        self.assertLessEqual(sum(len(text.tokens) for text in found), 1000)
+        short = texts.read(MODEL / "heldout.jsonl", writer, 40, 512)
+        self.assertEqual([len(text.tokens) for text in short], [40])
+
+    def test_a_large_model_is_given_less_to_read(self):
+        self.assertEqual(heldout.tokens_max(2_000_000), heldout.TOKENS_MAX)
+        self.assertLess(heldout.tokens_max(1_235_814_400), 256)
+        self.assertEqual(heldout.rows_max(128_256), heldout.ROWS_MIN)
+
+
+class RequestTest(unittest.TestCase):
+    def test_a_request_with_another_key_is_refused(self):
+        value = {"protocol": 1, "task": "answers", "source": {"kind": "random", "seed": 1}}
+        value.update(architecture=dict(ARCHITECTURE), seq_len=64, bos_id=1, eos_ids=[2], threads=1)
+        value.update({name: "/x" for name in ("tokenizer", "chat_template", "work_dir", "response")})
+        run = {"name": "eq", "quantization": "int8", "temperature": 0.01, "seed": 1}
+        value["runs"] = [{**run, "tokens_max": 4, "prompts": []}]
+        self.assertEqual(answers.parse(value).runs[0].name, "eq")
+        for change in ({"protocol": 2}, {"task": "export"}, {"more": 1}, {"runs": [run]}):
+            with self.subTest(change=change), self.assertRaises(protocol.WorkerError):
+                answers.parse({**value, **change})

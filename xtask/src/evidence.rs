@@ -1,0 +1,116 @@
+//! Measures evidence, kind by kind: what `verify` records, `bench` and `eval` show, and an export begins with.
+//!
+//! **Invariant:** nothing is judged here. What was measured goes into a claim, and `check::validate` decides.
+
+mod eager;
+pub(crate) mod eq;
+mod quality;
+
+use std::fs;
+
+use anyhow::Context as _;
+use camino::Utf8Path;
+use model_assets::{
+    claim::Claim,
+    dir::ModelDir,
+    evidence::Benchmark,
+    manifest::{Evidence, EvidenceBinding},
+    recipe::EvidenceKind,
+};
+
+use crate::{
+    console::Console,
+    engine::{Engine, Files, Profile},
+    workspace::Workspace,
+};
+
+pub(crate) use self::eager::Checkpoint;
+
+/// Timed repeats of each case of a benchmark.
+pub(crate) const REPEATS: u32 = 5;
+
+/// A model to be measured.
+pub(crate) struct Bench<'a> {
+    pub(crate) workspace: &'a Workspace,
+    pub(crate) dir: &'a ModelDir,
+    pub(crate) claim: &'a Claim,
+    pub(crate) files: Files,
+    pub(crate) console: &'a Console,
+}
+
+/// What was measured, and the transcript that a part of it is about.
+pub(crate) struct Measured {
+    pub(crate) evidence: Evidence,
+    pub(crate) transcript: Option<Vec<u8>>,
+}
+
+impl Bench<'_> {
+    fn binding(&self) -> EvidenceBinding {
+        EvidenceBinding::current(self.claim.manifest.sha256, self.claim.bound())
+    }
+
+    /// Load and parity: all that an export needs.
+    ///
+    /// # Errors
+    /// The model does not load or run.
+    pub(crate) fn load_and_parity(&self, reference: &Utf8Path) -> anyhow::Result<Evidence> {
+        let engine = Engine::open(self.workspace, Profile::Dev)?;
+        let (load, parity) = engine.check(self.claim, &self.files, reference, self.console)?;
+        Ok(Evidence { load: Some(load), parity, ..Evidence::none(self.binding()) })
+    }
+
+    /// Speed and memory, with the engine compiled as users get it.
+    ///
+    /// # Errors
+    /// The model does not load or run.
+    pub(crate) fn benchmark(&self) -> anyhow::Result<Benchmark> {
+        let engine = Engine::open(self.workspace, Profile::Release)?;
+        engine.bench(&self.files, REPEATS, None, self.console)
+    }
+
+    /// The kinds that are asked for.
+    ///
+    /// # Errors
+    /// The model does not load or run, or the eager model cannot be asked.
+    pub(crate) fn measure(
+        &self,
+        kinds: &[EvidenceKind],
+        reference: &Utf8Path,
+        checkpoint: &Checkpoint,
+    ) -> anyhow::Result<Measured> {
+        let wants = |kind| kinds.contains(&kind);
+        let mut evidence = Evidence::none(self.binding());
+        if wants(EvidenceKind::Load) || wants(EvidenceKind::Parity) {
+            evidence = self.load_and_parity(reference)?;
+        }
+        if wants(EvidenceKind::Benchmark) {
+            evidence.benchmark = Some(self.benchmark()?);
+        }
+        let mut transcript = None;
+        if wants(EvidenceKind::Eq) || wants(EvidenceKind::Quality) {
+            let engine = Engine::open(self.workspace, Profile::Dev)?;
+            let eq = wants(EvidenceKind::Eq).then(|| eq::Plan::new(self.claim)).transpose()?;
+            let quality = wants(EvidenceKind::Quality).then(|| quality::Plan::new(self)).transpose()?;
+            // One process asks the eager model for both: half of its time is start and quantization.
+            let mut runs = Vec::new();
+            runs.extend(eq.iter().flat_map(eq::Plan::eager_runs));
+            runs.extend(quality.iter().flat_map(quality::Plan::eager_runs));
+            let eager = eager::ask(self, checkpoint, &runs)?;
+            if let Some(plan) = eq {
+                let (eq, text) = plan.measure(self, &engine, &eager)?;
+                (evidence.eq, transcript) = (Some(eq), Some(text));
+            }
+            if let Some(plan) = quality {
+                evidence.quality = Some(plan.measure(self, &engine, &eager)?);
+            }
+        }
+        Ok(Measured { evidence, transcript })
+    }
+
+    /// A folder below `.proofmark` for what is made on the way.
+    fn folder(&self, name: &str) -> anyhow::Result<camino::Utf8PathBuf> {
+        let folder = self.workspace.state().join(name).join(self.dir.name());
+        fs::create_dir_all(&folder).with_context(|| format!("{folder}: cannot be made"))?;
+        Ok(folder)
+    }
+}

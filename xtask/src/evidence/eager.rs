@@ -1,0 +1,145 @@
+//! Asks the eager model: the checkpoint in Python, before quantization and after it.
+//!
+//! **Invariant:** the checkpoint is the one that the manifest names, by the digest of every file.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use camino::Utf8PathBuf;
+use model_assets::{
+    evidence::{Answer, AnswerRequest},
+    manifest::FileRecord,
+    recipe::{Recipe, RopeScaling, Source},
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Bench;
+use crate::{
+    setup,
+    supervise::{self, Bounds},
+};
+
+const STALL: Duration = Duration::from_secs(600);
+/// Widened weights come and go by chunks: more than this is a leak.
+const MEMORY_BYTES_MAX: u64 = 12_000_000_000;
+const THREADS: usize = 2;
+
+/// Where the weights are, when not where the recipe says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Checkpoint(pub(crate) Option<Utf8PathBuf>);
+
+/// One run of one model.
+pub(crate) struct Run {
+    pub(crate) name: &'static str,
+    /// `fp32`, or the scheme of the recipe.
+    pub(crate) quantization: &'static str,
+    pub(crate) request: AnswerRequest,
+}
+
+/// Replies by the name of the run.
+pub(crate) type Replies = BTreeMap<String, Vec<Answer>>;
+
+#[derive(Deserialize)]
+struct Response {
+    ok: bool,
+    #[serde(default)]
+    answers: Replies,
+    #[serde(default)]
+    source_files: Vec<FileRecord>,
+    error: Option<String>,
+    hint: Option<String>,
+}
+
+/// Runs the eager model.
+///
+/// # Errors
+/// There is no checkpoint, it is another than the manifest names, or the worker fails.
+pub(super) fn ask(bench: &Bench<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> anyhow::Result<Replies> {
+    // The caller's failure has the hint; the set-up's own is in the chain.
+    setup::ensure(bench.workspace).map_err(|failure| failure.into_error())?;
+    let work = bench.folder("eager")?;
+    let folder = tempfile::tempdir_in(&work)?;
+    let place = Utf8PathBuf::try_from(folder.path().to_owned())?;
+    let (request, response) = (place.join("request.json"), place.join("response.json"));
+    let recipe = &bench.claim.recipe;
+    let mut asked = shape(recipe)?;
+    let object = asked.as_object_mut().context("a request is an object")?;
+    object.extend([
+        ("source".to_owned(), source(bench, checkpoint)?),
+        ("tokenizer".to_owned(), json!(bench.dir.path().join(&recipe.tokens.tokenizer))),
+        ("chat_template".to_owned(), json!(bench.dir.path().join(&recipe.tokens.chat_template))),
+        ("work_dir".to_owned(), json!(place.join("weights"))),
+        ("response".to_owned(), json!(response)),
+        ("runs".to_owned(), runs.iter().map(run).collect()),
+    ]);
+    fs::write(&request, serde_json::to_vec(&asked)?)?;
+    bench.console.step("eager model");
+    supervise::watch_for_interrupts()?;
+    let bounds = Bounds { memory_bytes_max: MEMORY_BYTES_MAX, stall: STALL };
+    let script = bench.workspace.python_sources().join("proofmark_worker/run.py");
+    let log = work.join("log.txt");
+    let ran = supervise::run(&bench.workspace.python(), &script, &request, &log, &bounds, bench.console)?;
+    if let Some(reason) = &ran.killed {
+        bail!("eager model, stage `{}`: the worker {reason}", ran.stage);
+    }
+    let Ok(bytes) = fs::read(&response) else {
+        bail!(
+            "eager model, stage `{}`: the worker died without an answer:\n{}",
+            ran.stage,
+            ran.tail.join("\n")
+        );
+    };
+    let answer: Response = serde_json::from_slice(&bytes).with_context(|| format!("{response}"))?;
+    if !answer.ok {
+        let hint = answer.hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+        bail!("eager model: {}{hint}", answer.error.unwrap_or_else(|| "the worker failed".into()));
+    }
+    let named = &bench.claim.manifest.source.files;
+    ensure!(
+        answer.source_files == *named,
+        "checkpoint: got {:?}, expected the files of the manifest {named:?}",
+        answer.source_files
+    );
+    for run in runs {
+        let ids = answer.answers.get(run.name).map(|answers| answers.iter().map(|a| &a.id));
+        let asked = run.request.prompts.iter().map(|prompt| &prompt.id);
+        ensure!(ids.is_some_and(|ids| ids.eq(asked)), "eager model: {}: answered other prompts", run.name);
+    }
+    Ok(answer.answers)
+}
+
+fn run(run: &Run) -> serde_json::Value {
+    let AnswerRequest { prompts, temperature, seed, tokens_max } = &run.request;
+    json!({
+        "name": run.name, "quantization": run.quantization, "prompts": prompts, "seed": seed,
+        "temperature": f64::from(*temperature), "tokens_max": tokens_max,
+    })
+}
+
+fn shape(recipe: &Recipe) -> anyhow::Result<serde_json::Value> {
+    let mut architecture = serde_json::to_value(&recipe.architecture)?;
+    if let Some(RopeScaling::Llama3 { .. }) = recipe.architecture.rope_scaling {
+        architecture["rope_scaling"]["kind"] = json!("llama3");
+    }
+    Ok(json!({
+        "protocol": 1, "task": "answers", "architecture": architecture, "seq_len": recipe.export.seq_len,
+        "bos_id": recipe.tokens.bos, "eos_ids": recipe.tokens.eos, "threads": THREADS,
+    }))
+}
+
+fn source(bench: &Bench<'_>, checkpoint: &Checkpoint) -> anyhow::Result<serde_json::Value> {
+    let folder = match (&checkpoint.0, &bench.claim.manifest.source.source) {
+        (_, Source::Random { seed }) => return Ok(json!({"kind": "random", "seed": seed})),
+        (Some(given), _) => given
+            .canonicalize_utf8()
+            .with_context(|| format!("{given}: cannot be opened, expected a checkpoint directory"))?,
+        (None, Source::Path { path }) => bench.dir.path().join(path),
+        (None, Source::Hub { repo, revision }) => {
+            bail!(
+                "{repo}@{revision}: got no checkpoint, expected --checkpoint DIR with the one that was exported"
+            )
+        }
+    };
+    Ok(json!({"kind": "safetensors", "dir": folder}))
+}

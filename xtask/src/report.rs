@@ -1,0 +1,461 @@
+//! `cargo xtask report`: one page per model, for whoever decides that it ships.
+//!
+//! **Invariant:** verdicts are judged anew from the bytes when the page is made; a failed one is shown, not hidden.
+//!
+//! **Invariant:** the page is one file that loads nothing and runs nothing.
+
+mod html;
+
+use std::fs;
+
+use anyhow::Context as _;
+use camino::Utf8PathBuf;
+use model_assets::{
+    check::{self, Profile, Refusal},
+    claim::Claim,
+    digest::Digest,
+    dir::ModelDir,
+    eq,
+    evidence::{ParityRun, Speed},
+};
+
+use self::html::{Page, escape};
+use crate::{Outcome, bench, evidence::eq::Transcript, verify::refused, workspace::Workspace};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model: a directory of `model-assets/models`
+    #[arg(default_value = "tiny")]
+    model: String,
+    /// Where the page goes; `.proofmark/report/MODEL.html` unless given
+    #[arg(long, value_name = "FILE")]
+    out: Option<Utf8PathBuf>,
+    /// Look at the rehearsal of the model instead
+    #[arg(long)]
+    rehearsed: bool,
+}
+
+/// All that a page shows.
+struct Report {
+    claim: Claim,
+    /// The verdict for each kind of build.
+    verdicts: Vec<(Profile, Result<usize, Refusal>)>,
+    transcript: Option<Transcript>,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    let models = if args.rehearsed { workspace.rehearsals() } else { workspace.models() };
+    let dir = ModelDir::new(models, &args.model);
+    let (claim, _) = dir.claim().map_err(refused)?;
+    let verdicts = [Profile::Dev, Profile::Release].map(|profile| {
+        let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
+        Ok((profile, check::validate(pte, &claim, profile).map(|proved| proved.checks().len())))
+    });
+    let verdicts = verdicts.into_iter().collect::<Result<Vec<_>, crate::Failure>>()?;
+    let transcript = transcript(&dir, &claim);
+    let page = page(&Report { claim, verdicts, transcript })?;
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| workspace.state().join("report").join(format!("{}.html", args.model)));
+    if let Some(folder) = out.parent().filter(|folder| !folder.as_str().is_empty()) {
+        fs::create_dir_all(folder).with_context(|| format!("{folder}: cannot be made"))?;
+    }
+    fs::write(&out, page).with_context(|| format!("{out}: cannot be written"))?;
+    println!("{out}");
+    Ok(())
+}
+
+/// The transcript that the evidence names; another file of that name is none.
+fn transcript(dir: &ModelDir, claim: &Claim) -> Option<Transcript> {
+    let named = claim.manifest.evidence.as_ref()?.eq.as_ref()?.transcript;
+    let path = dir.path().join(eq::TRANSCRIPT_FILE);
+    let small = fs::metadata(&path).is_ok_and(|file| file.len() <= eq::TRANSCRIPT_BYTES_MAX);
+    let bytes = small.then(|| fs::read(&path).ok()).flatten()?;
+    if Digest::of(&bytes) != named {
+        return None;
+    }
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn page(report: &Report) -> anyhow::Result<String> {
+    let mut page = Page::new();
+    head(&mut page, report);
+    verdicts(&mut page, report);
+    parity(&mut page, &report.claim);
+    quality(&mut page, &report.claim);
+    eq_test(&mut page, report);
+    benchmark(&mut page, &report.claim)?;
+    structure(&mut page, &report.claim);
+    provenance(&mut page, &report.claim);
+    Ok(page.finish(&format!("{}: what is proved", report.claim.recipe.name)))
+}
+
+const SECTIONS: [(&str, &str); 8] = [
+    ("verdicts", "Verdicts"),
+    ("parity", "Parity"),
+    ("quality", "Quality"),
+    ("eq", "EQ test and conversation"),
+    ("benchmark", "Benchmark"),
+    ("census", "Weights and operators"),
+    ("memory", "Memory plan"),
+    ("provenance", "Provenance"),
+];
+
+fn begin(page: &mut Page, id: &str) {
+    let title = SECTIONS.iter().find(|(known, _)| *known == id).map_or(id, |(_, title)| title);
+    page.section(id, title);
+}
+
+fn head(page: &mut Page, report: &Report) {
+    let Claim { recipe, manifest, .. } = &report.claim;
+    page.raw(&format!("<header><h1>{}</h1>", escape(&recipe.name)));
+    page.text(&recipe.description);
+    page.raw(&format!(
+        "<p class=\"soft\"><code>{}</code>, published {}</p></header>",
+        escape(&manifest.file),
+        escape(&manifest.published)
+    ));
+    let passed = |profile| {
+        let verdict = report.verdicts.iter().find(|(known, _)| *known == profile);
+        let holds = verdict.is_some_and(|(_, verdict)| verdict.is_ok());
+        if holds { "✓ may ship" } else { "✗ refused" }.to_owned()
+    };
+    page.cards(&[
+        ("release build", passed(Profile::Release)),
+        ("dev build", passed(Profile::Dev)),
+        ("size", megabytes(manifest.file_bytes)),
+        (
+            "weights",
+            format!("{} × {}", millions(manifest.export.parameters), manifest.export.quantization.as_str()),
+        ),
+        ("window", format!("{} tokens", manifest.export.seq_len)),
+        ("product requirements", if manifest.prd_compliant { "met" } else { "not met" }.to_owned()),
+    ]);
+    page.raw("<nav aria-label=\"Sections\"><ul>");
+    for (id, title) in SECTIONS {
+        page.raw(&format!("<li><a href=\"#{id}\">{}</a></li>", escape(title)));
+    }
+    page.raw("</ul></nav>");
+}
+
+fn verdicts(page: &mut Page, report: &Report) {
+    begin(page, "verdicts");
+    for (profile, verdict) in &report.verdicts {
+        match verdict {
+            Ok(checks) => {
+                page.text(format!("A {} build takes this model: {checks} checks passed.", profile.as_str()))
+            }
+            Err(refusal) => {
+                page.text(format!("A {} build refuses this model; {}", profile.as_str(), refusal.hint));
+                let row = |finding: &check::Finding| {
+                    [&finding.id, &finding.location, &finding.got, &finding.expected]
+                        .map(String::clone)
+                        .to_vec()
+                };
+                let rows: Vec<_> = refusal.reasons().map(row).collect();
+                let caption = format!("Why a {} build refuses it", profile.as_str());
+                page.table(&caption, &["check", "where", "got", "expected"], &rows);
+            }
+        }
+    }
+    report
+        .claim
+        .manifest
+        .prd_reasons
+        .iter()
+        .for_each(|reason| page.text(format!("Requirement not met: {reason}")));
+    let row = |check: &model_assets::manifest::Check| {
+        vec![Page::verdict(check.passed), escape(&check.id), escape(&check.got), escape(&check.expected)]
+    };
+    let rows: Vec<_> = report.claim.manifest.checks.iter().map(row).collect();
+    page.raw("<details><summary>Every check at the last measurement</summary>");
+    page.markup_table("Checks", &["verdict", "check", "got", "expected"], &rows);
+    page.raw("</details>");
+}
+
+fn parity(page: &mut Page, claim: &Claim) {
+    begin(page, "parity");
+    let Some(parity) = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.parity.as_ref()) else {
+        page.text("Not measured.");
+        return;
+    };
+    let row = |name: &str, run: &ParityRun| {
+        vec![
+            name.to_owned(),
+            run.rows.to_string(),
+            format!("{:.3e}", run.max_abs_diff),
+            format!("{:.3e}", run.mean_abs_diff),
+            format!("{:.3e}", run.mean_kl),
+            format!("{:.4}", run.top1_agreement),
+        ]
+    };
+    let mut rows: Vec<_> = parity.runs().iter().map(|(name, run)| row(name, run)).collect();
+    if let Some(texts) = &parity.heldout {
+        rows.push(row("held-out texts, eager quantized", &texts.quantized));
+        rows.push(row("held-out texts, eager before quantization", &texts.fp32));
+    }
+    let heads = ["fed and compared with", "rows", "max |d|", "mean |d|", "KL, nats", "same top token"];
+    page.table("The .pte in the engine against the eager model, teacher-forced", &heads, &rows);
+    if let Some(it) = &parity.heldout {
+        page.text(format!(
+            "Perplexity of {} tokens in {} held-out texts: {:.5} by the .pte, {:.5} by the eager quantized model, {:.5} \
+             before quantization ({:.5} times). Tokenizer and template gave the recorded tokens for {} of {} texts. One \
+             prefill and single steps differ by at most {:.3e}.",
+            it.scored,
+            it.texts,
+            it.perplexity,
+            it.perplexity_quantized,
+            it.perplexity_fp32,
+            it.perplexity_ratio(),
+            it.same_tokens,
+            it.texts,
+            it.prefill_step_diff
+        ));
+    }
+}
+
+fn quality(page: &mut Page, claim: &Claim) {
+    begin(page, "quality");
+    let Some(quality) = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.quality.as_ref())
+    else {
+        page.text(
+            "Not measured: this model's world has no grammar to judge by, or the evidence is still to come.",
+        );
+        return;
+    };
+    let sides = [
+        ("before quantization", quality.fp32),
+        ("quantized, eager", quality.quantized),
+        (".pte in the engine", quality.pte),
+    ];
+    let row = |(name, it): (&str, model_assets::evidence::Acceptance)| {
+        vec![format!("Model {name}"), it.accepted.to_string(), it.replies.to_string(), percent(it.share())]
+    };
+    page.table(
+        "Sampled replies to held-out conversations that the grammar accepts",
+        &["model", "accepted", "replies", "share"],
+        &sides.map(row),
+    );
+}
+
+fn eq_test(page: &mut Page, report: &Report) {
+    begin(page, "eq");
+    let claim = &report.claim;
+    let evidence = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.eq.as_ref());
+    let items = claim.recipe.eq.items.items().unwrap_or_default();
+    let Some((evidence, verdict)) = evidence.and_then(|it| Some((it, eq::judge(&items, &it.items)?))) else {
+        page.text("Not measured.");
+        return;
+    };
+    page.text(format!(
+        "Score {:.2} of 100 (eager quantized model: {:.2}); difference {:+.3}, 95 % interval {:+.3} to {:+.3}; {} of the \
+         answers could be read. Ten items tell a broken model from a whole one; they do not rank good ones.",
+        verdict.score,
+        verdict.eager_score,
+        verdict.difference,
+        verdict.low,
+        verdict.high,
+        percent(verdict.parse_rate)
+    ));
+    let ratings = |given: &Option<[f64; 4]>| given.map_or("not readable".to_owned(), |it| joined(&it));
+    let rows: Vec<_> = items
+        .iter()
+        .zip(&evidence.items)
+        .map(|(item, given)| {
+            let score = given
+                .pte
+                .map_or("none".to_owned(), |it| format!("{:.1}", eq::item_score(&it, &item.reference)));
+            let expected = format!("({})", joined(&item.reference));
+            vec![
+                item.id.clone(),
+                item.emotions.join(", "),
+                expected,
+                ratings(&given.pte),
+                ratings(&given.eager),
+                score,
+            ]
+        })
+        .collect();
+    page.table("Ratings, 0 to 10", &["item", "emotions", "right", ".pte", "eager", "score"], &rows);
+    let talk = &evidence.talk;
+    page.text(format!(
+        "Conversation of {} turns: {} tokens said, largest prompt {} of {} tokens, {} messages forgotten for want of room, \
+         {} empty, {} looping, {} special tokens.",
+        talk.turns,
+        talk.tokens,
+        talk.prompt_tokens_max,
+        talk.window,
+        talk.forgotten,
+        talk.empty,
+        talk.looping,
+        talk.special
+    ));
+    let Some(transcript) = &report.transcript else {
+        page.text("The transcript that the evidence names is not beside the manifest.");
+        return;
+    };
+    page.raw("<details><summary>Transcript of the conversation</summary>");
+    for turn in &transcript.talk {
+        page.raw(&format!(
+            "<div class=\"talk\"><p class=\"soft\">person</p><pre>{}</pre><p class=\"soft\">model</p><pre>{}</pre></div>",
+            escape(&turn.said),
+            escape(&turn.replied)
+        ));
+    }
+    page.raw("</details>");
+    for item in &transcript.items {
+        page.raw(&format!("<details><summary>{}</summary>", escape(&item.id)));
+        for (who, words) in [("asked", &item.prompt), (".pte", &item.pte), ("eager", &item.eager)] {
+            page.raw(&format!("<p class=\"soft\">{who}</p><pre>{}</pre>", escape(words)));
+        }
+        page.raw("</details>");
+    }
+}
+
+fn benchmark(page: &mut Page, claim: &Claim) -> anyhow::Result<()> {
+    begin(page, "benchmark");
+    let Some(it) = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.benchmark.as_ref()) else {
+        page.text("Not measured.");
+        return Ok(());
+    };
+    let machine = &it.machine;
+    page.text(format!(
+        "On {}, {}, {} processors, {}: ExecuTorch {}, {} threads. Figures of this machine alone.",
+        machine.processor, machine.architecture, machine.processors, machine.system, it.runtime, it.threads
+    ));
+    let milliseconds = |ms: Option<f64>| ms.map_or("not measured".to_owned(), |ms| format!("{ms:.2} ms"));
+    let mut cards = vec![
+        ("load, cold", milliseconds(it.load_cold_ms)),
+        ("load, warm", milliseconds(Some(it.load_warm_ms))),
+        ("first token", milliseconds(it.ttft_ms)),
+    ];
+    if let Some(memory) = &it.memory {
+        cards.push(("memory, peak", megabytes(memory.peak_bytes)));
+        cards.push(("steady, anonymous", megabytes(memory.steady.anonymous_bytes)));
+        cards.push(("steady, file-backed", megabytes(memory.steady.file_bytes)));
+    }
+    let energy =
+        it.energy.as_ref().map_or("not told".to_owned(), |e| format!("{:.4} J/token", e.joules_per_token));
+    cards.push(("energy", energy));
+    page.cards(&cards);
+    page.raw(&format!(
+        "<div role=\"img\" aria-label=\"Speeds by case and by number of threads; the table below has the figures\">{}</div>",
+        bench::svg(it)?
+    ));
+    let row = |threads: u32, speed: &Speed| {
+        vec![
+            speed.name.clone(),
+            threads.to_string(),
+            format!("{:.1}", speed.mean),
+            format!("{:.1}", speed.sd),
+            format!("{:.1}", speed.min),
+            format!("{:.1}", speed.max),
+        ]
+    };
+    let mut rows: Vec<_> = it.speeds.iter().map(|speed| row(it.threads, speed)).collect();
+    rows.extend(
+        it.sweep.iter().flat_map(|step| [row(step.threads, &step.prefill), row(step.threads, &step.decode)]),
+    );
+    page.table("Tokens per second", &["case", "threads", "mean", "sd", "least", "most"], &rows);
+    Ok(())
+}
+
+fn structure(page: &mut Page, claim: &Claim) {
+    let it = &claim.manifest.structure;
+    begin(page, "census");
+    page.text(format!(
+        "{} delegate partitions ({}) hold {} linear layers, {} of the weight bytes and {} of the multiplications.",
+        it.partitions,
+        it.backends.join(", "),
+        it.delegated_linears,
+        percent(it.delegated_weight_share),
+        percent(it.delegated_mac_share)
+    ));
+    let row = |row: &model_assets::pte::summary::WeightRow| {
+        vec![
+            if row.delegated { "delegate" } else { "program" }.to_owned(),
+            row.role.clone(),
+            row.dtype.clone(),
+            row.tensors.to_string(),
+            row.params.to_string(),
+            row.bytes.to_string(),
+        ]
+    };
+    let rows: Vec<_> = it.weights.iter().map(row).collect();
+    page.table("Quantization census", &["place", "role", "dtype", "tensors", "parameters", "bytes"], &rows);
+    page.text(format!("Operators outside delegates: {}.", it.operators.join(", ")));
+    begin(page, "memory");
+    let load = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.load.as_ref());
+    let mut rows = vec![
+        vec!["planned by the program (activations and cache)".to_owned(), megabytes(it.planned_bytes)],
+        vec!["allowed by the recipe".to_owned(), megabytes(claim.recipe.limits.planned_bytes_max)],
+        vec!["program without weights".to_owned(), megabytes(it.program_bytes)],
+        vec!["file".to_owned(), megabytes(claim.manifest.file_bytes)],
+    ];
+    rows.extend(load.map(|load| {
+        vec!["peak of a process that loads and runs it".to_owned(), megabytes(load.peak_rss_bytes)]
+    }));
+    page.table("Memory", &["what", "size"], &rows);
+}
+
+fn provenance(page: &mut Page, claim: &Claim) {
+    begin(page, "provenance");
+    let Claim { recipe, manifest, .. } = claim;
+    let digest = |digest: Option<Digest>| digest.map_or("none".to_owned(), |digest| digest.to_string());
+    let tools = &manifest.toolchain;
+    let mut rows = vec![
+        vec!["model".to_owned(), manifest.sha256.to_string()],
+        vec!["recipe".to_owned(), manifest.bound.recipe.to_string()],
+        vec!["policy".to_owned(), manifest.bound.policy.to_string()],
+        vec!["tokenizer".to_owned(), digest(manifest.bound.tokenizer)],
+        vec!["chat template".to_owned(), digest(manifest.bound.chat_template)],
+        vec!["reference logits".to_owned(), manifest.reference.sha256.to_string()],
+        vec!["export worker".to_owned(), tools.worker.to_string()],
+        vec!["dependency lock".to_owned(), tools.lock.to_string()],
+    ];
+    rows.extend(manifest.source.files.iter().map(|file| vec![file.name.clone(), file.sha256.to_string()]));
+    page.table("SHA-256", &["of", "digest"], &rows);
+    let versions = [
+        ("Python", &tools.python),
+        ("torch", &tools.torch),
+        ("torchao", &tools.torchao),
+        ("ExecuTorch", &tools.executorch),
+        ("safetensors", &tools.safetensors),
+    ];
+    let mut rows: Vec<_> = versions
+        .iter()
+        .map(|(name, version)| vec![(*name).to_owned(), format!("version {version}")])
+        .collect();
+    rows.push(vec!["source".to_owned(), format!("{:?}", manifest.source.source)]);
+    rows.push(vec!["revision".to_owned(), tools.xtask_revision.clone().unwrap_or("outside git".to_owned())]);
+    rows.push(vec!["licence".to_owned(), recipe.licence.id.clone()]);
+    rows.extend(
+        recipe.licence.attribution.iter().map(|words| vec!["must be shown".to_owned(), words.clone()]),
+    );
+    page.table("Made with", &["what", "value"], &rows);
+    let row = |stage: &model_assets::manifest::Stage| {
+        vec![stage.name.clone(), format!("{:.2}", stage.seconds), megabytes(stage.peak_rss_bytes)]
+    };
+    let rows: Vec<_> = manifest.export.stages.iter().map(row).collect();
+    page.table("Stages of the export", &["stage", "seconds", "peak memory"], &rows);
+}
+
+fn joined(values: &[f64; 4]) -> String {
+    values.map(|value| value.to_string()).join(", ")
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", share * 100.0)
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+fn millions(count: u64) -> String {
+    format!("{:.1} M", count as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! What the page says, read from its text: no browser needed.
+
+use camino::Utf8Path;
+use model_assets::{
+    evidence::{Eq, EqItem, Talk},
+    manifest::{Evidence, EvidenceBinding},
+};
+
+use super::*;
+use crate::evidence::eq::{TranscriptItem, TranscriptTurn};
+
+const HOSTILE: &str = "</pre><script src=//evil>alert(1)</script>";
+
+/// The committed claim of `tiny` with a hostile transcript; the exported file is not needed.
+fn report() -> Report {
+    let models = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-assets/models");
+    let (mut claim, _) = ModelDir::new(models, "tiny").claim().unwrap();
+    claim.recipe.description = HOSTILE.to_owned();
+    let items = claim.recipe.eq.items.items().unwrap();
+    let bound = EvidenceBinding::current(claim.manifest.sha256, claim.bound());
+    let given = |item: &eq::Item| EqItem { id: item.id.clone(), pte: Some(item.reference), eager: None };
+    let talk = Talk {
+        turns: 10,
+        tokens: 99,
+        window: 512,
+        prompt_tokens_max: 400,
+        forgotten: 2,
+        empty: 0,
+        special: 0,
+        looping: 0,
+        same_in_a_row: 1,
+    };
+    claim.manifest.evidence = Some(Evidence {
+        benchmark: Some(bench::tests::sample()),
+        eq: Some(Eq { items: items.iter().map(given).collect(), talk, transcript: Digest::of(b"") }),
+        ..Evidence::none(bound)
+    });
+    let item = |item: &eq::Item| TranscriptItem {
+        id: item.id.clone(),
+        prompt: item.prompt.clone(),
+        emotions: item.emotions.clone(),
+        reference: item.reference,
+        pte: HOSTILE.to_owned(),
+        eager: "I cannot say".to_owned(),
+    };
+    let turn =
+        TranscriptTurn { said: "hello".into(), replied: HOSTILE.into(), prompt_tokens: 5, forgotten: 0 };
+    let transcript = Transcript {
+        pte: claim.manifest.sha256,
+        temperature: 0.01,
+        items: items.iter().map(item).collect(),
+        talk: vec![turn],
+    };
+    let refusal = Refusal {
+        model: "tiny".into(),
+        findings: vec![check::Finding {
+            id: "evidence-quality".into(),
+            severity: check::Severity::Reject,
+            location: "manifest.json".into(),
+            got: HOSTILE.into(),
+            expected: "quality".into(),
+        }],
+        hint: "run: cargo xtask verify tiny --level release".into(),
+    };
+    let verdicts = vec![(Profile::Dev, Ok(21)), (Profile::Release, Err(refusal))];
+    Report { claim, verdicts, transcript: Some(transcript) }
+}
+
+#[test]
+fn the_page_has_everything_that_a_release_manager_reads() {
+    let html = page(&report()).unwrap();
+    for part in [
+        "A dev build takes this model: 21 checks passed.",
+        "A release build refuses this model; run: cargo xtask verify tiny --level release",
+        "✗ refused",
+        "Quantization census",
+        "qcint8",
+        "planned by the program",
+        "pp64",
+        "<svg",
+        "Score 100.00 of 100",
+        "not readable",
+        "small-01-loss",
+        "I cannot say",
+        "Conversation of 10 turns",
+        "dependency lock",
+        "partition",
+    ] {
+        assert!(html.contains(part), "{part}");
+    }
+    let digest = report().claim.manifest.sha256.to_string();
+    assert!(html.contains(&digest));
+    for (id, _) in SECTIONS {
+        assert!(
+            html.contains(&format!("<h2 id=\"{id}\">")) && html.contains(&format!("href=\"#{id}\"")),
+            "{id}"
+        );
+    }
+}
+
+#[test]
+fn the_page_loads_nothing_and_runs_nothing() {
+    let html = page(&report()).unwrap();
+    assert!(html.contains("&lt;/pre&gt;&lt;script src=//evil&gt;"), "the words themselves are shown");
+    for part in ["<script", "<link", "<img", "<iframe", "src=\"", "url(", "@import", " onload", "href=\"http"]
+    {
+        assert!(!html.contains(part), "{part}");
+    }
+    // The one address is the name of SVG's namespace, which nothing fetches.
+    assert_eq!(
+        html.matches("http").count(),
+        html.matches("http://www.w3.org/2000/svg").count() + 1,
+        "and http-equiv"
+    );
+    assert!(html.contains("Content-Security-Policy"));
+}
+
+#[test]
+fn the_page_can_be_read_by_everybody() {
+    let html = page(&report()).unwrap();
+    assert!(html.starts_with("<!doctype html>\n<html lang=\"en\">"));
+    assert!(html.contains("prefers-color-scheme: dark") && html.contains("name=\"viewport\""));
+    assert!(html.contains("role=\"img\" aria-label="));
+    let tables = html.matches("<table>").count();
+    assert!(tables > 6 && html.matches("<caption>").count() == tables && html.contains("<th scope=\"col\">"));
+    for tag in ["main", "table", "tr", "td", "details", "summary", "pre", "p", "div", "dl", "nav", "ul", "li"]
+    {
+        let (open, close) = (
+            html.matches(&format!("<{tag}>")).count() + html.matches(&format!("<{tag} ")).count(),
+            html.matches(&format!("</{tag}>")).count(),
+        );
+        assert_eq!(open, close, "{tag}");
+    }
+}
+
+#[test]
+fn evidence_that_is_missing_is_called_missing() {
+    let mut report = report();
+    report.claim.manifest.evidence = None;
+    report.transcript = None;
+    let html = page(&report).unwrap();
+    assert!(html.matches("Not measured").count() >= 4);
+}
