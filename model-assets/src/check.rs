@@ -355,3 +355,6 @@ impl Ledger {
         self.findings.iter().any(|finding| finding.severity == Severity::Reject)
     }
 }
+
+#[cfg(test)]
+mod tests;

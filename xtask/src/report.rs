@@ -119,7 +119,7 @@ fn head(page: &mut Page, report: &Report) {
     let passed = |profile| {
         let verdict = report.verdicts.iter().find(|(known, _)| *known == profile);
         let holds = verdict.is_some_and(|(_, verdict)| verdict.is_ok());
-        if holds { "✓ may ship" } else { "✗ refused" }.to_owned()
+        if holds { "✓ accepted" } else { "✗ refused" }.to_owned()
     };
     page.cards(&[
         ("release build", passed(Profile::Release)),

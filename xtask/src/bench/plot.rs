@@ -86,8 +86,8 @@ fn sweep(panel: &Panel<'_>, benchmark: &Benchmark) -> anyhow::Result<()> {
             .map(move |step| (f64::from(step.threads), speed(step) / base))
             .collect::<Vec<_>>()
     };
-    let lines = [(line(|s| s.prefill.mean), PREFILL), (line(|s| s.decode.mean), DECODE)];
-    let top = lines.iter().flat_map(|(line, _)| line).map(|point| point.1).fold(1.0, f64::max) * 1.15;
+    let lines = [("prefill", line(|s| s.prefill.mean), PREFILL), ("decode", line(|s| s.decode.mean), DECODE)];
+    let top = lines.iter().flat_map(|(_, line, _)| line).map(|point| point.1).fold(1.0, f64::max) * 1.15;
     let mut chart = ChartBuilder::on(panel)
         .caption("threads, times one thread", label.clone())
         .margin(8)
@@ -105,7 +105,13 @@ fn sweep(panel: &Panel<'_>, benchmark: &Benchmark) -> anyhow::Result<()> {
         .label_style(label)
         .draw()
         .map_err(drawing)?;
-    for (points, colour) in lines {
+    for (name, points, colour) in lines {
+        if let Some((x, y)) = points.last() {
+            // Words beside the line: colour alone does not say which is which.
+            let place = (x - 0.35, y + top / 20.0);
+            let words = Text::new(name, place, ("sans-serif", 13).into_font().color(&colour));
+            chart.draw_series([words]).map_err(drawing)?;
+        }
         chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2))).map_err(drawing)?;
         let dots = points.into_iter().map(|point| Circle::new(point, 4, colour.filled()));
         chart.draw_series(dots).map_err(drawing)?;

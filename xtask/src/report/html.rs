@@ -28,7 +28,7 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; margin: 1
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .6rem; margin: .75rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; } caption { text-align: left; padding: .6rem .75rem 0; }
 th, td { padding: .4rem .75rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
-thead th { border-top: 0; white-space: nowrap; } td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+thead th { border-top: 0; white-space: nowrap; } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code, pre { font: .86rem/1.45 ui-monospace, monospace; } pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .3rem 0; }
 details { border: 1px solid var(--line); border-radius: .6rem; margin: .5rem 0; padding: .5rem .9rem; }
 summary { cursor: pointer; font-weight: 600; } .talk { border-left: 3px solid var(--line); padding-left: .8rem; margin: .6rem 0; }
@@ -36,6 +36,14 @@ svg { width: 100%; height: auto; display: block; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 @media print { details { break-inside: avoid; } nav { display: none; } }
 ";
+
+fn is_number(cell: &str) -> bool {
+    cell.len() < 24 && cell.starts_with(|c: char| c.is_ascii_digit() || "+-−.".contains(c))
+}
+
+fn class(number: bool) -> &'static str {
+    if number { " class=\"number\"" } else { "" }
+}
 
 /// Text as it stands in a page.
 pub(super) fn escape(text: impl Display) -> String {
@@ -104,16 +112,16 @@ impl Page {
             "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\"><table><caption>{0}</caption><thead><tr>",
             escape(caption)
         );
-        for head in heads {
-            let _ = write!(text, "<th scope=\"col\">{}</th>", escape(head));
+        let first = rows.first();
+        for (column, head) in heads.iter().enumerate() {
+            let numbers = first.and_then(|row| row.get(column)).is_some_and(|cell| is_number(cell));
+            let _ = write!(text, "<th scope=\"col\"{}>{}</th>", class(numbers), escape(head));
         }
         text.push_str("</tr></thead><tbody>");
         for row in rows {
             text.push_str("<tr>");
             for cell in row {
-                let number =
-                    cell.len() < 24 && cell.starts_with(|c: char| c.is_ascii_digit() || "+-−.".contains(c));
-                let _ = write!(text, "<td{}>{cell}</td>", if number { " class=\"number\"" } else { "" });
+                let _ = write!(text, "<td{}>{cell}</td>", class(is_number(cell)));
             }
             text.push_str("</tr>");
         }
