@@ -19,6 +19,7 @@ mod test;
 mod torch_index;
 mod train_tiny;
 mod verify;
+mod weights;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -44,6 +45,10 @@ pub const EXIT_DOCTOR: u8 = 7;
 pub const EXIT_UNSUPPORTED: u8 = 8;
 /// `diff` found that the files differ.
 pub const EXIT_DIFFERENT: u8 = 9;
+/// The checkpoint could not be fetched, or is not what was promised.
+pub const EXIT_FETCH: u8 = 20;
+/// The hub wants a licence accepted or a token.
+pub const EXIT_ACCESS: u8 = 21;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
@@ -60,6 +65,8 @@ enum Command {
     Setup,
     /// Export a model, prove what its bytes say, and publish it
     Export(export::Args),
+    /// Fetch and prove a model's checkpoint from the Hugging Face hub
+    Weights(weights::Args),
     /// Prove a published model, or any `.pte` file, again
     Verify(verify::Args),
     /// Show what a `.pte` file holds, or which model is inside an app binary and what proved it
@@ -105,6 +112,7 @@ fn main() -> std::process::ExitCode {
                 Command::Doctor(args) => doctor::run(&workspace, &args),
                 Command::Setup => setup::run(&workspace),
                 Command::Export(args) => export::run(&workspace, &args),
+                Command::Weights(args) => weights::run(&workspace, &args),
                 Command::Verify(args) => verify::run(&workspace, &args),
                 Command::Inspect(args) => inspect::run(&args),
                 Command::Diff(args) => diff::run(&args),

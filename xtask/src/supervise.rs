@@ -43,6 +43,22 @@ pub(crate) struct Bounds {
 /// Set by the first Ctrl-C or SIGTERM.
 pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// Turns Ctrl-C and SIGTERM into [`INTERRUPTED`]; a second call changes nothing.
+pub(crate) fn watch_interrupts() -> anyhow::Result<()> {
+    static WATCHED: std::sync::Once = std::sync::Once::new();
+    let mut outcome = Ok(());
+    WATCHED.call_once(|| {
+        outcome = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
+            .context("cannot watch for Ctrl-C");
+    });
+    outcome
+}
+
+/// Whether Ctrl-C or SIGTERM has come.
+pub(crate) fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
 const TAIL_LINES_MAX: usize = 20;
 const POLL: Duration = Duration::from_millis(200);
 const EVENT: &str = "@proofmark ";
@@ -69,6 +85,9 @@ pub(crate) fn run(
     let (stdin, _held_open) = std::io::pipe()?;
     let reader = duct::cmd!(python.as_str(), "-I", "-B", script.as_str(), request.as_str())
         .env("PROOFMARK_PARENT_PIPE", "1")
+        // The worker reads files only: it has no use for the hub's token.
+        .env_remove("HF_TOKEN")
+        .env_remove("HUGGING_FACE_HUB_TOKEN")
         .stdin_file(stdin)
         .stderr_to_stdout()
         .unchecked()

@@ -17,7 +17,7 @@ use model_assets::{
     check::{self, Profile},
     dir::ModelDir,
     manifest::{EvidenceBinding, LOG_FILE},
-    recipe::Source,
+    recipe::{Recipe, Source},
 };
 
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
     setup::{self, Receipt},
     supervise,
     verify::{self, refused},
+    weights,
     workspace::Workspace,
 };
 
@@ -48,6 +49,9 @@ pub(crate) struct Args {
     /// Read the checkpoint (config.json, *.safetensors, tokenizer.json) from this directory
     #[arg(long, value_name = "DIR", conflicts_with = "rehearse")]
     checkpoint: Option<Utf8PathBuf>,
+    /// Use a checkpoint from the hub only if it was fetched before (also `HF_HUB_OFFLINE=1`)
+    #[arg(long, conflicts_with = "checkpoint")]
+    offline: bool,
     /// Export although nothing has changed
     #[arg(long)]
     force: bool,
@@ -85,9 +89,18 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let dir = if args.rehearse { ModelDir::new(workspace.rehearsals(), &args.model) } else { dir };
     let source = if args.rehearse { recipe.rehearsal().source } else { recipe.source.clone() };
     let work = workspace.state().join("work").join(&args.model);
-    let checkpoint = checkpoint(&dir, &source, args)?;
-    let inputs = inputs_digest(checkpoint.as_deref(), &recipe, &source, workspace)?;
+    if args.dry_run
+        && let (Source::Hub { .. }, None) = (&source, &args.checkpoint)
+    {
+        // What the worker would be asked depends on files that a dry run does not fetch.
+        let plan = weights::Plan::new(&recipe, &workspace.weights(), args.offline, String::new());
+        let plan = plan.map(|plan| plan.describe()).transpose()?;
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+        return Ok(());
+    }
     let console = Console::new(args.json);
+    let checkpoint = checkpoint(workspace, &dir, &recipe, &source, args, &console)?;
+    let inputs = inputs_digest(checkpoint.as_deref(), &recipe, &source, workspace)?;
     let job = Job { workspace, dir, recipe, policy, source, checkpoint, inputs, work, console };
     let published = job.dir.manifest().ok().flatten();
     if let Some(manifest) = &published
@@ -109,7 +122,14 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 }
 
 /// Where the weights are read from; `None` for random ones.
-fn checkpoint(dir: &ModelDir, source: &Source, args: &Args) -> Result<Option<Utf8PathBuf>, Failure> {
+fn checkpoint(
+    workspace: &Workspace,
+    dir: &ModelDir,
+    recipe: &Recipe,
+    source: &Source,
+    args: &Args,
+    console: &Console,
+) -> Result<Option<Utf8PathBuf>, Failure> {
     match (source, &args.checkpoint) {
         (Source::Random { .. }, _) => Ok(None),
         (_, Some(given)) => {
@@ -120,15 +140,7 @@ fn checkpoint(dir: &ModelDir, source: &Source, args: &Args) -> Result<Option<Utf
             ))
         }
         (Source::Path { path }, None) => Ok(Some(dir.path().join(path))),
-        (Source::Hub { repo, revision }, None) => {
-            let error = anyhow!("{repo}@{revision}: fetching from the hub is not built yet");
-            let name = dir.name();
-            let hint = format!(
-                "download it, then run: cargo xtask export {name} --checkpoint DIR; without it: cargo xtask export \
-                 {name} --rehearse"
-            );
-            Err(Failure::new(EXIT_EXPORT, error, hint))
-        }
+        (Source::Hub { .. }, None) => weights::checkpoint(workspace, recipe, args.offline, console),
     }
 }
 
@@ -150,9 +162,7 @@ fn preflight(job: &Job<'_>, args: &Args) -> Outcome {
             ));
         }
     }
-    ctrlc::set_handler(|| supervise::INTERRUPTED.store(true, Ordering::Relaxed))
-        .context("cannot watch for Ctrl-C")?;
-    Ok(())
+    Ok(supervise::watch_interrupts()?)
 }
 
 /// The report of an export that failed for good: what a person needs to take it from here.
