@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** links no C++ and never depends on the app.
 
+mod ci;
 mod console;
 mod diff;
 mod doctor;
@@ -49,6 +50,12 @@ pub const EXIT_DIFFERENT: u8 = 9;
 pub const EXIT_FETCH: u8 = 20;
 /// The hub wants a licence accepted or a token.
 pub const EXIT_ACCESS: u8 = 21;
+/// The GitHub CLI is missing, too old, or knows no repository.
+pub const EXIT_GH: u8 = 22;
+/// The GitHub CLI is not logged in, or its account may not do this.
+pub const EXIT_GH_ACCESS: u8 = 23;
+/// The run on GitHub failed.
+pub const EXIT_RUN: u8 = 24;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
@@ -67,6 +74,8 @@ enum Command {
     Export(export::Args),
     /// Fetch and prove a model's checkpoint from the Hugging Face hub
     Weights(weights::Args),
+    /// Export on GitHub Actions: set up, start, watch, bring home
+    Ci(ci::Args),
     /// Prove a published model, or any `.pte` file, again
     Verify(verify::Args),
     /// Show what a `.pte` file holds, or which model is inside an app binary and what proved it
@@ -113,6 +122,7 @@ fn main() -> std::process::ExitCode {
                 Command::Setup => setup::run(&workspace),
                 Command::Export(args) => export::run(&workspace, &args),
                 Command::Weights(args) => weights::run(&workspace, &args),
+                Command::Ci(args) => ci::run(&workspace, &args),
                 Command::Verify(args) => verify::run(&workspace, &args),
                 Command::Inspect(args) => inspect::run(&args),
                 Command::Diff(args) => diff::run(&args),

@@ -254,7 +254,12 @@ fn cases() -> Vec<Case> {
         }),
         // What does not pass.
         with(
-            case("cut again and again", 20, &["cut: got", "gave up after 3 attempts"], honest),
+            case(
+                "cut again and again",
+                20,
+                &["broken off after 500 bytes", "gave up after 3 attempts"],
+                honest,
+            ),
             weights(|_, answer| answer.paced(Pace::Cut(500))),
         ),
         with(
@@ -388,9 +393,13 @@ fn cases() -> Vec<Case> {
         case("token echoed in an error", 21, &["[token]"], |_, _| {
             Answer::new(403, "").with("X-Error-Message", format!("bad token {TOKEN}"))
         }),
-        case("terminal escapes in an error", 20, &["got status 400: [31mred"], |_, _| {
-            Answer::new(400, "").with("X-Error-Message", "\u{1b}[31mred")
-        }),
+        with(
+            case("terminal escapes in a list", 20, &["list of files: `[31mred`: its lfs oid"], honest),
+            entry(|entry| {
+                entry["path"] = "\u{1b}[31mred".into();
+                entry["lfs"]["oid"] = "x".into();
+            }),
+        ),
         // The list.
         case(
             "missing revision",

@@ -12,7 +12,7 @@ mod publish;
 use std::{fs, sync::atomic::Ordering};
 
 use anyhow::{Context as _, anyhow};
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     check::{self, Profile},
     dir::ModelDir,
@@ -33,7 +33,7 @@ use crate::{
 
 use self::{inputs::inputs_digest, job::Job};
 
-pub(crate) use self::publish::write_manifest;
+pub(crate) use self::publish::{WORK_PTE, WORK_REFERENCE, publish, write_manifest};
 
 const ATTEMPTS_MAX: u32 = 2;
 const LOG_TAIL_LINES: usize = 40;
@@ -117,7 +117,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
     preflight(&job, args)?;
     let receipt = setup::ensure(workspace)?;
-    let _lock = lock(workspace, &args.model)?;
+    let _lock = lock(&workspace.state().join("locks"), &args.model)?;
     attempts(&job, args, &receipt)
 }
 
@@ -217,10 +217,9 @@ fn is_proved(dir: &ModelDir) -> bool {
     fresh && verify::reference(dir, &claim).is_ok() && dir.open_pte(&claim.manifest).is_ok_and(whole)
 }
 
-/// One export of a model at a time.
-fn lock(workspace: &Workspace, model: &str) -> Result<fs::File, Failure> {
-    let folder = workspace.state().join("locks");
-    fs::create_dir_all(&folder)?;
+/// One export, or import, of a model at a time.
+pub(crate) fn lock(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> {
+    fs::create_dir_all(folder)?;
     let path = folder.join(model);
     let file = fs::File::create(&path).with_context(|| format!("{path}: cannot be made"))?;
     file.try_lock().map_err(|_| {

@@ -231,7 +231,10 @@ impl Client {
             let count = match result {
                 Ok(0) => return Ok(total),
                 Ok(count) => count,
-                Err(error) => return Err(Fault::passing(anyhow!("{}", self.tame(&error.to_string())))),
+                Err(error) => {
+                    let why = self.tame(&error.to_string());
+                    return Err(Fault::passing(anyhow!("broken off after {total} bytes: {why}")));
+                }
             };
             total += count as u64;
             if total > bytes_max {
