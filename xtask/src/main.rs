@@ -11,6 +11,7 @@ mod export;
 mod fuzz;
 mod inspect;
 mod inspect_app;
+mod lint_workflows;
 mod mutate;
 mod predict;
 mod sarif;
@@ -88,6 +89,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Train the embedded default model again (half an hour on one core)
     TrainTiny(train_tiny::Args),
+    /// Lint the GitHub workflows with actionlint and zizmor
+    LintWorkflows(lint_workflows::Args),
     /// Run every test
     Test(test::Args),
 }
@@ -129,6 +132,7 @@ fn main() -> std::process::ExitCode {
                 Command::Mutate(args) => mutate::run(&workspace, &args),
                 Command::Fuzz(args) => fuzz::run(&workspace, &args),
                 Command::TrainTiny(args) => train_tiny::run(&workspace, &args),
+                Command::LintWorkflows(args) => lint_workflows::run(&workspace, &args),
                 Command::Test(args) => test::run(&workspace, &args),
             }
         });

@@ -41,13 +41,15 @@ impl Gh {
                 anyhow!("gh: got version {major}.{minor}, expected {}.{}", VERSION_MIN.0, VERSION_MIN.1);
             return Err(Failure::new(EXIT_GH, error, install));
         }
-        gh.read(&["auth", "status"]).map_err(|failure| {
-            Failure::new(
-                EXIT_GH_ACCESS,
-                failure.error.context("gh is not logged in"),
-                "run: gh auth login --scopes repo,workflow",
-            )
-        })?;
+        // Not `gh auth status`: that fails for a stale login at any other host.
+        match gh.read(&["api", "user", "--jq", ".login"]) {
+            Err(Failure { code: EXIT_GH_ACCESS, error, .. }) => {
+                let hint = "run: gh auth login --scopes repo,workflow";
+                Err(Failure::new(EXIT_GH_ACCESS, error.context("gh is not logged in"), hint))
+            }
+            Err(failure) => Err(failure),
+            Ok(_) => Ok(()),
+        }?;
         Ok(gh)
     }
 
@@ -105,7 +107,7 @@ impl Gh {
             "workflow scope",
             "Could not resolve to a Repository",
         ]) {
-            let hint = "the account of `gh auth status` needs to see and administer the repository: gh auth refresh --scopes \
+            let hint = "the account that `gh` is logged in with needs to see and administer the repository: gh auth refresh --scopes \
                         repo,workflow, or ask its owner";
             Failure::new(EXIT_GH_ACCESS, error, hint)
         } else {

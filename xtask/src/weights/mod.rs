@@ -150,8 +150,7 @@ impl Plan {
             return Ok(receipt);
         }
         if self.offline {
-            let why =
-                found.err().map_or_else(|| anyhow!("{}: nothing whole is there", self.folder), |why| why);
+            let why = found.err().unwrap_or_else(|| anyhow!("{}: nothing whole is there", self.folder));
             let hint = format!("without --offline and HF_HUB_OFFLINE, run: {}", self.again);
             return Err(Fault::Fatal { error: why.context("offline"), hint: Some(hint) });
         }
