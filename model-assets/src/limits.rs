@@ -12,6 +12,8 @@ pub const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
 pub const TEMPLATE_BYTES_MAX: u64 = 256 << 10;
 /// Largest model file that any recipe may allow: Play's asset pack and the App Store's app both end below it.
 pub const MODEL_BYTES_MAX: u64 = 4_000_000_000;
+/// Most files of a checkpoint that a recipe may pin or a hub's index may name.
+pub const CHECKPOINT_FILES_MAX: usize = 512;
 /// Longest model name.
 pub const NAME_CHARS_MAX: usize = 64;
 /// Largest vocabulary; four times the largest in use.

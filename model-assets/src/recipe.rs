@@ -4,6 +4,8 @@
 //! nothing about the machine; two people with the same recipe, checkpoint and lock get the same `.pte`.
 //! Deliberately absent: any switch that turns a check off.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{digest::Digest, eq::ItemSet, error::ContractError, limits, policy::Policy};
@@ -68,6 +70,9 @@ pub enum Source {
         repo: String,
         /// Commit: 40 lower-case hex digits, never a branch.
         revision: String,
+        /// SHA-256 of every file that is fetched, by name. Empty until it is known: the hub's own digests decide then.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        files: BTreeMap<String, Digest>,
     },
     /// Random weights, for rehearsal only: no release build accepts them.
     Random {
@@ -466,6 +471,9 @@ impl Recipe {
                 return Err(ContractError::value(FILE, key, format!("`{name}`"), expected));
             }
         }
+        if let Source::Hub { files, .. } = &self.source {
+            check_pins(files, &self.tokens.tokenizer, plain)?;
+        }
         match &self.source {
             Source::Path { path } if path != "." && !path.split('/').all(plain) => Err(ContractError::value(
                 FILE,
@@ -578,4 +586,30 @@ impl Recipe {
         }
         Ok(())
     }
+}
+
+/// Pinned files are all that an export reads, or none: one that is left out would be taken on the hub's word alone.
+fn check_pins(
+    files: &BTreeMap<String, Digest>,
+    tokenizer: &str,
+    plain: impl Fn(&str) -> bool,
+) -> Result<(), ContractError> {
+    let wrong =
+        |got: String, expected: String| Err(ContractError::value(FILE, "source.files", got, expected));
+    if files.is_empty() {
+        return Ok(());
+    }
+    if files.len() > limits::CHECKPOINT_FILES_MAX {
+        return wrong(format!("{} files", files.len()), format!("at most {}", limits::CHECKPOINT_FILES_MAX));
+    }
+    if let Some(name) = files.keys().find(|name| !plain(name)) {
+        return wrong(format!("`{name}`"), "a file name: letters, digits, `.`, `-`, `_`".to_owned());
+    }
+    if let Some(name) = ["config.json", tokenizer].into_iter().find(|name| !files.contains_key(*name)) {
+        return wrong(format!("no `{name}`"), "every file that an export reads".to_owned());
+    }
+    if !files.keys().any(|name| name.ends_with(".safetensors")) {
+        return wrong("no `*.safetensors`".to_owned(), "every file that an export reads".to_owned());
+    }
+    Ok(())
 }

@@ -87,6 +87,47 @@ fn a_hub_source_is_pinned_to_a_commit() {
 }
 
 #[test]
+fn pinned_files_are_plain_names_with_digests_and_are_all_that_an_export_reads() {
+    let digest = "0".repeat(64);
+    let with =
+        |lines: &[String]| {
+            Recipe::parse(&LLAMA.replace(
+                "[architecture]\n",
+                &format!("[source.files]\n{}\n[architecture]\n", lines.join("\n")),
+            ))
+        };
+    let pin = |name: &str| format!("\"{name}\" = \"{digest}\"");
+    let whole = ["config.json", "tokenizer.json", "model.safetensors"].map(pin).to_vec();
+    let pinned = with(&whole).unwrap();
+    assert_ne!(pinned.digest(), Recipe::parse(LLAMA).unwrap().digest());
+    for (index, missing) in whole.iter().enumerate() {
+        let rest: Vec<_> =
+            whole.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, l)| l.clone()).collect();
+        assert!(
+            matches!(with(&rest), Err(ContractError::Value { key: "source.files", .. })),
+            "without {missing}"
+        );
+    }
+    for name in ["../model.safetensors", "/etc/passwd", "a/b.safetensors", ".hidden", "", "c:\\\\x", "a\\nb"]
+    {
+        let lines = [whole.clone(), vec![pin(name)]].concat();
+        assert!(matches!(with(&lines), Err(ContractError::Value { key: "source.files", .. })), "{name}");
+    }
+    for wrong in ["", "main", &digest[1..], &digest.replace('0', "A")] {
+        let lines = [whole.clone(), vec![format!("\"x.json\" = \"{wrong}\"")]].concat();
+        assert!(matches!(with(&lines), Err(ContractError::Syntax { .. })), "{wrong}");
+    }
+    let many: Vec<_> = (0..=limits::CHECKPOINT_FILES_MAX).map(|i| pin(&format!("{i}.safetensors"))).collect();
+    assert!(matches!(with(&[whole, many].concat()), Err(ContractError::Value { key: "source.files", .. })));
+    let pins = format!("[source.files]\n{}\n[architecture]\n", pin("config.json"));
+    // Only a hub source has pins: the file of a path is in the repository already.
+    assert!(matches!(
+        Recipe::parse(&TINY.replace("[architecture]\n", &pins)),
+        Err(ContractError::Syntax { .. })
+    ));
+}
+
+#[test]
 fn unknown_keys_and_kinds_are_syntax_errors() {
     for (from, to) in [
         ("schema = 1", "schema = 1\nskip_checks = true"),

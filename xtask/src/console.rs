@@ -90,6 +90,39 @@ impl Console {
         }
     }
 
+    /// `bytes` of `total` of a fetched file are there; `first` when nothing of it was shown before.
+    pub(crate) fn download(&self, name: &str, bytes: u64, total: u64, first: bool) {
+        match self {
+            Self::Json => {
+                println!("{}", json!({"event": "download", "file": name, "bytes": bytes, "of": total}))
+            }
+            Self::Bar(bar) => {
+                bar.set_length(total);
+                bar.set_position(bytes);
+                bar.set_prefix(name.to_owned());
+            }
+            Self::Plain if bytes == total => eprintln!("  {name}: {total} bytes"),
+            Self::Plain if first => eprintln!("  {name}: from byte {bytes} of {total}"),
+            Self::Plain => {}
+        }
+    }
+
+    /// An attempt at a fetched file has failed and another one follows.
+    pub(crate) fn download_failed(&self, name: &str, why: &str) {
+        match self {
+            Self::Json => println!("{}", json!({"event": "download-failed", "file": name, "error": why})),
+            Self::Bar(bar) => bar.println(why),
+            Self::Plain => eprintln!("  {why}"),
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&self) {
+        if let Self::Bar(bar) = self {
+            bar.reset();
+        }
+    }
+
     pub(crate) fn unchanged(&self, manifest: &Manifest) {
         match self {
             Self::Json => println!(

@@ -4,7 +4,12 @@ use camino::Utf8Path;
 use model_assets::{dir::ModelDir, recipe::Recipe};
 use serde::Serialize;
 
-use crate::{EXIT_DOCTOR, Failure, Outcome, predict, setup, verify::refused, workspace::Workspace};
+use crate::{
+    EXIT_DOCTOR, Failure, Outcome, predict, setup,
+    verify::refused,
+    weights::token::{Token, environment},
+    workspace::Workspace,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -118,14 +123,9 @@ fn gh() -> Row {
 
 /// Says whether there is a token, never what it is.
 fn token() -> Row {
-    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let home = std::env::var("HF_HOME")
-        .or_else(|_| std::env::var("HOME").map(|h| format!("{h}/.cache/huggingface")));
-    let got = if set("HF_TOKEN") {
-        Some("HF_TOKEN is set".to_owned())
-    } else {
-        let file = Utf8Path::new(&home.unwrap_or_default()).join("token");
-        file.is_file().then(|| format!("{file} is there"))
+    let got = match Token::find(environment) {
+        Ok(token) => token.map(|token| format!("one from {}", token.origin())),
+        Err(error) => Some(format!("unusable: {error:#}")),
     };
     let fix = "export HF_TOKEN=... (only needed for gated checkpoints such as llama3.2-1b)";
     row("hub token", got, Status::Warn, "a Hugging Face token", fix)

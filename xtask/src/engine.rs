@@ -167,7 +167,7 @@ impl Engine {
 
     /// Runs a command of the engine and returns its standard output; ends it when this process is interrupted.
     fn run(&self, command: &str, files: &Files, arguments: &[&str]) -> anyhow::Result<String> {
-        supervise::watch_for_interrupts()?;
+        supervise::watch_interrupts()?;
         let words = if command == "bench" { Vec::new() } else { files.words() };
         // Files and not pipes: nothing blocks while this side only waits.
         let (stdout, stderr) = (self.place("stdout")?, self.place("stderr")?);

@@ -3,6 +3,7 @@
 //! **Invariant:** links no C++ and never depends on the app.
 
 mod bench;
+mod ci;
 mod console;
 mod diff;
 mod doctor;
@@ -13,6 +14,7 @@ mod export;
 mod fuzz;
 mod inspect;
 mod inspect_app;
+mod lint_workflows;
 mod mutate;
 mod predict;
 mod report;
@@ -23,6 +25,7 @@ mod test;
 mod torch_index;
 mod train_tiny;
 mod verify;
+mod weights;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -48,6 +51,16 @@ pub const EXIT_DOCTOR: u8 = 7;
 pub const EXIT_UNSUPPORTED: u8 = 8;
 /// `diff` found that the files differ.
 pub const EXIT_DIFFERENT: u8 = 9;
+/// The checkpoint could not be fetched, or is not what was promised.
+pub const EXIT_FETCH: u8 = 20;
+/// The hub wants a licence accepted or a token.
+pub const EXIT_ACCESS: u8 = 21;
+/// The GitHub CLI is missing, too old, or knows no repository.
+pub const EXIT_GH: u8 = 22;
+/// The GitHub CLI is not logged in, or its account may not do this.
+pub const EXIT_GH_ACCESS: u8 = 23;
+/// The run on GitHub failed.
+pub const EXIT_RUN: u8 = 24;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
@@ -64,6 +77,10 @@ enum Command {
     Setup,
     /// Export a model, prove what its bytes say, and publish it
     Export(export::Args),
+    /// Fetch and prove a model's checkpoint from the Hugging Face hub
+    Weights(weights::Args),
+    /// Export on GitHub Actions: set up, start, watch, bring home
+    Ci(ci::Args),
     /// Prove a published model, or any `.pte` file, again
     Verify(verify::Args),
     /// Measure speed, memory and energy of a model in the runtime that ships
@@ -82,6 +99,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Train the embedded default model again (half an hour on one core)
     TrainTiny(train_tiny::Args),
+    /// Lint the GitHub workflows with actionlint and zizmor
+    LintWorkflows(lint_workflows::Args),
     /// Run every test
     Test(test::Args),
 }
@@ -122,6 +141,8 @@ fn main() -> std::process::ExitCode {
                 Command::Doctor(args) => doctor::run(&workspace, &args),
                 Command::Setup => setup::run(&workspace),
                 Command::Export(args) => export::run(&workspace, &args),
+                Command::Weights(args) => weights::run(&workspace, &args),
+                Command::Ci(args) => ci::run(&workspace, &args),
                 Command::Verify(args) => verify::run(&workspace, &args),
                 Command::Bench(args) => bench::run(&workspace, &args),
                 Command::Eval(args) => eval::run(&workspace, &args),
@@ -131,6 +152,7 @@ fn main() -> std::process::ExitCode {
                 Command::Mutate(args) => mutate::run(&workspace, &args),
                 Command::Fuzz(args) => fuzz::run(&workspace, &args),
                 Command::TrainTiny(args) => train_tiny::run(&workspace, &args),
+                Command::LintWorkflows(args) => lint_workflows::run(&workspace, &args),
                 Command::Test(args) => test::run(&workspace, &args),
             }
         });

@@ -43,12 +43,20 @@ pub(crate) struct Bounds {
 /// Set by the first Ctrl-C or SIGTERM.
 pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C and SIGTERM set [`INTERRUPTED`] and end nothing by themselves: whoever waits looks at it.
-pub(crate) fn watch_for_interrupts() -> anyhow::Result<()> {
-    static ONCE: std::sync::Once = std::sync::Once::new();
+/// Turns Ctrl-C and SIGTERM into [`INTERRUPTED`]; a second call changes nothing.
+pub(crate) fn watch_interrupts() -> anyhow::Result<()> {
+    static WATCHED: std::sync::Once = std::sync::Once::new();
     let mut outcome = Ok(());
-    ONCE.call_once(|| outcome = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)));
-    outcome.context("cannot watch for Ctrl-C")
+    WATCHED.call_once(|| {
+        outcome = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
+            .context("cannot watch for Ctrl-C");
+    });
+    outcome
+}
+
+/// Whether Ctrl-C or SIGTERM has come.
+pub(crate) fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
 }
 
 const TAIL_LINES_MAX: usize = 20;
@@ -77,6 +85,9 @@ pub(crate) fn run(
     let (stdin, _held_open) = std::io::pipe()?;
     let reader = duct::cmd!(python.as_str(), "-I", "-B", script.as_str(), request.as_str())
         .env("PROOFMARK_PARENT_PIPE", "1")
+        // The worker reads files only: it has no use for the hub's token.
+        .env_remove("HF_TOKEN")
+        .env_remove("HUGGING_FACE_HUB_TOKEN")
         .stdin_file(stdin)
         .stderr_to_stdout()
         .unchecked()

@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 
-use crate::{EXIT_TESTS, Failure, Outcome, export, fuzz, setup, workspace::Workspace};
+use crate::{EXIT_TESTS, Failure, Outcome, export, fuzz, lint_workflows, setup, workspace::Workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -12,6 +12,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    lint_workflows::run(workspace, &lint_workflows::Args::of_repository())?;
     setup::ensure(workspace)?;
     // The app cannot be built, nor the engine tested, without a proved model.
     export::run(workspace, &export::Args::of_default_model())?;

@@ -44,6 +44,11 @@ impl Workspace {
         self.state().join("rehearsal")
     }
 
+    /// Checkpoints from the hub, by repository and commit.
+    pub(crate) fn weights(&self) -> Utf8PathBuf {
+        self.state().join("weights")
+    }
+
     pub(crate) fn python_sources(&self) -> Utf8PathBuf {
         self.root.join("xtask/python")
     }

@@ -41,8 +41,17 @@ fn a_model_that_does_not_exist() {
 }
 
 #[test]
-fn a_hub_model_cannot_be_exported_yet() {
+fn a_dry_run_of_a_hub_model_plans_the_fetch() {
     let (code, text) = xtask(&["export", "llama3.2-1b", "--dry-run"]);
+    assert_eq!(code, 0, "{text}");
+    let plan: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(plan["fetch"], "meta-llama/Llama-3.2-1B-Instruct@9213176726f574b556790deb65791e0c5aa438b6");
+    assert_eq!(plan["have"], false);
+}
+
+#[test]
+fn offline_a_hub_model_needs_its_checkpoint() {
+    let (code, text) = xtask(&["export", "llama3.2-1b", "--offline"]);
     insta::assert_snapshot!(format!("exit code {code}\n{text}"));
 }
 

@@ -16,8 +16,9 @@ use serde_json::json;
 
 use super::Bench;
 use crate::{
-    setup,
+    Failure, setup,
     supervise::{self, Bounds},
+    weights,
 };
 
 const STALL: Duration = Duration::from_secs(600);
@@ -75,7 +76,7 @@ pub(super) fn ask(bench: &Bench<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> a
     ]);
     fs::write(&request, serde_json::to_vec(&asked)?)?;
     bench.console.step("eager model");
-    supervise::watch_for_interrupts()?;
+    supervise::watch_interrupts()?;
     let bounds = Bounds { memory_bytes_max: MEMORY_BYTES_MAX, stall: STALL };
     let script = bench.workspace.python_sources().join("proofmark_worker/run.py");
     let log = work.join("log.txt");
@@ -135,10 +136,11 @@ fn source(bench: &Bench<'_>, checkpoint: &Checkpoint) -> anyhow::Result<serde_js
             .canonicalize_utf8()
             .with_context(|| format!("{given}: cannot be opened, expected a checkpoint directory"))?,
         (None, Source::Path { path }) => bench.dir.path().join(path),
-        (None, Source::Hub { repo, revision }) => {
-            bail!(
-                "{repo}@{revision}: got no checkpoint, expected --checkpoint DIR with the one that was exported"
-            )
+        // The checkpoint that was exported, from the cache when it is still there.
+        (None, Source::Hub { repo, revision, .. }) => {
+            weights::checkpoint(bench.workspace, &bench.claim.recipe, false, bench.console)
+                .map_err(Failure::into_error)?
+                .with_context(|| format!("{repo}@{revision}: got no checkpoint, expected --checkpoint DIR"))?
         }
     };
     Ok(json!({"kind": "safetensors", "dir": folder}))

@@ -12,12 +12,12 @@ mod publish;
 use std::{fs, sync::atomic::Ordering};
 
 use anyhow::{Context as _, anyhow};
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     check::{self, Profile},
     dir::ModelDir,
     manifest::{EvidenceBinding, LOG_FILE},
-    recipe::Source,
+    recipe::{Recipe, Source},
 };
 
 use crate::{
@@ -27,12 +27,13 @@ use crate::{
     setup::{self, Receipt},
     supervise,
     verify::{self, refused},
+    weights,
     workspace::Workspace,
 };
 
 use self::{inputs::inputs_digest, job::Job};
 
-pub(crate) use self::publish::write_manifest;
+pub(crate) use self::publish::{WORK_PTE, WORK_REFERENCE, publish, write_manifest};
 
 const ATTEMPTS_MAX: u32 = 2;
 const LOG_TAIL_LINES: usize = 40;
@@ -48,6 +49,9 @@ pub(crate) struct Args {
     /// Read the checkpoint (config.json, *.safetensors, tokenizer.json) from this directory
     #[arg(long, value_name = "DIR", conflicts_with = "rehearse")]
     checkpoint: Option<Utf8PathBuf>,
+    /// Use a checkpoint from the hub only if it was fetched before (also `HF_HUB_OFFLINE=1`)
+    #[arg(long, conflicts_with = "checkpoint")]
+    offline: bool,
     /// Export although nothing has changed
     #[arg(long)]
     force: bool,
@@ -85,7 +89,17 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let dir = if args.rehearse { ModelDir::new(workspace.rehearsals(), &args.model) } else { dir };
     let source = if args.rehearse { recipe.rehearsal().source } else { recipe.source.clone() };
     let work = workspace.state().join("work").join(&args.model);
-    let checkpoint = checkpoint(&dir, &source, args)?;
+    if args.dry_run
+        && let (Source::Hub { .. }, None) = (&source, &args.checkpoint)
+    {
+        // What the worker would be asked depends on files that a dry run does not fetch.
+        let plan = weights::Plan::new(&recipe, &workspace.weights(), args.offline, String::new());
+        let plan = plan.map(|plan| plan.describe()).transpose()?;
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+        return Ok(());
+    }
+    let console = Console::new(args.json);
+    let checkpoint = checkpoint(workspace, &dir, &recipe, &source, args, &console)?;
     let inputs = inputs_digest(
         checkpoint.as_deref(),
         &recipe,
@@ -93,7 +107,6 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         &job::heldout_texts(workspace, &dir),
         workspace,
     )?;
-    let console = Console::new(args.json);
     let job = Job { workspace, dir, recipe, policy, source, checkpoint, inputs, work, console };
     let published = job.dir.manifest().ok().flatten();
     if let Some(manifest) = &published
@@ -110,12 +123,19 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
     preflight(&job, args)?;
     let receipt = setup::ensure(workspace)?;
-    let _lock = lock(workspace, &args.model)?;
+    let _lock = lock(&workspace.state().join("locks"), &args.model)?;
     attempts(&job, args, &receipt)
 }
 
 /// Where the weights are read from; `None` for random ones.
-fn checkpoint(dir: &ModelDir, source: &Source, args: &Args) -> Result<Option<Utf8PathBuf>, Failure> {
+fn checkpoint(
+    workspace: &Workspace,
+    dir: &ModelDir,
+    recipe: &Recipe,
+    source: &Source,
+    args: &Args,
+    console: &Console,
+) -> Result<Option<Utf8PathBuf>, Failure> {
     match (source, &args.checkpoint) {
         (Source::Random { .. }, _) => Ok(None),
         (_, Some(given)) => {
@@ -126,15 +146,7 @@ fn checkpoint(dir: &ModelDir, source: &Source, args: &Args) -> Result<Option<Utf
             ))
         }
         (Source::Path { path }, None) => Ok(Some(dir.path().join(path))),
-        (Source::Hub { repo, revision }, None) => {
-            let error = anyhow!("{repo}@{revision}: fetching from the hub is not built yet");
-            let name = dir.name();
-            let hint = format!(
-                "download it, then run: cargo xtask export {name} --checkpoint DIR; without it: cargo xtask export \
-                 {name} --rehearse"
-            );
-            Err(Failure::new(EXIT_EXPORT, error, hint))
-        }
+        (Source::Hub { .. }, None) => weights::checkpoint(workspace, recipe, args.offline, console),
     }
 }
 
@@ -156,8 +168,7 @@ fn preflight(job: &Job<'_>, args: &Args) -> Outcome {
             ));
         }
     }
-    supervise::watch_for_interrupts()?;
-    Ok(())
+    Ok(supervise::watch_interrupts()?)
 }
 
 /// The report of an export that failed for good: what a person needs to take it from here.
@@ -212,10 +223,9 @@ fn is_proved(dir: &ModelDir) -> bool {
     fresh && verify::reference(dir, &claim).is_ok() && dir.open_pte(&claim.manifest).is_ok_and(whole)
 }
 
-/// One export of a model at a time.
-fn lock(workspace: &Workspace, model: &str) -> Result<fs::File, Failure> {
-    let folder = workspace.state().join("locks");
-    fs::create_dir_all(&folder)?;
+/// One export, or import, of a model at a time.
+pub(crate) fn lock(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> {
+    fs::create_dir_all(folder)?;
     let path = folder.join(model);
     let file = fs::File::create(&path).with_context(|| format!("{path}: cannot be made"))?;
     file.try_lock().map_err(|_| {

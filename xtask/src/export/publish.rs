@@ -15,12 +15,12 @@ use model_assets::{
 };
 
 /// Name of the `.pte` in a work directory.
-pub(super) const WORK_PTE: &str = "model.pte";
+pub(crate) const WORK_PTE: &str = "model.pte";
 /// Name of the reference logits in a work directory.
-pub(super) const WORK_REFERENCE: &str = "reference.safetensors";
+pub(crate) const WORK_REFERENCE: &str = "reference.safetensors";
 
 /// Moves a proven model into its directory. See [`model_assets::dir`] for why the order is safe.
-pub(super) fn publish(
+pub(crate) fn publish(
     dir: &ModelDir,
     validated: &Validated<fs::File>,
     manifest: &Manifest,

@@ -1,0 +1,263 @@
+//! `cargo xtask weights`: the checkpoint of a recipe, from the Hugging Face hub.
+//!
+//! **Invariant:** a checkpoint is named by repository and commit, each file by the digest that the hub's list gives (and
+//! the recipe's, once it has one). So what is there already is proved without the network, and `--offline` is the same
+//! code without the last resort.
+
+mod cache;
+mod client;
+mod download;
+mod endpoint;
+mod fault;
+mod progress;
+pub(crate) mod token;
+mod tree;
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::{
+    dir::ModelDir,
+    manifest::FileRecord,
+    recipe::{Recipe, Source},
+};
+use serde_json::json;
+
+use crate::{
+    EXIT_FETCH, Failure, Outcome, console::Console, predict, supervise, verify::refused, workspace::Workspace,
+};
+
+use self::{
+    cache::Receipt,
+    client::Client,
+    endpoint::Endpoint,
+    fault::{Fault, Patience},
+    progress::Progress,
+    token::{Token, environment},
+    tree::{INDEX, Tree, Wanted},
+};
+
+/// Disk that must stay free.
+const DISK_SPARE_BYTES: u64 = 256 << 20;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model: a directory of `model-assets/models` whose recipe has a hub source
+    #[arg(default_value = "llama3.2-1b")]
+    model: String,
+    /// Use only what was fetched before (also `HF_HUB_OFFLINE=1`)
+    #[arg(long)]
+    offline: bool,
+    /// Print the plan and do nothing; asks the hub nothing either
+    #[arg(long)]
+    dry_run: bool,
+    /// Print events as JSON lines on standard output instead of progress
+    #[arg(long)]
+    json: bool,
+    /// Seconds without a byte, or with fewer than 1 KiB a second, after which a connection counts as stalled
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    stall_timeout: u64,
+    /// Failed attempts in a row at one file before giving up
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
+    attempts: u32,
+    /// Look for the model in this directory
+    #[arg(long, value_name = "DIR")]
+    models: Option<Utf8PathBuf>,
+    /// Keep checkpoints in this directory
+    #[arg(long, value_name = "DIR")]
+    cache: Option<Utf8PathBuf>,
+}
+
+/// What decides a fetch: pure data, printed by `--dry-run`.
+pub(crate) struct Plan {
+    recipe: Recipe,
+    repo: String,
+    revision: String,
+    folder: Utf8PathBuf,
+    offline: bool,
+    patience: Patience,
+    again: String,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    let models = args.models.clone().unwrap_or_else(|| workspace.models());
+    let recipe = ModelDir::new(models, &args.model).recipe().map_err(refused)?;
+    let cache = args.cache.clone().unwrap_or_else(|| workspace.weights());
+    let again = format!("cargo xtask weights {}", args.model);
+    let mut plan = Plan::new(&recipe, &cache, args.offline, again).ok_or_else(|| {
+        let error = anyhow!("`{}`: its recipe has no hub source, nothing is to be fetched", args.model);
+        Failure::new(EXIT_FETCH, error, format!("run: cargo xtask export {}", args.model))
+    })?;
+    plan.patience = Patience::new(Duration::from_secs(args.stall_timeout), args.attempts);
+    if args.dry_run {
+        println!("{}", serde_json::to_string_pretty(&plan.describe()?)?);
+        return Ok(());
+    }
+    let receipt = plan.fetch(&Console::new(args.json))?;
+    if !args.json {
+        println!("{}: {} files, every digest right", plan.folder, receipt.files.len());
+        if matches!(&recipe.source, Source::Hub { files, .. } if files.is_empty()) {
+            println!("to pin these very bytes, put this below `revision` in {}/recipe.toml:\n", args.model);
+            print!("{}", receipt.pins());
+        }
+    }
+    Ok(())
+}
+
+impl Plan {
+    /// The plan of an export; `None` for a recipe without a hub source.
+    pub(crate) fn new(recipe: &Recipe, weights: &Utf8Path, offline: bool, again: String) -> Option<Self> {
+        let Source::Hub { repo, revision, .. } = &recipe.source else { return None };
+        let said = environment("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
+        Some(Self {
+            recipe: recipe.clone(),
+            repo: repo.clone(),
+            revision: revision.clone(),
+            folder: cache::folder(weights, repo, revision),
+            offline: offline || ["1", "true", "yes", "on"].contains(&said.as_str()),
+            patience: Patience::new(Duration::from_secs(30), 6),
+            again,
+        })
+    }
+
+    /// The plan as data: what would be asked of whom, and put where. The token is named by its origin only.
+    pub(crate) fn describe(&self) -> anyhow::Result<serde_json::Value> {
+        let endpoint = Endpoint::find(environment)?;
+        let token = Token::find(environment)?;
+        let Self { repo, revision, folder, .. } = self;
+        Ok(json!({
+            "fetch": format!("{repo}@{revision}"), "into": folder, "offline": self.offline,
+            "have": Receipt::proved(folder, &self.recipe).is_ok_and(|receipt| receipt.is_some()),
+            "list": endpoint.url(&format!("api/models/{repo}/tree/{revision}"))?.to_string(),
+            "files": endpoint.url(&format!("{repo}/resolve/{revision}/"))?.to_string(),
+            "wanted": [tree::CONFIG, self.recipe.tokens.tokenizer, format!("{} or {INDEX} and its shards", tree::SINGLE)],
+            "weights_bytes_max": tree::weights_bytes_max(&self.recipe),
+            "pinned": matches!(&self.recipe.source, Source::Hub { files, .. } if !files.is_empty()),
+            "token": token.as_ref().map_or("none", Token::origin),
+        }))
+    }
+
+    /// Makes the folder whole and proves it.
+    fn fetch(&self, console: &Console) -> Result<Receipt, Failure> {
+        self.fetch_or_fault(console).map_err(|fault| fault.into_failure(&self.again))
+    }
+
+    fn fetch_or_fault(&self, console: &Console) -> Result<Receipt, Fault> {
+        supervise::watch_interrupts()?;
+        let found = Receipt::proved(&self.folder, &self.recipe);
+        if let Ok(Some(receipt)) = found {
+            return Ok(receipt);
+        }
+        if self.offline {
+            let why = found.err().unwrap_or_else(|| anyhow!("{}: nothing whole is there", self.folder));
+            let hint = format!("without --offline and HF_HUB_OFFLINE, run: {}", self.again);
+            return Err(Fault::Fatal { error: why.context("offline"), hint: Some(hint) });
+        }
+        fs::create_dir_all(&self.folder).with_context(|| format!("{}: cannot be made", self.folder))?;
+        let _lock = self.lock()?;
+        let (endpoint, token) = (Endpoint::find(environment)?, Token::find(environment)?);
+        let client = Client::new(endpoint, token, self.patience, &self.repo, &self.revision);
+        let tree = Tree::fetch(&client)?;
+        let mut progress = Progress::new(console);
+        let wanted = tree.needed(&self.recipe)?;
+        self.room(&wanted)?;
+        let mut records = self.files(&client, &wanted, &mut progress)?;
+        if wanted.iter().any(|wanted| wanted.name == INDEX) {
+            let index = fs::read(self.folder.join(INDEX))?;
+            let shards = tree.shards(&index, &self.recipe)?;
+            self.room(&shards)?;
+            records.extend(self.files(&client, &shards, &mut progress)?);
+        }
+        progress.finish();
+        cache::no_strangers(&self.folder, &records)?;
+        self.all_pinned(&records)?;
+        let receipt = Receipt::new(&self.repo, &self.revision, records);
+        receipt.write(&self.folder)?;
+        Ok(receipt)
+    }
+
+    fn files(
+        &self,
+        client: &Client,
+        wanted: &[Wanted],
+        progress: &mut Progress<'_>,
+    ) -> Result<Vec<FileRecord>, Fault> {
+        let one = |wanted: &Wanted| {
+            download::file(client, &self.folder, wanted, &mut |bytes, failed| {
+                progress.seen(&wanted.name, bytes, wanted.bytes, failed);
+            })
+        };
+        wanted.iter().map(one).collect()
+    }
+
+    /// Refuses what cannot fit: the shapes bound the sum of the weights, and the disk bounds what is still to come.
+    fn room(&self, wanted: &[Wanted]) -> Result<(), Fault> {
+        let (total, most) = (sum(wanted.iter().map(|w| w.bytes)), tree::weights_bytes_max(&self.recipe));
+        // Configuration and tokenizer have bounds of their own.
+        let most = most.saturating_add(128 << 20);
+        if total > most {
+            return Err(anyhow!(
+                "the hub declares {total} bytes, expected at most {most} for the recipe's shapes"
+            )
+            .into());
+        }
+        let missing = sum(wanted.iter().map(|wanted| download::missing_bytes(&self.folder, wanted)));
+        match predict::free_disk_bytes(&self.folder) {
+            Some(free) if free < missing.saturating_add(DISK_SPARE_BYTES) => {
+                let needed = missing.saturating_add(DISK_SPARE_BYTES);
+                let error =
+                    anyhow!("{}: got {free} bytes of free disk, expected at least {needed}", self.folder);
+                Err(Fault::Fatal {
+                    error,
+                    hint: Some("free space on this disk, then run the command again".to_owned()),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A recipe that pins files pins exactly what was fetched.
+    fn all_pinned(&self, records: &[FileRecord]) -> Result<(), Fault> {
+        let Source::Hub { files, .. } = &self.recipe.source else { return Ok(()) };
+        match files.keys().find(|name| !records.iter().any(|record| record.name == **name)) {
+            None => Ok(()),
+            Some(name) => Err(anyhow!("{name}: pinned by the recipe, but not part of the checkpoint").into()),
+        }
+    }
+
+    /// One fetch of a checkpoint at a time; the second waits.
+    fn lock(&self) -> Result<fs::File, Fault> {
+        let path = self.folder.join(".lock");
+        let file = fs::File::create(&path).with_context(|| format!("{path}: cannot be made"))?;
+        let mut told = false;
+        while file.try_lock().is_err() {
+            if supervise::interrupted() {
+                return Err(Fault::Interrupted);
+            }
+            if !told {
+                eprintln!("waiting for another fetch of {} to finish", self.repo);
+                told = true;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(file)
+    }
+}
+
+/// The checkpoint that an export reads, fetched if need be; `None` for a recipe without a hub source.
+pub(crate) fn checkpoint(
+    workspace: &Workspace,
+    recipe: &Recipe,
+    offline: bool,
+    console: &Console,
+) -> Result<Option<Utf8PathBuf>, Failure> {
+    let again = format!("cargo xtask export {}", recipe.name);
+    let Some(plan) = Plan::new(recipe, &workspace.weights(), offline, again) else { return Ok(None) };
+    plan.fetch(console)?;
+    Ok(Some(plan.folder))
+}
+
+fn sum(parts: impl Iterator<Item = u64>) -> u64 {
+    parts.fold(0, u64::saturating_add)
+}

@@ -1,0 +1,223 @@
+//! What the hub says is in the repository, and which of it an export reads.
+//!
+//! **Invariant:** every name that becomes a path is plain (no separator, not hidden) and is in the hub's own list;
+//! every file has a size below its limit and a digest before its first byte is asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, anyhow, ensure};
+use model_assets::{
+    digest::Digest,
+    limits::{CHECKPOINT_FILES_MAX, TOKENIZER_BYTES_MAX},
+    recipe::{Recipe, Source},
+};
+use serde::Deserialize;
+use ureq::http::Uri;
+
+use crate::predict;
+
+use super::{
+    client::{Client, text},
+    fault::{Attempts, Fault},
+};
+
+const PAGE_BYTES_MAX: u64 = 8 << 20;
+const PAGES_MAX: usize = 20;
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Largest `model.safetensors.index.json` that is read.
+pub(super) const INDEX_BYTES_MAX: u64 = 16 << 20;
+/// Headers of safetensors files, beside their tensors.
+const HEADERS_BYTES_MAX: u64 = 64 << 20;
+
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// What a file's bytes must hash to, by the hub's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// Of a file in large-file storage.
+    Sha256(Digest),
+    /// SHA-1 of git's blob object, of any other file.
+    GitBlob([u8; 20]),
+}
+
+/// A file that is wanted.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    pub(super) expected: Expected,
+    /// The recipe's own digest.
+    pub(super) pin: Option<Digest>,
+}
+
+/// One entry of the tree API; keys that are not used are ignored, the API grows.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "type")]
+    kind: String,
+    path: String,
+    oid: String,
+    #[serde(default)]
+    size: u64,
+    lfs: Option<Lfs>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    oid: String,
+    size: u64,
+}
+
+/// The hub's list of the repository's top-level files.
+pub(super) struct Tree(BTreeMap<String, (u64, Expected)>);
+
+impl Tree {
+    /// Asks for the list, page by page.
+    pub(super) fn fetch(client: &Client) -> Result<Self, Fault> {
+        let mut files = BTreeMap::new();
+        let mut url = client.tree_url()?;
+        for _ in 0..PAGES_MAX {
+            let (entries, next) = page(client, &url)?;
+            for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
+                let (name, file) = entry.read().map_err(|error| client_error(client, &error))?;
+                if files.insert(name.clone(), file).is_some() {
+                    return Err(Fault::fatal(anyhow!("list of files: `{}` twice", client.tame(&name))));
+                }
+            }
+            let Some(next) = next else { return Ok(Self(files)) };
+            url = client.endpoint.follow(&url, &next)?;
+            if !client.endpoint.owns(&url) {
+                return Err(Fault::fatal(anyhow!("list of files: its next page is on another host")));
+            }
+        }
+        Err(Fault::fatal(anyhow!("list of files: more than {PAGES_MAX} pages")))
+    }
+
+    /// The files that are always needed, and the one that has or lists the weights.
+    pub(super) fn needed(&self, recipe: &Recipe) -> anyhow::Result<Vec<Wanted>> {
+        let weights = if self.0.contains_key(SINGLE) { SINGLE } else { INDEX };
+        let files = [CONFIG, recipe.tokens.tokenizer.as_str(), weights];
+        files.into_iter().map(|name| self.want(name, recipe)).collect()
+    }
+
+    /// The shards that an index names.
+    pub(super) fn shards(&self, index: &[u8], recipe: &Recipe) -> anyhow::Result<Vec<Wanted>> {
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let index: Index = serde_json::from_slice(index).with_context(|| format!("{INDEX}: not an index"))?;
+        let names: BTreeSet<_> = index.weight_map.into_values().collect();
+        ensure!(!names.is_empty(), "{INDEX}: names no file");
+        let count = names.len();
+        ensure!(
+            count <= CHECKPOINT_FILES_MAX,
+            "{INDEX}: names {count} files, expected at most {CHECKPOINT_FILES_MAX}"
+        );
+        for name in &names {
+            let expected = "expected a plain `*.safetensors` name";
+            ensure!(is_plain(name) && name.ends_with(".safetensors"), "{INDEX}: names {name:?}, {expected}");
+        }
+        names.iter().map(|name| self.want(name, recipe)).collect()
+    }
+
+    fn want(&self, name: &str, recipe: &Recipe) -> anyhow::Result<Wanted> {
+        let (bytes, expected) =
+            *self.0.get(name).with_context(|| format!("{name}: not in the repository at this revision"))?;
+        let most = bytes_max(name, recipe);
+        ensure!(bytes <= most, "{name}: the hub declares {bytes} bytes, expected at most {most}");
+        ensure!(bytes > 0, "{name}: the hub declares 0 bytes");
+        let pin = match &recipe.source {
+            Source::Hub { files, .. } if !files.is_empty() => Some(
+                *files
+                    .get(name)
+                    .with_context(|| format!("{name}: has no digest in the recipe's `source.files`"))?,
+            ),
+            _ => None,
+        };
+        if let (Some(pin), Expected::Sha256(hub)) = (pin, expected) {
+            ensure!(pin == hub, "{name}: the hub has sha256 {hub}, expected the recipe's {pin}");
+        }
+        Ok(Wanted { name: name.to_owned(), bytes, expected, pin })
+    }
+}
+
+/// Largest size of a file that the recipe's shapes explain.
+fn bytes_max(name: &str, recipe: &Recipe) -> u64 {
+    match name {
+        CONFIG => CONFIG_BYTES_MAX,
+        INDEX => INDEX_BYTES_MAX,
+        _ if name.ends_with(".safetensors") => weights_bytes_max(recipe),
+        _ => TOKENIZER_BYTES_MAX,
+    }
+}
+
+/// All weights together: four bytes a parameter is the widest type that is exported from.
+pub(super) fn weights_bytes_max(recipe: &Recipe) -> u64 {
+    4 * predict::parameters(recipe) + HEADERS_BYTES_MAX
+}
+
+impl Entry {
+    fn read(self) -> Result<(String, (u64, Expected)), String> {
+        let wrong = |what: &str| Err(format!("list of files: `{}`: {what}", self.path));
+        let Some(lfs) = &self.lfs else {
+            let Some(oid) = hex20(&self.oid) else { return wrong("its oid is not 40 hex digits") };
+            return Ok((self.path, (self.size, Expected::GitBlob(oid))));
+        };
+        let Some(oid) = Digest::parse(&lfs.oid) else { return wrong("its lfs oid is not 64 hex digits") };
+        Ok((self.path, (lfs.size, Expected::Sha256(oid))))
+    }
+}
+
+fn client_error(client: &Client, error: &str) -> Fault {
+    Fault::fatal(anyhow!("{}", client.tame(error)))
+}
+
+/// One page and where the next one is.
+fn page(client: &Client, url: &Uri) -> Result<(Vec<Entry>, Option<String>), Fault> {
+    let mut attempts = Attempts::new();
+    loop {
+        let got = client.get(url, None).and_then(|mut reply| {
+            let mut bytes = Vec::new();
+            client.read(reply.body_mut(), PAGE_BYTES_MAX, |part| {
+                bytes.extend_from_slice(part);
+                Ok(())
+            })?;
+            Ok((bytes, text(reply.headers(), "link").and_then(next_page)))
+        });
+        match got {
+            Ok((bytes, next)) => {
+                let entries = serde_json::from_slice(&bytes);
+                let entries =
+                    entries.map_err(|error| client_error(client, &format!("list of files: {error}")))?;
+                return Ok((entries, next));
+            }
+            Err(fault) => drop(attempts.next(fault, false, &client.patience)?),
+        }
+    }
+}
+
+/// The target of `rel="next"` in a `Link` header.
+fn next_page(link: &str) -> Option<String> {
+    let next = link.split(',').find(|part| part.contains("rel=\"next\""))?;
+    Some(next.split_once('<')?.1.split_once('>')?.0.to_owned())
+}
+
+/// A name that is a file in this folder and nowhere else.
+pub(super) fn is_plain(name: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    (1..=200).contains(&name.len()) && !name.starts_with('.') && name.chars().all(known)
+}
+
+fn hex20(text: &str) -> Option<[u8; 20]> {
+    let mut bytes = [0; 20];
+    if text.len() != 40 || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
