@@ -3,6 +3,8 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail by panicking")]
 
+mod github;
+
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
@@ -276,4 +278,69 @@ fn hostile_artifacts_are_refused_and_change_nothing() {
         assert!(!stage.published(), "{name} was published");
     }
     println!("{} hostile artifacts", table.len());
+}
+
+/// The same way with the real `gh`, where it is installed (`.ci/run` installs it): its arguments, its sealing of the
+/// secret, its unpacking. The repository and the push are made beforehand: the local API serves no git.
+#[test]
+fn the_real_gh_against_a_local_api() {
+    if Command::new("gh").arg("--version").output().is_err() {
+        println!("gh is not installed here: only its double was used");
+        return;
+    }
+    let stage = Stage::new();
+    fs::remove_file(stage.path("bin/gh")).unwrap();
+    let tree = stage.path("tree");
+    let git = |arguments: &[&str]| {
+        let identity = ["-c", "user.name=a", "-c", "user.email=a@b"];
+        let output = Command::new("git").args(identity).args(arguments).current_dir(&tree).output().unwrap();
+        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    for arguments in [
+        &["init", "--quiet", "--initial-branch", "main"][..],
+        &["add", "--all"],
+        &["commit", "--quiet", "--message", "first"],
+        &["remote", "add", "origin", "https://github.localhost/acme/proof.git"],
+    ] {
+        git(arguments);
+    }
+    let names = [
+        "manifest.json",
+        "tiny-int8-seq512.pte",
+        "tiny-int8-seq512.reference",
+        "export_pte_log.txt",
+        "tokenizer.json",
+    ];
+    let files = names.map(|name| (name, fs::read(stage.path("double/artifact").join(name)).unwrap()));
+    let state = github::State {
+        head: git(&["rev-parse", "HEAD"]),
+        artifact: github::zip(&files),
+        ..github::State::default()
+    };
+    let (proxy, state) = github::start(state);
+    let config = stage.path("gh");
+    let environment = [
+        ("GH_HOST", "github.localhost"),
+        ("GH_TOKEN", "gho_of_this_test"),
+        ("GH_CONFIG_DIR", config.to_str().unwrap()),
+        ("HTTP_PROXY", &proxy),
+        ("http_proxy", &proxy),
+        ("NO_PROXY", ""),
+        ("no_proxy", ""),
+    ];
+    let (code, text) = stage.ci(&["setup"], &environment);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = stage.ci(&["run", "tiny"], &environment);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("tiny-int8-seq512.pte: published") && stage.published(), "{text}");
+    let asked = state.lock().unwrap();
+    let sealed =
+        asked.asked.iter().find(|(line, _)| line.starts_with("PUT ")).map(|(_, body)| body.clone()).unwrap();
+    assert!(sealed.contains("encrypted_value"), "{sealed}");
+    assert!(
+        asked.asked.iter().all(|(line, body)| !line.contains(TOKEN) && !body.contains(TOKEN)),
+        "the token went out unsealed"
+    );
+    stage.token_is_only_the_secret();
 }

@@ -13,37 +13,37 @@ use std::{
 use model_assets::digest::Digest;
 use sha1::{Digest as _, Sha1};
 
-pub const REPO: &str = "acme/tiny-llama";
-pub const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(crate) const REPO: &str = "acme/tiny-llama";
+pub(crate) const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A request, as it came.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// Whether it reached the storage's origin and not the hub's.
-    pub storage: bool,
+    pub(crate) storage: bool,
     /// Path and query.
-    pub path: String,
+    pub(crate) path: String,
     /// Headers, names in lower case.
-    pub headers: HashMap<String, String>,
+    pub(crate) headers: HashMap<String, String>,
     /// How many requests of the same path came before.
-    pub nth: usize,
+    pub(crate) nth: usize,
 }
 
 impl Asked {
     /// A request for a file's bytes, not for a redirect to them.
-    pub fn wants(&self, name: &str) -> bool {
+    pub(crate) fn wants(&self, name: &str) -> bool {
         self.storage && self.path.split('?').next() == Some(&format!("/blob/{name}"))
     }
 
     /// A request for the list of files.
-    pub fn wants_list(&self) -> bool {
+    pub(crate) fn wants_list(&self) -> bool {
         self.path.starts_with("/api/models/")
     }
 }
 
 /// How a body is sent.
 #[derive(Debug, Clone, Copy)]
-pub enum Pace {
+pub(crate) enum Pace {
     Whole,
     /// The connection ends after so many bytes of the body.
     Cut(usize),
@@ -57,41 +57,41 @@ pub enum Pace {
 }
 
 #[derive(Debug, Clone)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
-    pub pace: Pace,
-    pub chunked: bool,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) pace: Pace,
+    pub(crate) chunked: bool,
 }
 
 impl Answer {
-    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { status, headers: Vec::new(), body: body.into(), pace: Pace::Whole, chunked: false }
     }
 
     /// With a header, in place of one of the same name.
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
         self.headers.push((name.to_owned(), value.to_string()));
         self
     }
 
-    pub fn paced(self, pace: Pace) -> Self {
+    pub(crate) fn paced(self, pace: Pace) -> Self {
         Self { pace, ..self }
     }
 }
 
 /// Bends the honest answer to a request.
-pub type Bend = dyn Fn(&Asked, Answer) -> Answer + Send + Sync;
+pub(crate) type Bend = dyn Fn(&Asked, Answer) -> Answer + Send + Sync;
 
 /// What the hub has.
 #[derive(Clone)]
-pub struct Files(pub BTreeMap<String, Vec<u8>>);
+pub(crate) struct Files(pub(crate) BTreeMap<String, Vec<u8>>);
 
 impl Files {
     /// A small checkpoint; the bytes of the weights are noise.
-    pub fn checkpoint(weights_bytes: usize) -> Self {
+    pub(crate) fn checkpoint(weights_bytes: usize) -> Self {
         let mut state = 0x9e37_79b9_u32;
         let mut noise = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -107,18 +107,18 @@ impl Files {
         Self(files.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect())
     }
 
-    pub fn with(mut self, name: &str, bytes: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn with(mut self, name: &str, bytes: impl Into<Vec<u8>>) -> Self {
         self.0.insert(name.to_owned(), bytes.into());
         self
     }
 
-    pub fn without(mut self, name: &str) -> Self {
+    pub(crate) fn without(mut self, name: &str) -> Self {
         self.0.remove(name);
         self
     }
 
     /// The entries of the tree API.
-    pub fn list(&self) -> serde_json::Value {
+    pub(crate) fn list(&self) -> serde_json::Value {
         let entry = |(name, bytes): (&String, &Vec<u8>)| {
             let blob = Sha1::digest([format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat());
             let oid: String = blob.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -136,18 +136,20 @@ impl Files {
 }
 
 /// A running server; it ends with the test's process.
-pub struct Hub {
-    pub url: String,
-    pub storage: String,
-    pub log: Arc<Mutex<Vec<Asked>>>,
+pub(crate) struct Hub {
+    pub(crate) url: String,
+    pub(crate) log: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Hub {
-    pub fn start(files: Files, bend: impl Fn(&Asked, Answer) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(
+        files: Files,
+        bend: impl Fn(&Asked, Answer) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [url, storage] = [0, 1].map(|i| format!("http://{}", listeners[i].local_addr().unwrap()));
         let log = Arc::new(Mutex::new(Vec::new()));
-        let shared: Arc<(Files, Box<Bend>, String)> = Arc::new((files, Box::new(bend), storage.clone()));
+        let shared: Arc<(Files, Box<Bend>, String)> = Arc::new((files, Box::new(bend), storage));
         for (index, listener) in listeners.into_iter().enumerate() {
             let (log, shared) = (Arc::clone(&log), Arc::clone(&shared));
             std::thread::spawn(move || {
@@ -157,10 +159,10 @@ impl Hub {
                 }
             });
         }
-        Self { url, storage, log }
+        Self { url, log }
     }
 
-    pub fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.log.lock().unwrap().clone()
     }
 }
