@@ -4,6 +4,7 @@
 mod cli;
 mod generate;
 mod library;
+mod packed;
 
 use camino::{Utf8Path, Utf8PathBuf};
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use clap::Args;
-use engine::{LoadOptions, Session, runtime};
+use engine::{PackedUse, Session, runtime};
 use model_assets::digest::Digest;
 use serde::Serialize;
 
@@ -48,6 +48,7 @@ struct Bench {
     chunk_tokens: usize,
     /// From open to a loaded method.
     load_ms: f64,
+    packed: PackedUse,
     /// The first prefill, which packs weights.
     first_prefill_ms: f64,
     first_prefill_tokens: usize,
@@ -118,9 +119,10 @@ struct EventShare {
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     args.model.set_threads()?;
+    let options = args.model.options(args.profile)?;
     let start = resident();
     let opened = Instant::now();
-    let mut session = args.model.load(&LoadOptions { profile: args.profile, ..LoadOptions::default() })?;
+    let mut session = crate::load(&args.model.model, &options)?;
     let load_ms = opened.elapsed().as_secs_f64() * 1e3;
     let loaded = resident();
     let failed = Failed::run(&args.model.model);
@@ -176,6 +178,7 @@ fn measure(
         threads,
         chunk_tokens: session.chunk(),
         load_ms,
+        packed: session.model().packed_use().clone(),
         first_prefill_ms,
         first_prefill_tokens: short.len(),
         speeds,
