@@ -153,14 +153,15 @@ pub struct Event {
 }
 
 fn check(code: u32) -> Result<(), Failure> {
-    if code == 0 {
-        return Ok(());
-    }
+    if code == 0 { Ok(()) } else { Err(Failure { code: Code(code), log: log() }) }
+}
+
+/// Takes what the runtime logged as errors in this thread's last call, one that succeeded included.
+fn log() -> String {
     let mut text = [0_u8; LOG_BYTES];
     // SAFETY: the buffer is writable and its true size is passed.
     let length = unsafe { engine_log(text.as_mut_ptr().cast(), text.len()) };
-    let log = String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned();
-    Err(Failure { code: Code(code), log })
+    String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned()
 }
 
 /// Starts the runtime once; every entry into this module passes here first.
@@ -231,7 +232,7 @@ impl Drop for Handle {
 }
 
 impl Handle {
-    /// Loads a program.
+    /// Loads a program; also what the runtime complained about although it succeeded.
     ///
     /// # Safety
     /// `bytes` must stay valid and unchanged until the handle is dropped.
@@ -239,7 +240,7 @@ impl Handle {
         bytes: *const [u8],
         options: &[BackendOption],
         profile: bool,
-    ) -> Result<Self, Failure> {
+    ) -> Result<(Self, String), Failure> {
         start()?;
         let raw: Vec<RawOption> = options
             .iter()
@@ -258,8 +259,9 @@ impl Handle {
         check(unsafe {
             engine_load(bytes.cast(), bytes.len(), raw.as_ptr(), raw.len(), profile, &mut model)
         })?;
+        let complaints = log();
         NonNull::new(model)
-            .map(Self)
+            .map(|model| (Self(model), complaints))
             .ok_or_else(|| Failure { code: Code(1), log: "loading yielded no model".into() })
     }
 

@@ -19,6 +19,7 @@ pub mod generate;
 #[cfg(test)]
 mod kernel_tests;
 mod model;
+mod packed;
 pub mod runtime;
 pub mod sample;
 mod session;
@@ -28,4 +29,5 @@ pub use bytes::{MODEL_ALIGNMENT, ModelBytes};
 pub use error::{Code, Error, Failure, Result};
 pub use ffi::{BackendOption, Event, OptionValue, Value};
 pub use model::{LoadOptions, Metadata, Model};
+pub use packed::{PackedCache, PackedUse};
 pub use session::{PREFILL_CHUNK_TOKENS, Session};

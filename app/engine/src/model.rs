@@ -4,12 +4,14 @@
 //! and yields logits `f32 [.., vocabulary]`; so a session can feed it without looking at it again.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 
 use model_assets::limits::{SEQ_LEN_TOKENS_MAX, VOCAB_ROWS_MAX};
 
 use crate::bytes::{Mapped, ModelBytes};
 use crate::error::{Error, Result};
 use crate::ffi::{BackendOption, Event, Handle, TensorInfo, Value};
+use crate::packed::{self, PackedCache, PackedUse};
 use crate::runtime::Live;
 
 /// Most values that one metadata method may return (stop tokens are the longest list in use).
@@ -24,6 +26,8 @@ pub struct LoadOptions {
     pub backend: Vec<BackendOption>,
     /// Record time per operator; costs a few percent.
     pub profile: bool,
+    /// Where packed weights are kept; without it they are packed on the heap at every start.
+    pub packed: Option<PackedCache>,
 }
 
 /// Values of a program's metadata methods, by method name.
@@ -80,9 +84,12 @@ impl Metadata {
 /// A loaded model.
 #[derive(Debug)]
 pub struct Model {
-    // Before `bytes`: fields drop in order, and the handle reads the bytes until it is gone.
+    // Before `bytes` and the packed file: fields drop in order, and the handle reads both until it is gone.
     handle: Handle,
     bytes: Mapped,
+    /// Held under a shared lock, so that nobody may write to what is mapped.
+    _packed: Option<File>,
+    packed_use: PackedUse,
     _live: Live,
     metadata: Metadata,
     vocab: u32,
@@ -100,14 +107,13 @@ impl Model {
     /// language model of this contract.
     pub fn load(bytes: ModelBytes, options: &LoadOptions) -> Result<Self> {
         let bytes = bytes.map()?;
-        // Locals drop in reverse: an error below frees the handle before it stops counting as live.
-        #[expect(unsafe_code, reason = "only here are a handle and its bytes tied together")]
-        let (live, mut handle) = Live::while_loading(|| {
-            // SAFETY: `bytes` moves into the model beside the handle, its memory stays in place (a mapping or
-            // a static), and the handle drops first.
-            unsafe { Handle::load(bytes.as_slice(), &options.backend, options.profile) }
-                .map_err(Error::runtime("load the model"))
-        })?;
+        // Locals drop in reverse: an error below frees the handle before it stops counting as live, and before the
+        // packed file that it reads is let go.
+        let (packed, packed_use, live, mut handle);
+        ((handle, live), packed, packed_use) = match &options.packed {
+            None => (load_handle(&bytes, options, &[])?.0, None, PackedUse::Off),
+            Some(cache) => packed::load(cache, &mut |extra| load_handle(&bytes, options, extra))?,
+        };
         let metadata = read_metadata(&mut handle)?;
         let (inputs, outputs) =
             handle.signature().map_err(Error::runtime("read the signature of forward"))?;
@@ -130,6 +136,8 @@ impl Model {
             eos: metadata.tokens("get_eos_ids", vocab)?,
             handle,
             bytes,
+            _packed: packed,
+            packed_use,
             _live: live,
             metadata,
         })
@@ -144,6 +152,11 @@ impl Model {
     /// the weights by then. Says whether the system agreed.
     pub fn release_pages(&self) -> bool {
         self.bytes.release_pages()
+    }
+
+    /// What became of the packed-weights cache when the model was loaded.
+    pub fn packed_use(&self) -> &PackedUse {
+        &self.packed_use
     }
 
     /// What the program says about itself.
@@ -198,6 +211,24 @@ impl Model {
             Err(contract("logits of forward", logits.len(), &format!("{vocab}, the last token's alone")))
         }
     }
+}
+
+/// Loads a program over `bytes`, which the caller keeps until the handle is gone; also what the runtime complained of.
+fn load_handle(
+    bytes: &Mapped,
+    options: &LoadOptions,
+    extra: &[BackendOption],
+) -> Result<((Handle, Live), String)> {
+    let backend = [options.backend.as_slice(), extra].concat();
+    // A pair drops in order: the handle is freed before it stops counting as live.
+    #[expect(unsafe_code, reason = "only here are a handle and its bytes tied together")]
+    let (live, (handle, complaints)) = Live::while_loading(|| {
+        // SAFETY: `load` keeps `bytes` beside the handle, its memory stays in place (a mapping or a static), and the
+        // handle drops first.
+        unsafe { Handle::load(bytes.as_slice(), &backend, options.profile) }
+            .map_err(Error::runtime("load the model"))
+    })?;
+    Ok(((handle, live), complaints))
 }
 
 fn contract(what: impl ToString, got: impl ToString, expected: &str) -> Error {

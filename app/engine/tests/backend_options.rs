@@ -21,8 +21,9 @@ fn option(key: &CStr, value: OptionValue) -> BackendOption {
 
 #[test]
 fn backend_options_reach_the_backend() {
-    let with =
-        |backend| Model::load(ModelBytes::open(&pte()).unwrap(), &LoadOptions { backend, profile: false });
+    let with = |backend| {
+        Model::load(ModelBytes::open(&pte()).unwrap(), &LoadOptions { backend, ..LoadOptions::default() })
+    };
     let folder = tempfile::tempdir().unwrap();
     let cache = Utf8Path::from_path(folder.path()).unwrap().join("packed.bin");
     let cached = || {

@@ -5,6 +5,7 @@ mod answers;
 mod cli;
 mod generate;
 mod library;
+mod packed;
 
 use camino::{Utf8Path, Utf8PathBuf};
 

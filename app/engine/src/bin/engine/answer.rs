@@ -7,7 +7,7 @@ use clap::Args;
 use engine::chat::{Message, Role};
 use engine::generate::{Finish, Limits, generate};
 use engine::sample::{Sampler, Settings};
-use engine::{LoadOptions, Session, runtime};
+use engine::{Session, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::{Answer, AnswerRequest, Answers};
 
@@ -49,7 +49,8 @@ impl AnswerArgs {
     }
 
     pub(crate) fn open(&self) -> Result<(Session, Writer), Failed> {
-        let session = self.model.load(&LoadOptions::default())?;
+        self.model.set_threads()?;
+        let session = crate::load(&self.model.model, &self.model.options(false)?)?;
         let writer = Writer::open(session.model(), &self.tokenizer, &self.template)?;
         Ok((session, writer))
     }

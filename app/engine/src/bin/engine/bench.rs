@@ -9,7 +9,7 @@ use std::time::Instant;
 use camino::Utf8PathBuf;
 use clap::Args;
 use engine::chat::{Message, Role};
-use engine::{LoadOptions, Session, runtime};
+use engine::{LoadOptions, PackedUse, Session, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::{Benchmark, Energy, MemorySteps, Resident, Roofline, Speed, SweepStep};
 use serde::Serialize;
@@ -64,16 +64,20 @@ pub(crate) struct BenchArgs {
 struct Answer {
     #[serde(flatten)]
     benchmark: Benchmark,
+    /// What became of the packed-weights cache in the first load, when one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packed: Option<PackedUse>,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<Profile>,
 }
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     args.model.set_threads()?;
+    let options = args.model.options(args.profile)?;
     let start = resident();
     let cold = machine::drop_pages(&args.model.model);
     let opened = Instant::now();
-    let mut session = args.model.load(&options(args))?;
+    let mut session = crate::load(&args.model.model, &options)?;
     let load_ms = opened.elapsed().as_secs_f64() * 1e3;
     let loaded = resident();
     let failed = Failed::run(&args.model.model);
@@ -85,20 +89,17 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     }
     let tokens = long(&session);
     let profile = args.profile.then(|| profile(&mut session, &tokens)).transpose().map_err(&failed)?;
+    let packed = Some(session.model().packed_use().clone()).filter(|used| *used != PackedUse::Off);
     drop(session);
-    warm_loads(args, &mut benchmark)?;
+    warm_loads(args, &options, &mut benchmark)?;
     if args.sweep {
-        benchmark.sweep = sweep(args, benchmark.machine.processors)?;
+        benchmark.sweep = sweep(args, &options, benchmark.machine.processors)?;
     }
     if args.json {
-        print_json(&Answer { benchmark, profile })
+        print_json(&Answer { benchmark, packed, profile })
     } else {
         print(&table(&benchmark, profile.as_ref()))
     }
-}
-
-fn options(args: &BenchArgs) -> LoadOptions {
-    LoadOptions { profile: args.profile, ..LoadOptions::default() }
 }
 
 fn long(session: &Session) -> Vec<u32> {
@@ -189,11 +190,11 @@ fn first_token(
 }
 
 /// Loads with the file in the page cache. No model may live meanwhile.
-fn warm_loads(args: &BenchArgs, benchmark: &mut Benchmark) -> Result<(), Failed> {
+fn warm_loads(args: &BenchArgs, options: &LoadOptions, benchmark: &mut Benchmark) -> Result<(), Failed> {
     let mut times = Vec::new();
     for _ in 0..args.repeats {
         let opened = Instant::now();
-        let session = crate::load(&args.model.model, &options(args))?;
+        let session = crate::load(&args.model.model, options)?;
         times.push(opened.elapsed().as_secs_f64() * 1e3);
         drop(session);
     }
@@ -201,13 +202,13 @@ fn warm_loads(args: &BenchArgs, benchmark: &mut Benchmark) -> Result<(), Failed>
     Ok(())
 }
 
-fn sweep(args: &BenchArgs, processors: u32) -> Result<Vec<SweepStep>, Failed> {
+fn sweep(args: &BenchArgs, options: &LoadOptions, processors: u32) -> Result<Vec<SweepStep>, Failed> {
     let failed = Failed::run(&args.model.model);
     let mut steps = Vec::new();
     let doubled = std::iter::successors(Some(1_u32), |n| n.checked_mul(2));
     for threads in doubled.take_while(|n| *n <= processors.min(runtime::THREADS_MAX)) {
         runtime::set_threads(threads).map_err(&failed)?;
-        let mut session = crate::load(&args.model.model, &options(args))?;
+        let mut session = crate::load(&args.model.model, options)?;
         let long = long(&session);
         let short = long.get(..PREFILL_TOKENS).unwrap_or(&long);
         let prefill = prefill(&mut session, short, args.repeats).map_err(&failed)?;

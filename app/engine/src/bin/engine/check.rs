@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use camino::Utf8PathBuf;
 use clap::Args;
-use engine::{LoadOptions, Session, runtime};
+use engine::{Session, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::{EngineCheck, Load, Parity};
 
@@ -39,8 +39,9 @@ pub(crate) struct CheckArgs {
 pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
     let reference = args.reference.as_deref().map(Reference::read).transpose()?;
     args.model.set_threads()?;
+    let options = args.model.options(false)?;
     let opened = Instant::now();
-    let mut session = crate::load(&args.model.model, &LoadOptions::default())?;
+    let mut session = crate::load(&args.model.model, &options)?;
     let load_ms = opened.elapsed().as_secs_f64() * 1e3;
 
     let mut runner = Runner { session: &mut session, finite: true, first_prefill_ms: 0.0 };

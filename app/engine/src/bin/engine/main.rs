@@ -25,7 +25,8 @@ use std::process::ExitCode;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand};
-use engine::{LoadOptions, Model, ModelBytes, Session, runtime};
+use engine::{LoadOptions, Model, ModelBytes, PackedCache, Session, runtime};
+use model_assets::digest::Digest;
 
 use crate::output::Failed;
 
@@ -84,6 +85,9 @@ struct ModelArgs {
     /// Threads; performance cores unless given.
     #[arg(long, value_name = "N", value_parser = threads_range())]
     threads: Option<u32>,
+    /// Directory of the packed-weights cache; without it the weights are packed in memory.
+    #[arg(long, value_name = "DIR")]
+    packed_cache: Option<Utf8PathBuf>,
 }
 
 fn threads_range() -> clap::builder::RangedI64ValueParser<u32> {
@@ -91,10 +95,16 @@ fn threads_range() -> clap::builder::RangedI64ValueParser<u32> {
 }
 
 impl ModelArgs {
-    /// Sets the number of threads and loads the model.
-    fn load(&self, options: &LoadOptions) -> Result<Session, Failed> {
-        self.set_threads()?;
-        load(&self.model, options)
+    /// How to load the model. Hashes it for the cache: an app has its digest from the build.
+    fn options(&self, profile: bool) -> Result<LoadOptions, Failed> {
+        let packed = self.packed_cache.as_ref().map(|dir| {
+            let digest = std::fs::File::open(&self.model).and_then(|mut file| Digest::of_reader(&mut file));
+            digest.map(|model| PackedCache { dir: dir.clone(), model, exclusive: false })
+        });
+        let packed = packed
+            .transpose()
+            .map_err(|error| Failed::new(exit::MODEL, format!("{}: {error}", self.model)))?;
+        Ok(LoadOptions { profile, packed, ..LoadOptions::default() })
     }
 
     fn set_threads(&self) -> Result<(), Failed> {
@@ -105,7 +115,11 @@ impl ModelArgs {
 
 fn load(path: &camino::Utf8Path, options: &LoadOptions) -> Result<Session, Failed> {
     let model = ModelBytes::open(path).and_then(|bytes| Model::load(bytes, options));
-    model.map(Session::new).map_err(Failed::model(path))
+    let model = model.map_err(Failed::model(path))?;
+    if let Some(warning) = model.packed_use().warning() {
+        eprintln!("warning: {warning}");
+    }
+    Ok(Session::new(model))
 }
 
 fn main() -> ExitCode {

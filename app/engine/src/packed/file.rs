@@ -1,0 +1,278 @@
+//! The files of the cache: their names, what must be true of them, and how they come to be.
+//!
+//! Three files a key: `packed-<key>.bin`, the runtime's; `.json`, its digest and what it was made of, written last, so
+//! that a packed file without it does not count; `.stamp`, what the file looked like when its whole digest was last
+//! checked. The key is the digest of everything the packed bytes depend on, so another model, runtime or CPU has
+//! other names. The digest is checked in full once per install and once per boot; between, the stamp speaks.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::{Duration, SystemTime};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::digest::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::{PackedCache, cpu};
+use crate::runtime;
+
+/// Version of these rules and files.
+const SCHEMA: u32 = 1;
+/// Largest sidecar that is read.
+const SIDECAR_BYTES_MAX: u64 = 16 * 1024;
+const COPY_BYTES: usize = 1 << 20;
+/// How long a file must have been left alone before its stamp is believed: a change within one tick of the
+/// filesystem's clock would not show.
+const SETTLED: Duration = Duration::from_millis(20);
+
+/// Everything that the packed bytes depend on, and their digest.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sidecar {
+    schema: u32,
+    model_sha256: Digest,
+    runtime: String,
+    cpu: String,
+    packed_bytes: u64,
+    packed_sha256: Digest,
+}
+
+/// Where the files of one key lie.
+#[derive(Debug)]
+pub(super) struct Place {
+    dir: Utf8PathBuf,
+    model: Digest,
+    cpu: String,
+    stem: String,
+}
+
+impl Place {
+    pub(super) fn new(cache: &PackedCache) -> Self {
+        let cpu = cpu::describe();
+        let key = Digest::of(format!("{SCHEMA}\n{}\n{}\n{cpu}", cache.model, runtime::VERSION).as_bytes());
+        let stem = format!("packed-{}", key.to_string().get(..16).unwrap_or_default());
+        Self { dir: cache.dir.clone(), model: cache.model, cpu, stem }
+    }
+
+    pub(super) fn packed(&self) -> Utf8PathBuf {
+        self.dir.join(format!("{}.bin", self.stem))
+    }
+
+    fn sidecar(&self) -> Utf8PathBuf {
+        self.dir.join(format!("{}.json", self.stem))
+    }
+
+    fn stamp(&self) -> Utf8PathBuf {
+        self.dir.join(format!("{}.stamp", self.stem))
+    }
+
+    /// The packed file, proved and held under a shared lock, and whether its stamp sufficed. `None` when there is none;
+    /// an error says what is wrong with the one that is there.
+    pub(super) fn find(&self) -> Result<Option<(File, bool)>, String> {
+        let Some(sidecar) = self.read_sidecar()? else { return Ok(None) };
+        let path = self.packed();
+        let wrong = |what: &str, got: &dyn ToString, expected: &dyn ToString| {
+            format!("{path}: got {what} {}, expected {}", got.to_string(), expected.to_string())
+        };
+        let io = |error: io::Error| format!("{path}: {error}");
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
+        // Only a writer would refuse it, and nobody may write.
+        file.try_lock_shared().map_err(|error| format!("{path}: {error}"))?;
+        let bytes = file.metadata().map_err(io)?.len();
+        if bytes != sidecar.packed_bytes {
+            return Err(wrong("size", &bytes, &sidecar.packed_bytes));
+        }
+        let stamp = stamp_of(&file, &sidecar.packed_sha256).map_err(io)?;
+        if fs::read_to_string(self.stamp()).is_ok_and(|recorded| recorded == stamp) {
+            return Ok(Some((file, true)));
+        }
+        let digest = Digest::of_reader(&mut file).map_err(io)?;
+        if digest != sidecar.packed_sha256 {
+            return Err(wrong("sha256", &digest, &sidecar.packed_sha256));
+        }
+        if settled(&file) && stamp_of(&file, &digest).is_ok_and(|now| now == stamp) {
+            // Not being able to remember costs a hash at the next start, nothing else.
+            let _ = self.replace(&self.stamp(), stamp.as_bytes());
+        }
+        Ok(Some((file, false)))
+    }
+
+    /// `None` when there is none; one that does not fit the key it is named for is wrong.
+    fn read_sidecar(&self) -> Result<Option<Sidecar>, String> {
+        let path = self.sidecar();
+        let mut text = Vec::new();
+        match File::open(&path) {
+            Ok(file) => file.take(SIDECAR_BYTES_MAX).read_to_end(&mut text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => Err(error),
+        }
+        .map_err(|error| format!("{path}: {error}"))?;
+        let sidecar: Sidecar = serde_json::from_slice(&text).map_err(|error| format!("{path}: {error}"))?;
+        let expected = self.describe(sidecar.packed_bytes, sidecar.packed_sha256);
+        if sidecar == expected {
+            Ok(Some(sidecar))
+        } else {
+            Err(format!("{path}: got {sidecar:?}, expected {expected:?}"))
+        }
+    }
+
+    fn describe(&self, packed_bytes: u64, packed_sha256: Digest) -> Sidecar {
+        Sidecar {
+            schema: SCHEMA,
+            model_sha256: self.model,
+            runtime: runtime::VERSION.to_owned(),
+            cpu: self.cpu.clone(),
+            packed_bytes,
+            packed_sha256,
+        }
+    }
+
+    /// Waits until this process is the only one that makes this file. The lock ends with its holder, however it ends.
+    pub(super) fn lock(&self) -> Result<File, String> {
+        let path = self.dir.join(format!("{}.lock", self.stem));
+        fs::create_dir_all(&self.dir)
+            .and_then(|()| OpenOptions::new().create(true).truncate(false).write(true).open(&path))
+            .and_then(|file| file.lock().map(|()| file))
+            .map_err(|error| format!("{path}: {error}"))
+    }
+
+    /// A file for the runtime to pack into. In memory where the system can do that: the runtime writes through a
+    /// mapping, and a disk that fills up under a mapping kills the process.
+    pub(super) fn scratch(&self) -> Result<File, String> {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        {
+            use rustix::fs::{MemfdFlags, memfd_create};
+            memfd_create("packed-weights", MemfdFlags::CLOEXEC)
+                .map(File::from)
+                .map_err(|error| error.to_string())
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        {
+            let path = self.temporary(&self.dir.join("scratch"));
+            let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
+            // The descriptor keeps it; nobody else needs its name.
+            file.and_then(|file| fs::remove_file(&path).map(|()| file)).map_err(|e| format!("{path}: {e}"))
+        }
+    }
+
+    /// Copies what was packed to its place: hashed on the way, read-only, synced, renamed, and its sidecar last.
+    pub(super) fn keep(&self, scratch: &mut File) -> Result<(), String> {
+        let path = self.packed();
+        let temporary = self.temporary(&path);
+        let kept = copy(scratch, &temporary).and_then(|(bytes, digest)| {
+            // An old sidecar must not vouch for new bytes, nor the other way round.
+            remove(&self.sidecar())?;
+            remove(&self.stamp())?;
+            fs::rename(&temporary, &path)?;
+            let mut text = serde_json::to_vec_pretty(&self.describe(bytes, digest))?;
+            text.push(b'\n');
+            self.replace(&self.sidecar(), &text)
+        });
+        kept.map_err(|error| {
+            // The error to report is the first one.
+            let _ = fs::remove_file(&temporary);
+            format!("{path}: {error}")
+        })
+    }
+
+    /// Removes the packed files of other keys and what killed processes left. A file that is in use lives on unseen.
+    pub(super) fn remove_others(&self) {
+        let Ok(entries) = self.dir.read_dir_utf8() else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name.starts_with("packed-") && !name.starts_with(&self.stem) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn temporary(&self, path: &Utf8Path) -> Utf8PathBuf {
+        // One maker at a time holds the lock; stamps are written without it.
+        let thread = format!("{:?}", std::thread::current().id());
+        let thread: String = thread.chars().filter(char::is_ascii_digit).collect();
+        Utf8PathBuf::from(format!("{path}.{}-{thread}.new", std::process::id()))
+    }
+
+    /// Writes a small file whole or not at all.
+    fn replace(&self, path: &Utf8Path, content: &[u8]) -> io::Result<()> {
+        let temporary = self.temporary(path);
+        let written = File::create(&temporary)
+            .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+            .and_then(|()| fs::rename(&temporary, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written?;
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+fn remove(path: &Utf8Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Copies all of `from` to a new read-only file; returns its size and digest.
+fn copy(from: &mut File, path: &Utf8Path) -> io::Result<(u64, Digest)> {
+    remove(path)?;
+    let mut to = OpenOptions::new().create_new(true).write(true).open(path)?;
+    from.rewind()?;
+    let mut reader = Tee { from, to: &mut to, bytes: 0 };
+    let digest = Digest::of_reader(&mut reader)?;
+    let bytes = reader.bytes;
+    to.set_permissions(fs::Permissions::from_mode(0o444))?;
+    to.sync_all()?;
+    Ok((bytes, digest))
+}
+
+/// Writes what is read from it.
+struct Tee<'a> {
+    from: &'a mut File,
+    to: &'a mut File,
+    bytes: u64,
+}
+
+impl io::Read for Tee<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(COPY_BYTES);
+        let read = self.from.read(buffer.get_mut(..most).unwrap_or_default())?;
+        self.to.write_all(buffer.get(..read).unwrap_or_default())?;
+        self.bytes += read as u64;
+        Ok(read)
+    }
+}
+
+/// What must not have changed since the file was hashed. The boot counts: what lay on a disk meanwhile is read again.
+fn stamp_of(file: &File, digest: &Digest) -> io::Result<String> {
+    let data = file.metadata()?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Ok(format!(
+        "{digest} {} {}:{} {}.{:09} {}.{:09} {}\n",
+        data.len(),
+        data.dev(),
+        data.ino(),
+        data.mtime(),
+        data.mtime_nsec(),
+        data.ctime(),
+        data.ctime_nsec(),
+        boot.trim()
+    ))
+}
+
+/// Whether the last change is so long ago that the next one will have another time.
+fn settled(file: &File) -> bool {
+    let Ok(data) = file.metadata() else { return false };
+    let (Ok(seconds), Ok(nanoseconds)) = (u64::try_from(data.ctime()), u32::try_from(data.ctime_nsec()))
+    else {
+        return false;
+    };
+    let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+    SystemTime::now().duration_since(changed).is_ok_and(|since| since >= SETTLED)
+}
