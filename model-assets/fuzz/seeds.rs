@@ -10,12 +10,13 @@ use std::fs;
 use std::path::Path;
 
 use builder::{Pte, T, Val};
+use model_assets::bundle;
 
 fn main() -> std::io::Result<()> {
     let mut args = std::env::args().skip(1);
     let corpus = args.next().unwrap_or_else(|| "corpus".to_owned());
     let corpus = Path::new(&corpus);
-    for target in ["program", "xnnpack", "manifest", "recipe", "block"] {
+    for target in ["program", "xnnpack", "manifest", "recipe", "block", "bundle"] {
         fs::create_dir_all(corpus.join(target))?;
     }
     let good = Pte::default();
@@ -39,6 +40,13 @@ fn main() -> std::io::Result<()> {
         nodes.graph.list(1).push(node);
     }
     fs::write(corpus.join("xnnpack/all_nodes"), nodes.xnn_blob())?;
+    let mut writer = bundle::Writer::new(Vec::new());
+    for (name, bytes) in [("manifest.json", &b"{}"[..]), ("a.pte", &[7; 600]), ("recipe.toml", b"")] {
+        writer.entry(name, bytes.len() as u64, &mut &bytes[..]).map_err(std::io::Error::other)?;
+    }
+    let good = writer.finish().map_err(std::io::Error::other)?;
+    let mut archive = fs::File::create(corpus.join("bundle/good"))?;
+    std::io::copy(&mut flate2::read::GzDecoder::new(&good[..]), &mut archive)?;
     for file in args {
         let path = Path::new(&file);
         let target = if path.extension().is_some_and(|end| end == "toml") { "recipe" } else { "manifest" };

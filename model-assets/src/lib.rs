@@ -6,6 +6,8 @@
 //! ([`dir::ModelDir`]) and bytes, and writes nothing.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "bundle")]
+pub mod bundle;
 pub mod check;
 pub mod claim;
 pub mod digest;

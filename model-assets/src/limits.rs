@@ -24,3 +24,7 @@ pub const SEQ_LEN_TOKENS_MAX: u32 = 1 << 17;
 pub const LAYERS_MAX: u32 = 1024;
 /// Largest width (`dim`, `ffn`) of a model.
 pub const WIDTH_MAX: u32 = 1 << 17;
+/// Largest file of reference logits.
+pub const REFERENCE_BYTES_MAX: u64 = 1 << 30;
+/// Most files of a bundle.
+pub const BUNDLE_FILES_MAX: usize = 16;

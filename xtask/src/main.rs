@@ -16,6 +16,7 @@ mod inspect;
 mod inspect_app;
 mod lint_workflows;
 mod mutate;
+mod pack;
 mod predict;
 mod report;
 mod sarif;
@@ -24,6 +25,7 @@ mod supervise;
 mod test;
 mod torch_index;
 mod train_tiny;
+mod unpack;
 mod verify;
 mod weights;
 mod workspace;
@@ -81,6 +83,10 @@ enum Command {
     Weights(weights::Args),
     /// Export on GitHub Actions: set up, start, watch, bring home
     Ci(ci::Args),
+    /// Put a proven model and all that its proof is about into one deterministic `.tar.gz`
+    Pack(pack::Args),
+    /// Prove and publish the model of a bundle
+    Unpack(unpack::Args),
     /// Prove a published model, or any `.pte` file, again
     Verify(verify::Args),
     /// Measure speed, memory and energy of a model in the runtime that ships
@@ -143,6 +149,8 @@ fn main() -> std::process::ExitCode {
                 Command::Export(args) => export::run(&workspace, &args),
                 Command::Weights(args) => weights::run(&workspace, &args),
                 Command::Ci(args) => ci::run(&workspace, &args),
+                Command::Pack(args) => pack::run(&workspace, &args),
+                Command::Unpack(args) => unpack::run(&workspace, &args),
                 Command::Verify(args) => verify::run(&workspace, &args),
                 Command::Bench(args) => bench::run(&workspace, &args),
                 Command::Eval(args) => eval::run(&workspace, &args),

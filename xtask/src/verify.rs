@@ -191,7 +191,7 @@ fn renewed(
     Ok(fresh)
 }
 
-fn write_transcript(dir: &ModelDir, text: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn write_transcript(dir: &ModelDir, text: &[u8]) -> anyhow::Result<()> {
     let place = dir.path().join(TRANSCRIPT_FILE);
     let temporary = dir.path().join(format!(".{TRANSCRIPT_FILE}.new"));
     fs::write(&temporary, text)?;

@@ -12,7 +12,7 @@ use model_assets::{
     claim::Claim,
     digest::Digest,
     dir::ModelDir,
-    limits::{MANIFEST_BYTES_MAX, TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
+    limits::{MANIFEST_BYTES_MAX, REFERENCE_BYTES_MAX, TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
     manifest::{LOG_FILE, MANIFEST_FILE, Manifest, WeightsKind},
 };
 
@@ -24,11 +24,9 @@ use crate::{
 
 /// Largest log that is taken along.
 const LOG_BYTES_MAX: u64 = 64 << 20;
-/// Largest file of reference logits.
-const REFERENCE_BYTES_MAX: u64 = 1 << 30;
 
 /// Proves what lies in `artifact` and publishes it in `dir`; `work` is on the file system of `dir`.
-pub(super) fn import(dir: &ModelDir, artifact: &Utf8Path, work: &Utf8Path) -> Result<Manifest, Failure> {
+pub(crate) fn import(dir: &ModelDir, artifact: &Utf8Path, work: &Utf8Path) -> Result<Manifest, Failure> {
     let recipe = dir.recipe().map_err(refused)?;
     let policy = dir.policy().map_err(refused)?;
     let manifest = Manifest::parse(&bytes(artifact, MANIFEST_FILE, MANIFEST_BYTES_MAX)?)

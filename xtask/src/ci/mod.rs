@@ -4,7 +4,7 @@
 //! left alone, so every command can be run again.
 
 mod gh;
-mod import;
+pub(crate) mod import;
 mod plan;
 mod watch;
 

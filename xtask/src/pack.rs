@@ -1,0 +1,149 @@
+//! `cargo xtask pack`: one proven model with everything that its proof is about, in one deterministic `.tar.gz`.
+//!
+//! **Invariant:** what is packed was validated in this very run, and the `.pte` is read from the file that was validated.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, BufWriter, Read, Seek as _, Write as _},
+};
+
+use anyhow::{Context as _, ensure};
+use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::{
+    bundle::Writer,
+    check::Profile,
+    claim::Claim,
+    dir::ModelDir,
+    eq::TRANSCRIPT_FILE,
+    manifest::{LOG_FILE, MANIFEST_FILE, WeightsKind},
+};
+
+use crate::{
+    EXIT_INTERRUPTED, Failure, Outcome,
+    console::Console,
+    supervise,
+    verify::{self, refused},
+    workspace::Workspace,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model: a directory of `model-assets/models`
+    #[arg(default_value = "tiny")]
+    model: String,
+    /// Where the bundle goes; `.proofmark/bundle/MODEL.tar.gz` unless given
+    #[arg(long, value_name = "FILE")]
+    out: Option<Utf8PathBuf>,
+    /// Demand what a release build demands
+    #[arg(long)]
+    release: bool,
+    /// Print events as JSON lines on standard output instead of progress
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    let dir = ModelDir::new(workspace.models(), &args.model);
+    let (claim, _) = dir.claim().map_err(refused)?;
+    let profile = if args.release { Profile::Release } else { Profile::Dev };
+    let pte = verify::judge(&dir, &claim, profile)?.into_source();
+    let reference = verify::reference(&dir, &claim)?;
+    let files = files(&dir, &claim, &reference);
+    let name = claim.manifest.file.replace(".pte", ".tar.gz");
+    let out = args.out.clone().unwrap_or_else(|| workspace.state().join("bundle").join(name));
+    let console = Console::new(args.json);
+    supervise::watch_interrupts()?;
+    let written = write(&out, &files, pte, &claim, &console);
+    console.done();
+    written.map_err(|error| {
+        let code = if supervise::interrupted() { EXIT_INTERRUPTED } else { crate::EXIT_FAILURE };
+        Failure::new(code, error, format!("nothing was left behind; run: cargo xtask pack {}", args.model))
+    })?;
+    println!("{out}: {} bytes", out.metadata()?.len());
+    Ok(())
+}
+
+/// Everything but the manifest, which stands first, in the order of a bundle.
+fn files(dir: &ModelDir, claim: &Claim, reference: &Utf8Path) -> BTreeMap<String, Utf8PathBuf> {
+    let Claim { recipe, manifest, .. } = claim;
+    let mut files = BTreeMap::from([
+        (manifest.file.clone(), dir.resolve(&manifest.file, manifest.sha256)),
+        (manifest.reference.name.clone(), reference.to_owned()),
+        ("recipe.toml".to_owned(), dir.recipe_path()),
+        ("policy.toml".to_owned(), dir.policy_path()),
+        (LOG_FILE.to_owned(), dir.path().join(LOG_FILE)),
+    ]);
+    if manifest.weights == WeightsKind::Checkpoint {
+        for name in [&recipe.tokens.tokenizer, &recipe.tokens.chat_template] {
+            files.insert(name.clone(), dir.path().join(name));
+        }
+    }
+    let transcript = dir.path().join(TRANSCRIPT_FILE);
+    if transcript.is_file() {
+        files.insert(TRANSCRIPT_FILE.to_owned(), transcript);
+    }
+    files
+}
+
+fn write(
+    out: &Utf8Path,
+    files: &BTreeMap<String, Utf8PathBuf>,
+    pte: fs::File,
+    claim: &Claim,
+    console: &Console,
+) -> anyhow::Result<()> {
+    let folder = out.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
+    fs::create_dir_all(folder).with_context(|| format!("{folder}: cannot be made"))?;
+    // Removed when it is dropped: only a whole bundle gets the name.
+    let temporary = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("{folder}"))?;
+    let mut writer = Writer::new(BufWriter::new(temporary));
+    let manifest = claim.manifest.to_bytes();
+    writer.entry(MANIFEST_FILE, manifest.len() as u64, &mut manifest.as_slice())?;
+    let mut pte = Some(pte);
+    for (name, path) in files {
+        let open = || fs::File::open(path).with_context(|| format!("{path}: cannot be opened"));
+        let mut file = match pte.take_if(|_| *name == claim.manifest.file) {
+            Some(validated) => validated,
+            None => open()?,
+        };
+        file.rewind()?;
+        let total = file.metadata()?.len();
+        let mut source = Watched { file, name, bytes: 0, total, console };
+        writer.entry(name, total, &mut source).with_context(|| format!("{path}"))?;
+    }
+    let mut sink = writer.finish()?;
+    sink.flush()?;
+    let temporary = sink.into_inner().map_err(io::IntoInnerError::into_error)?;
+    temporary.as_file().sync_all()?;
+    ensure!(!supervise::interrupted(), "interrupted");
+    temporary.persist(out).with_context(|| format!("{out}: cannot be put in place"))?;
+    fs::File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+/// Shows how far reading is, and ends it when the person wants to.
+struct Watched<'a> {
+    file: fs::File,
+    name: &'a str,
+    bytes: u64,
+    total: u64,
+    console: &'a Console,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if supervise::interrupted() {
+            // `Interrupted` itself means that the call is to be tried again.
+            return Err(io::Error::other("interrupted"));
+        }
+        const SHOW_EVERY_BYTES: u64 = 16 << 20;
+        let got = self.file.read(buffer)?;
+        let (before, now) = (self.bytes, self.bytes.saturating_add(got as u64));
+        if before / SHOW_EVERY_BYTES != now / SHOW_EVERY_BYTES || (now == self.total && got > 0) {
+            self.console.download(self.name, now, self.total, false);
+        }
+        self.bytes = now;
+        Ok(got)
+    }
+}
