@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context as _, bail};
 use engine::{
-    LoadOptions, Model, ModelBytes, Session,
+    LoadOptions, Model, ModelBytes, PackedCache, Session,
     chat::{ChatTemplate, Message, Role},
     generate::{Limits, Piece, Reply, generate},
     sample::{Sampler, Settings},
@@ -36,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) tokens_max: usize,
     /// The system message, if any.
     pub(crate) system: Option<String>,
+    /// Where packed weights are kept; `None` packs them in memory at every start.
+    pub(crate) packed: Option<PackedCache>,
 }
 
 /// A reply, and what had to be forgotten for it.
@@ -54,7 +56,13 @@ impl Chat {
         template: &str,
         options: &Options,
     ) -> anyhow::Result<Self> {
-        let model = Model::load(bytes, &LoadOptions::default())?;
+        let load = LoadOptions { packed: options.packed.clone(), ..LoadOptions::default() };
+        let model = Model::load(bytes, &load)?;
+        if let Some(warning) = model.packed_use().warning() {
+            eprintln!("warning: {warning}");
+        }
+        // The backend has its own copy of what loading read; a refusal costs memory, nothing else.
+        let _ = model.release_pages();
         let tokenizer = Tokenizer::from_bytes(tokenizer, model.vocab())?;
         let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let stop = model.eos().to_vec();
@@ -155,7 +163,7 @@ mod tests {
 
     fn chat(tokens_max: usize) -> Chat {
         let bytes = MODEL.embedded().expect("the tests want an embedded model");
-        let options = Options { sampling: Settings::default(), tokens_max, system: None };
+        let options = Options { sampling: Settings::default(), tokens_max, system: None, packed: None };
         let (tokenizer, template) = (MODEL.tokenizer().unwrap(), MODEL.chat_template().unwrap());
         Chat::open(ModelBytes::Static(bytes), tokenizer, template, &options).unwrap()
     }

@@ -8,10 +8,11 @@ use std::{fs, io::Write as _, os::unix::fs::MetadataExt as _};
 
 use anyhow::{Context as _, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
-use engine::ModelBytes;
+use engine::{ModelBytes, PackedCache};
 use model_assets::{
     check::{self, Profile},
     claim::Claim,
+    digest::Digest,
     manifest::Manifest,
 };
 
@@ -61,6 +62,15 @@ fn stamp(file: &fs::File, sha256: &str) -> std::io::Result<String> {
     let changed =
         format!("{}.{:09} {}.{:09}", data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec());
     Ok(format!("{sha256} {bytes} {device}:{inode} {changed}\n"))
+}
+
+/// Where a linked model's packed weights are kept. An embedded one is small: packing it costs less than a file.
+pub(crate) fn packed_cache(model: &Model) -> Option<PackedCache> {
+    if model.embedded().is_some() {
+        return None;
+    }
+    let dir = record_path()?.parent()?.join("packed");
+    Some(PackedCache { dir, model: Digest::parse(model.sha256)?, exclusive: true })
 }
 
 fn record_path() -> Option<Utf8PathBuf> {

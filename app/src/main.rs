@@ -74,7 +74,12 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let template = MODEL.chat_template().context("the model has no chat template")?;
     engine::runtime::set_threads(cli.threads.map_or_else(engine::runtime::threads_default, Ok)?)?;
     let sampling = Settings { temperature: cli.temperature, top_p: cli.top_p, top_k: None, seed: cli.seed };
-    let options = Options { sampling, tokens_max: cli.max_tokens.max(1), system: cli.system.clone() };
+    let options = Options {
+        sampling,
+        tokens_max: cli.max_tokens.max(1),
+        system: cli.system.clone(),
+        packed: install::packed_cache(&MODEL),
+    };
     let bytes = match MODEL.embedded() {
         Some(bytes) => ModelBytes::Static(bytes),
         None => install::open(&MODEL, cli.model.as_deref())?,

@@ -338,6 +338,17 @@ fn a_linked_model_is_proved_again_when_it_is_loaded() {
         assert!(output.status.success(), "{run}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(!output.stdout.is_empty(), "{run}");
     }
+    // The packed weights were kept; changed ones are made again, with a warning, and the answer is the same.
+    let good = say_hello().stdout;
+    let mut kept =
+        fs::read_dir(cache.path().join("proofmark/packed")).unwrap().flatten().map(|entry| entry.path());
+    let packed: PathBuf = kept.find(|path| path.extension().is_some_and(|end| end == "bin")).unwrap();
+    let spoiled = flip(fs::read(&packed).unwrap(), 1000);
+    fs::remove_file(&packed).unwrap();
+    fs::write(&packed, spoiled).unwrap();
+    let again = say_hello();
+    assert!(String::from_utf8_lossy(&again.stderr).contains("packed weights were made again"), "{again:?}");
+    assert_eq!(again.stdout, good);
     models.edit(&format!("tiny/{PTE}"), |bytes| {
         let index = bytes.len() - 1000;
         flip(bytes, index)
