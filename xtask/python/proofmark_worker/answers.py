@@ -141,13 +141,14 @@ def _starts(run: Run, writer, window: int) -> list[_Growing]:
         if len(tokens) + room > window:
             raise WorkerError(
                 "prompts",
-                f"{run.name}: {item['id']}: got {len(tokens)} tokens, expected at most {window - room}",
+                f"{run.name}: {item['id']}: got {len(tokens)} tokens, "
+                f"expected at most {window - room}",
             )
         found.append(_Growing(item["id"], tokens, SplitMix64(run.seed + index), tokens=[]))
     return found
 
 
-def answer(model, run: Run, writer, eos_ids, window: int, progress) -> list[dict]:
+def answer(model, run: Run, writer, eos_ids, window: int, *, progress) -> list[dict]:
     """Replies in the order of the prompts."""
     prompts = _starts(run, writer, window)
     growing: list[_Growing] = []
@@ -220,7 +221,7 @@ def run(value: object, stages) -> dict:
         with stages.stage("reference"):
             model, eos = models[run.quantization], set(request.eos_ids)
             answers[run.name] = answer(
-                model, run, writer, eos, request.seq_len, stages.progress
+                model, run, writer, eos, request.seq_len, progress=stages.progress
             )
     source.finish()
     return {"source_files": files, "answers": answers}

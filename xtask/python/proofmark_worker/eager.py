@@ -101,7 +101,8 @@ class Eager:
             before = norm(x, weights[f"{prefix}input_layernorm.weight"], arch.norm_eps)
             x = x + self._attention(layer, before, prefix, parts, angle)
             after = norm(x, weights[f"{prefix}post_attention_layernorm.weight"], arch.norm_eps)
-            gate, up = (linear(after, weights[f"{prefix}mlp.{n}_proj.weight"]) for n in ("gate", "up"))
+            gate = linear(after, weights[f"{prefix}mlp.gate_proj.weight"])
+            up = linear(after, weights[f"{prefix}mlp.up_proj.weight"])
             down = weights[f"{prefix}mlp.down_proj.weight"]
             x = x + linear(gate * torch.sigmoid(gate) * up, down)
             progress(layer + 1, arch.layers + 1)

@@ -43,7 +43,9 @@ def snap(x: torch.Tensor, grid: float) -> torch.Tensor:
     return ((x / grid).round() * grid).float()
 
 
-def _evaluate(model: Eager, texts: list[Text], places: list[int], keep: set[int], grid, progress):
+def _evaluate(
+    model: Eager, texts: list[Text], places: list[int], keep: set[int], grid, *, progress
+):
     """Negative log-likelihood at every place, logits where they are kept."""
     nll, logits, first = [], [], 0
     scored = set(places)
@@ -83,7 +85,7 @@ def record(
         ("_fp32", Eager(arch, unquantized(source, tensors)), GRID_FP32),
     )
     for suffix, model, grid in models:
-        nll, logits = _evaluate(model, texts, places, set(kept), grid, progress)
+        nll, logits = _evaluate(model, texts, places, set(kept), grid, progress=progress)
         found[f"heldout_nll{suffix}"], found[f"heldout_logits{suffix}"] = nll, logits
     messages = [text.messages for text in texts]
     return found, {"texts": json.dumps(messages, ensure_ascii=False, separators=(",", ":"))}

@@ -107,7 +107,7 @@ class Run:
         request = self.request
         with self.stages.stage("reference"):
             prompt, decode = list(request.reference_prompt), list(request.reference_decode)
-            # Attention is causal: one pass over known tokens gives what feeding them one by one does.
+            # Attention is causal: one pass over known tokens gives what one by one does.
             model = self.eager.Eager(request.architecture, weights)
             tokens = prompt + decode
             hidden = model.rows([(model.cache(len(tokens)), tokens)], self.stages.progress)

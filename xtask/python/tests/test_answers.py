@@ -111,7 +111,8 @@ class RequestTest(unittest.TestCase):
     def test_a_request_with_another_key_is_refused(self):
         value = {"protocol": 1, "task": "answers", "source": {"kind": "random", "seed": 1}}
         value.update(architecture=dict(ARCHITECTURE), seq_len=64, bos_id=1, eos_ids=[2], threads=1)
-        value.update({name: "/x" for name in ("tokenizer", "chat_template", "work_dir", "response")})
+        names = ("tokenizer", "chat_template", "work_dir", "response")
+        value.update(dict.fromkeys(names, "/x"))
         run = {"name": "eq", "quantization": "int8", "temperature": 0.01, "seed": 1}
         value["runs"] = [{**run, "tokens_max": 4, "prompts": []}]
         self.assertEqual(answers.parse(value).runs[0].name, "eq")

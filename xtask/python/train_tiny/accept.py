@@ -24,7 +24,7 @@ STRIDE = 2
 
 
 def prompts(directory: Path) -> list[dict]:
-    """Every beginning of a held-out dialogue that waits for the assistant and leaves room for a reply."""
+    """Every beginning of a held-out dialogue that waits for a reply and leaves room for one."""
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     lines = (directory / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
     found = []
