@@ -141,6 +141,8 @@ fn header(name: &str, bytes: u64) -> io::Result<tar::Header> {
 struct Sequence {
     before: String,
     index: usize,
+    /// Bytes of all entries so far.
+    total: u64,
 }
 
 impl Sequence {
@@ -165,6 +167,12 @@ impl Sequence {
         if bytes > expected {
             return Err(BundleError::Size { name: name.to_owned(), got: bytes, expected });
         }
+        // A bundle has one model: many files, each within its own bound, must not add up to a bomb.
+        let (total, expected) = (self.total.saturating_add(bytes), limits::BUNDLE_BYTES_MAX);
+        if total > expected {
+            return Err(BundleError::Size { name: "all files".to_owned(), got: total, expected });
+        }
+        self.total = total;
         self.before = name.to_owned();
         self.index += 1;
         Ok(())

@@ -28,3 +28,5 @@ pub const WIDTH_MAX: u32 = 1 << 17;
 pub const REFERENCE_BYTES_MAX: u64 = 1 << 30;
 /// Most files of a bundle.
 pub const BUNDLE_FILES_MAX: usize = 16;
+/// Most bytes of all files of a bundle: one model, its reference and some small files.
+pub const BUNDLE_BYTES_MAX: u64 = MODEL_BYTES_MAX + REFERENCE_BYTES_MAX + (256 << 20);

@@ -1,7 +1,7 @@
 //! Bundles: what is written is read back, twice the same, and nothing else is.
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail by panicking")]
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use flate2::{Compression, GzBuilder};
 use model_assets::bundle::{self, BundleError, Entry, Writer};
@@ -29,6 +29,36 @@ fn gzip(tar: &[u8]) -> Vec<u8> {
     let mut gzip = GzBuilder::new().operating_system(0xff).write(Vec::new(), Compression::fast());
     gzip.write_all(tar).unwrap();
     gzip.finish().unwrap()
+}
+
+/// An archive of zeros that is never held in memory.
+struct Sparse(Box<dyn Read>);
+
+impl Sparse {
+    fn new(files: &[(&str, u64)]) -> Self {
+        let mut all: Box<dyn Read> = Box::new(io::empty());
+        for (name, bytes) in files {
+            let mut header = tar::Header::new_ustar();
+            header.set_path(name).unwrap();
+            header.set_size(*bytes);
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            header.set_entry_type(tar::EntryType::Regular);
+            header.set_cksum();
+            let header = header.as_bytes().to_vec();
+            let data = io::repeat(0).take(bytes.next_multiple_of(512));
+            all = Box::new(all.chain(io::Cursor::new(header)).chain(data));
+        }
+        Self(all)
+    }
+}
+
+impl Read for Sparse {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
 }
 
 fn read(bundle: &[u8]) -> Result<Vec<Entry>, BundleError> {
@@ -138,6 +168,13 @@ fn too_many_and_too_large() {
     assert!(matches!(write(&files), Err(BundleError::Files)));
     let result = changed(|header| header.set_size(9 << 20));
     assert!(matches!(result, Err(BundleError::Size { got: 9_437_184, .. })), "{result:?}");
+    // Two models, each within its bound, are more than a bundle: refused at the second header, before its bytes.
+    let mut sparse = Sparse::new(&[("manifest.json", 0), ("a.pte", 3_000_000_000), ("b.pte", 3_000_000_000)]);
+    let error = bundle::read_tar(&mut sparse, &mut |_| Ok(io::sink())).unwrap_err();
+    assert!(
+        matches!(&error, BundleError::Size { name, got: 6_000_000_000, .. } if name == "all files"),
+        "{error}"
+    );
     // A bomb has to declare its size first.
     assert!(matches!(changed(|header| header.set_size(0o77_777_777_777)), Err(BundleError::Size { .. })));
 }
