@@ -117,7 +117,8 @@ fn bytes_max(name: &str) -> u64 {
     }
 }
 
-fn is_plain(name: &str) -> bool {
+/// Whether a name is a plain file name: nothing that a path could be made of.
+pub fn is_plain(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     !name.is_empty() && name.len() < 100 && !name.starts_with('.') && name.chars().all(allowed)
 }

@@ -19,12 +19,8 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_REFUSED, Failure, Outcome,
-    ci::import::import,
-    console::Console,
-    export, predict, supervise,
-    verify::{refused, write_transcript},
-    workspace::Workspace,
+    EXIT_REFUSED, Failure, Outcome, ci::import::import, console::Console, export, predict, supervise,
+    verify::refused, workspace::Workspace,
 };
 
 #[derive(clap::Args)]
@@ -69,7 +65,7 @@ fn transcript(dir: &ModelDir, artifact: &Utf8Path, manifest: &Manifest) -> anyho
         return Ok(());
     };
     match fs::read(artifact.join(TRANSCRIPT_FILE)) {
-        Ok(bytes) if Digest::of(&bytes) == eq.transcript => write_transcript(dir, &bytes),
+        Ok(bytes) if Digest::of(&bytes) == eq.transcript => export::replace(dir, TRANSCRIPT_FILE, &bytes),
         _ => Ok(()),
     }
 }
@@ -97,9 +93,7 @@ fn manifest(artifact: &Utf8Path) -> anyhow::Result<Manifest> {
     );
     let manifest = Manifest::parse(&fs::read(&path)?)?;
     // It becomes a folder's name.
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let good =
-        !manifest.model.starts_with('.') && !manifest.model.is_empty() && manifest.model.chars().all(plain);
+    let good = bundle::is_plain(&manifest.model);
     ensure!(good, "{MANIFEST_FILE}: model: got `{}`, expected a plain name", manifest.model);
     Ok(manifest)
 }

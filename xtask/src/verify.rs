@@ -4,7 +4,7 @@
 //! **Invariant:** nothing is run that was not proved statically first, and nothing is recorded that was not judged: a
 //! failed measurement never replaces a good one. The manifest is replaced once, at the end, whole.
 
-use std::{fs, fs::File, sync::atomic::Ordering};
+use std::{fs::File, sync::atomic::Ordering};
 
 use anyhow::Context as _;
 use camino::Utf8PathBuf;
@@ -184,20 +184,11 @@ fn renewed(
     fresh.manifest.prd_compliant = fresh.manifest.prd_reasons.is_empty();
     if let Some(text) = transcript {
         // Before the manifest: a transcript that no manifest names is harmless, the other way round it is missed.
-        write_transcript(dir, &text)?;
+        crate::export::replace(dir, TRANSCRIPT_FILE, &text)?;
     }
     crate::export::write_manifest(dir, &fresh.manifest)?;
     println!("{}: evidence recorded", dir.manifest_path());
     Ok(fresh)
-}
-
-pub(crate) fn write_transcript(dir: &ModelDir, text: &[u8]) -> anyhow::Result<()> {
-    let place = dir.path().join(TRANSCRIPT_FILE);
-    let temporary = dir.path().join(format!(".{TRANSCRIPT_FILE}.new"));
-    fs::write(&temporary, text)?;
-    File::open(&temporary)?.sync_all()?;
-    fs::rename(temporary, place)?;
-    Ok(())
 }
 
 /// A measurement that did not come to its end.

@@ -18,7 +18,7 @@ use model_assets::{
 
 use crate::{
     Failure,
-    export::{WORK_PTE, WORK_REFERENCE, publish},
+    export::{WORK_PTE, WORK_REFERENCE, publish, replace},
     verify::refused,
 };
 
@@ -43,11 +43,7 @@ pub(crate) fn import(dir: &ModelDir, artifact: &Utf8Path, work: &Utf8Path) -> Re
     let validated = check::validate(pte, &claim, Profile::Dev).map_err(|refusal| refused(refusal.into()))?;
     if brought && let Some(bytes) = &claim.tokenizer {
         // Before the manifest that names its digest: a tokenizer without a manifest harms nobody.
-        let place = dir.path().join(&claim.recipe.tokens.tokenizer);
-        let temporary = place.with_extension("new");
-        fs::write(&temporary, bytes)?;
-        fs::File::open(&temporary)?.sync_all()?;
-        fs::rename(temporary, place)?;
+        replace(dir, &claim.recipe.tokens.tokenizer, bytes)?;
     }
     publish(dir, &validated, &claim.manifest, work)?;
     Ok(claim.manifest)

@@ -63,11 +63,16 @@ fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<()> {
 
 /// Replaces `manifest.json`: the commit point of a publish.
 pub(crate) fn write_manifest(dir: &ModelDir, manifest: &Manifest) -> anyhow::Result<()> {
-    let temporary = dir.path().join(format!(".{MANIFEST_FILE}.new"));
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(&manifest.to_bytes())?;
+    replace(dir, MANIFEST_FILE, &manifest.to_bytes())
+}
+
+/// Replaces a file of a model's directory, whole: killed at any instant, the old one is there or the new one.
+pub(crate) fn replace(dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let (place, temporary) = (dir.path().join(name), dir.path().join(format!(".{name}.new")));
+    let mut file = fs::File::create(&temporary).with_context(|| format!("{temporary}: cannot be made"))?;
+    file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&temporary, dir.manifest_path())?;
+    fs::rename(&temporary, &place).with_context(|| format!("{place}: cannot be put in place"))?;
     sync_dir(&dir.path())
 }
 
