@@ -17,10 +17,14 @@ mod inspect_app;
 mod lint_workflows;
 mod mutate;
 mod pack;
+mod pinned_venv;
 mod predict;
+mod release;
 mod report;
 mod sarif;
+mod sbom;
 mod setup;
+mod sign;
 mod supervise;
 mod test;
 mod torch_index;
@@ -63,6 +67,10 @@ pub const EXIT_GH: u8 = 22;
 pub const EXIT_GH_ACCESS: u8 = 23;
 /// The run on GitHub failed.
 pub const EXIT_RUN: u8 = 24;
+/// A signature is missing, or is not one that a release accepts.
+pub const EXIT_SIGNATURE: u8 = 25;
+/// What the model's licence demands is missing.
+pub const EXIT_LICENCE: u8 = 26;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
@@ -87,6 +95,10 @@ enum Command {
     Pack(pack::Args),
     /// Prove and publish the model of a bundle
     Unpack(unpack::Args),
+    /// Sign a published model, or check its signature
+    Sign(sign::Args),
+    /// Write a model's bill of materials: CycloneDX 1.6
+    Sbom(sbom::Args),
     /// Prove a published model, or any `.pte` file, again
     Verify(verify::Args),
     /// Measure speed, memory and energy of a model in the runtime that ships
@@ -151,6 +163,8 @@ fn main() -> std::process::ExitCode {
                 Command::Ci(args) => ci::run(&workspace, &args),
                 Command::Pack(args) => pack::run(&workspace, &args),
                 Command::Unpack(args) => unpack::run(&workspace, &args),
+                Command::Sign(args) => sign::run(&workspace, &args),
+                Command::Sbom(args) => sbom::run(&workspace, &args),
                 Command::Verify(args) => verify::run(&workspace, &args),
                 Command::Bench(args) => bench::run(&workspace, &args),
                 Command::Eval(args) => eval::run(&workspace, &args),

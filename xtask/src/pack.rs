@@ -22,7 +22,7 @@ use model_assets::{
 use crate::{
     EXIT_INTERRUPTED, Failure, Outcome,
     console::Console,
-    supervise,
+    release, sign, supervise,
     verify::{self, refused},
     workspace::Workspace,
 };
@@ -45,9 +45,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let dir = ModelDir::new(workspace.models(), &args.model);
-    let (claim, _) = dir.claim().map_err(refused)?;
+    let (claim, texts) = dir.claim().map_err(refused)?;
     let profile = if args.release { Profile::Release } else { Profile::Dev };
-    let pte = verify::judge(&dir, &claim, profile)?.into_source();
+    let proved = verify::judge(&dir, &claim, profile)?;
+    if args.release {
+        release::demand(&dir, &claim, &texts, &proved)?;
+    }
+    let pte = proved.into_source();
     let reference = verify::reference(&dir, &claim)?;
     let files = files(&dir, &claim, &reference);
     let name = claim.manifest.file.replace(".pte", ".tar.gz");
@@ -83,6 +87,7 @@ fn files(dir: &ModelDir, claim: &Claim, reference: &Utf8Path) -> BTreeMap<String
     if transcript.is_file() {
         files.insert(TRANSCRIPT_FILE.to_owned(), transcript);
     }
+    files.extend(sign::companions(dir, recipe));
     files
 }
 

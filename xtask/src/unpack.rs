@@ -16,6 +16,7 @@ use model_assets::{
     limits::MANIFEST_BYTES_MAX,
     manifest::{LOG_FILE, MANIFEST_FILE, Manifest},
     recipe::Recipe,
+    signature::SIGNATURE_FILE,
 };
 
 use crate::{
@@ -110,8 +111,13 @@ fn expected_files(entries: &[Entry], manifest: &Manifest, recipe: &Recipe) -> an
         TRANSCRIPT_FILE,
         "recipe.toml",
         "policy.toml",
+        SIGNATURE_FILE,
     ]);
-    match entries.iter().find(|entry| !known.contains(entry.name.as_str())) {
+    let licence: Vec<_> = recipe.licence.files().collect();
+    match entries.iter().find(|entry| {
+        let name = entry.name.as_str();
+        !known.contains(name) && !licence.contains(&name)
+    }) {
         Some(entry) => Err(anyhow!("{}: got a file that no bundle of `{}` has", entry.name, manifest.model)),
         None => Ok(()),
     }

@@ -19,6 +19,7 @@ use model_assets::{
 use crate::{
     Failure,
     export::{WORK_PTE, WORK_REFERENCE, publish, replace},
+    sign,
     verify::refused,
 };
 
@@ -46,6 +47,7 @@ pub(crate) fn import(dir: &ModelDir, artifact: &Utf8Path, work: &Utf8Path) -> Re
         replace(dir, &claim.recipe.tokens.tokenizer, bytes)?;
     }
     publish(dir, &validated, &claim.manifest, work)?;
+    sign::bring(dir, artifact, &claim.recipe)?;
     Ok(claim.manifest)
 }
 
