@@ -77,11 +77,19 @@ impl Rejected {
     }
 
     fn malformed(error: SignatureError) -> Self {
+        let format = "a signature of the model-signing format 1.0";
         match error {
-            SignatureError::Forged { .. } => {
-                Self::new("signature-forged", error, "the key's signature of this content")
+            SignatureError::Forged { hint } => {
+                let got = format!("a signature that does not fit the content and the key {hint}");
+                Self::new("signature-forged", got, "the key's signature of this content")
             }
-            _ => Self::new("signature-malformed", error, "a signature of the model-signing format 1.0"),
+            SignatureError::Value { what, got, expected } => {
+                Self::new("signature-malformed", format!("{what} {got}"), expected)
+            }
+            SignatureError::TooLarge { got, expected } => {
+                Self::new("signature-malformed", format!("{got} bytes"), format!("at most {expected}"))
+            }
+            other => Self::new("signature-malformed", other, format),
         }
     }
 }
