@@ -95,11 +95,37 @@ impl Engine {
         threads: Option<u32>,
         console: &Console,
     ) -> anyhow::Result<Benchmark> {
+        let mut more = vec!["--sweep".to_owned()];
+        more.extend(files.words());
+        self.measure(files, repeats, threads, &more, console)
+    }
+
+    /// As [`Self::bench`], at one number of threads and without the time to the first token.
+    ///
+    /// # Errors
+    /// It does not load or run.
+    pub(crate) fn speeds(
+        &self,
+        files: &Files,
+        repeats: u32,
+        threads: Option<u32>,
+        console: &Console,
+    ) -> anyhow::Result<Benchmark> {
+        self.measure(files, repeats, threads, &[], console)
+    }
+
+    fn measure(
+        &self,
+        files: &Files,
+        repeats: u32,
+        threads: Option<u32>,
+        more: &[String],
+        console: &Console,
+    ) -> anyhow::Result<Benchmark> {
         console.step("engine: benchmark");
-        let repeats = repeats.to_string();
-        let mut arguments = vec!["--json".to_owned(), "--sweep".to_owned(), "--repeats".to_owned(), repeats];
+        let mut arguments = vec!["--json".to_owned(), "--repeats".to_owned(), repeats.to_string()];
         arguments.extend(threads.iter().flat_map(|n| ["--threads".to_owned(), n.to_string()]));
-        arguments.extend(files.words());
+        arguments.extend_from_slice(more);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let stdout = self.run("bench", files, &arguments)?;
         serde_json::from_str(&stdout).context("the engine's benchmark cannot be read")
