@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, BufWriter, Read, Seek as _, Write as _},
+    io::{self, BufWriter, Seek as _, Write as _},
 };
 
 use anyhow::{Context as _, ensure};
@@ -22,8 +22,9 @@ use model_assets::{
 use crate::{
     EXIT_INTERRUPTED, Failure, Outcome,
     console::Console,
-    supervise,
-    verify::{self, refused},
+    meter::Meter,
+    supervise, verify,
+    whole::{WholeFile, folder},
     workspace::Workspace,
 };
 
@@ -44,8 +45,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let dir = ModelDir::new(workspace.models(), &args.model);
-    let (claim, _) = dir.claim().map_err(refused)?;
+    let (dir, claim) = verify::open(workspace, &args.model, false)?;
     let profile = if args.release { Profile::Release } else { Profile::Dev };
     let pte = verify::judge(&dir, &claim, profile)?.into_source();
     let reference = verify::reference(&dir, &claim)?;
@@ -79,8 +79,9 @@ fn files(dir: &ModelDir, claim: &Claim, reference: &Utf8Path) -> BTreeMap<String
             files.insert(name.clone(), dir.path().join(name));
         }
     }
-    let transcript = dir.path().join(TRANSCRIPT_FILE);
-    if transcript.is_file() {
+    let eq = manifest.evidence.as_ref().and_then(|evidence| evidence.eq.as_ref());
+    let transcript = eq.map(|eq| dir.resolve(TRANSCRIPT_FILE, eq.transcript));
+    if let Some(transcript) = transcript.filter(|path| path.is_file()) {
         files.insert(TRANSCRIPT_FILE.to_owned(), transcript);
     }
     files
@@ -93,11 +94,9 @@ fn write(
     claim: &Claim,
     console: &Console,
 ) -> anyhow::Result<()> {
-    let folder = out.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
+    let folder = folder(out);
     fs::create_dir_all(folder).with_context(|| format!("{folder}: cannot be made"))?;
-    // Removed when it is dropped: only a whole bundle gets the name.
-    let temporary = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("{folder}"))?;
-    let mut writer = Writer::new(BufWriter::new(temporary));
+    let mut writer = Writer::new(BufWriter::new(WholeFile::create(out)?));
     let manifest = claim.manifest.to_bytes();
     writer.entry(MANIFEST_FILE, manifest.len() as u64, &mut manifest.as_slice())?;
     let mut pte = Some(pte);
@@ -109,41 +108,11 @@ fn write(
         };
         file.rewind()?;
         let total = file.metadata()?.len();
-        let mut source = Watched { file, name, bytes: 0, total, console };
+        let mut source = Meter::new(file, name, total, console);
         writer.entry(name, total, &mut source).with_context(|| format!("{path}"))?;
     }
     let mut sink = writer.finish()?;
     sink.flush()?;
-    let temporary = sink.into_inner().map_err(io::IntoInnerError::into_error)?;
-    temporary.as_file().sync_all()?;
     ensure!(!supervise::interrupted(), "interrupted");
-    temporary.persist(out).with_context(|| format!("{out}: cannot be put in place"))?;
-    fs::File::open(folder)?.sync_all()?;
-    Ok(())
-}
-
-/// Shows how far reading is, and ends it when the person wants to.
-struct Watched<'a> {
-    file: fs::File,
-    name: &'a str,
-    bytes: u64,
-    total: u64,
-    console: &'a Console,
-}
-
-impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if supervise::interrupted() {
-            // `Interrupted` itself means that the call is to be tried again.
-            return Err(io::Error::other("interrupted"));
-        }
-        const SHOW_EVERY_BYTES: u64 = 16 << 20;
-        let got = self.file.read(buffer)?;
-        let (before, now) = (self.bytes, self.bytes.saturating_add(got as u64));
-        if before / SHOW_EVERY_BYTES != now / SHOW_EVERY_BYTES || (now == self.total && got > 0) {
-            self.console.download(self.name, now, self.total, false);
-        }
-        self.bytes = now;
-        Ok(got)
-    }
+    sink.into_inner().map_err(io::IntoInnerError::into_error)?.put_in_place()
 }
