@@ -116,3 +116,58 @@ fn write(
     ensure!(!supervise::interrupted(), "interrupted");
     sink.into_inner().map_err(io::IntoInnerError::into_error)?.put_in_place()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use model_assets::dir::ModelDir;
+
+    use super::*;
+
+    const CHILD: &str = "PROOFMARK_TEST_PACK_MEMORY";
+    /// Larger than the bound by far, and small enough for every run of the tests.
+    const FILE_BYTES: u64 = 192 << 20;
+    /// The window of the compressor, some buffers, and what the test's own process has.
+    const PEAK_BYTES_MAX: u64 = 48 << 20;
+
+    /// Run as a child by the test below, so that the peak is this pack's own: prints it.
+    #[test]
+    fn pack_a_large_file() {
+        let Ok(scratch) = std::env::var(CHILD) else { return };
+        let scratch = Utf8PathBuf::from(scratch);
+        let models = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-assets/models");
+        let (claim, _) = ModelDir::new(models, "tiny").claim().expect("run: cargo xtask export");
+        let place = scratch.join("large.pte");
+        let pte = fs::File::create_new(&place).unwrap();
+        pte.set_len(FILE_BYTES).unwrap();
+        let files = BTreeMap::from([(claim.manifest.file.clone(), place.clone())]);
+        let pte = fs::File::open(&place).unwrap();
+        write(&scratch.join("large.tar.gz"), &files, pte, &claim, &Console::new(false)).unwrap();
+        // How much of memory this process ever had (see proc(5)).
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        println!("{}", status.lines().find(|line| line.starts_with("VmHWM:")).unwrap());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_large_file_is_packed_in_little_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "pack::tests::pack_a_large_file", "--nocapture"])
+            .env(CHILD, folder.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let peak = text.lines().find_map(|line| line.split_once("VmHWM:")).map(|(_, peak)| peak);
+        let kib: u64 =
+            peak.unwrap_or_else(|| panic!("{text}")).trim().split(' ').next().unwrap().parse().unwrap();
+        println!("peak {kib} KiB for a file of {} KiB", FILE_BYTES / 1024);
+        assert!(
+            kib * 1024 < PEAK_BYTES_MAX,
+            "peak {kib} KiB, expected less than {} KiB",
+            PEAK_BYTES_MAX / 1024
+        );
+        assert!(folder.path().join("large.tar.gz").metadata().unwrap().len() > 0);
+    }
+}

@@ -193,7 +193,10 @@ fn every_documented_abuse_has_its_test() {
     for row in &rows {
         let test = row.split('|').nth(3).unwrap().split('`').nth(1);
         let test = test.unwrap_or_else(|| panic!("no test in: {row}"));
-        assert!(sources.iter().any(|source| source.contains(&format!("fn {test}("))), "{test} does not exist: {row}");
+        assert!(
+            sources.iter().any(|source| source.contains(&format!("fn {test}("))),
+            "{test} does not exist: {row}"
+        );
     }
     let behaviours = include_str!("../../docs/supply-chain-fetch.md");
     let count = |text: &str| text.lines().filter(|line| line.contains("| exit ")).count();

@@ -58,6 +58,7 @@ fn killed_at_any_moment_nothing_half_done_is_seen() {
     });
     let hub = Hub::start(served, |_, answer| answer.paced(Pace::Slow));
     let out = tree.path("out/tiny.tar.gz");
+    fs::create_dir_all(out.parent().unwrap()).unwrap();
     for (index, bundle) in bundles.iter().enumerate() {
         fs::write(tree.path(&format!("{index}.tar.gz")), bundle).unwrap();
     }
