@@ -17,6 +17,7 @@ pub mod error;
 pub mod evidence;
 pub mod limits;
 pub mod manifest;
+pub mod name;
 pub mod policy;
 pub mod provenance;
 pub mod pte;

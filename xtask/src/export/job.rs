@@ -35,7 +35,7 @@ use crate::{
 use super::{
     Args,
     inputs::worker_digest,
-    publish::{WORK_PTE, WORK_REFERENCE, publish},
+    publish::{WORK_PTE, WORK_REFERENCE, publish, replace},
 };
 
 const REFERENCE_PROMPT_TOKENS: u32 = 24;
@@ -124,9 +124,8 @@ impl Job<'_> {
         let place = self.dir.path().join(&self.recipe.tokens.tokenizer);
         let Some(folder) = self.checkpoint.as_ref().filter(|_| !place.exists()) else { return Ok(()) };
         let from = folder.join(&self.recipe.tokens.tokenizer);
-        let temporary = place.with_extension("new");
-        fs::copy(&from, &temporary).with_context(|| format!("{from}: cannot be copied to {place}"))?;
-        Ok(fs::rename(temporary, place)?)
+        let bytes = fs::read(&from).with_context(|| format!("{from}: cannot be read"))?;
+        replace(&self.dir, &self.recipe.tokens.tokenizer, &bytes)
     }
 
     pub(super) fn request(&self) -> anyhow::Result<serde_json::Value> {
