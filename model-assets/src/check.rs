@@ -10,6 +10,8 @@
 //! Deliberately absent: a constructor, a `Default`, an environment variable, or a feature that yields a
 //! [`Validated`] by any other way.
 
+#[cfg(feature = "signature")]
+mod authentic;
 mod judge;
 
 use std::fmt;
@@ -21,6 +23,9 @@ use crate::{
     pte::{self, ReadAt},
     recipe::{Delivery, EvidenceKind},
 };
+
+#[cfg(feature = "signature")]
+pub use authentic::{Authentic, authenticate, refusal as signature_refusal, signed_by};
 
 pub use crate::pte::Severity;
 

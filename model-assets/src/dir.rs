@@ -185,10 +185,60 @@ impl ModelDir {
         Ok((claim, files))
     }
 
+    /// Reads the text of an agreement or notice.
+    ///
+    /// # Errors
+    /// Missing or unreadable.
+    pub fn licence_text(&self, name: &str) -> Result<String, GateError> {
+        self.read_text(&self.path().join(name), limits::LICENCE_BYTES_MAX, "a text of the model's licence")
+    }
+
     /// Where the file that a manifest names is now. See the module's documentation.
     pub fn resolve(&self, file: &str, sha256: Digest) -> Utf8PathBuf {
         let pending = self.path().join(pending_name(file, sha256));
         if pending.is_file() { pending } else { self.path().join(file) }
+    }
+
+    /// `signers.toml`.
+    #[cfg(feature = "signature")]
+    pub fn signers_path(&self) -> Utf8PathBuf {
+        self.models.join(crate::signers::SIGNERS_FILE)
+    }
+
+    /// `model.sig`.
+    #[cfg(feature = "signature")]
+    pub fn signature_path(&self) -> Utf8PathBuf {
+        self.path().join(crate::signature::SIGNATURE_FILE)
+    }
+
+    /// Reads and parses the list of signers. A list that is missing demands nothing of nobody: an error.
+    ///
+    /// # Errors
+    /// Missing, unreadable or unusable.
+    #[cfg(feature = "signature")]
+    pub fn signers(&self) -> Result<crate::signers::Signers, GateError> {
+        let text = self.read_text(&self.signers_path(), limits::TOML_BYTES_MAX, "the list of signers");
+        let text = text.map_err(|error| match error {
+            GateError::Missing { path, expected, .. } => {
+                let hint = "write it: see docs/signing.md".to_owned();
+                GateError::Missing { path, expected, hint }
+            }
+            other => other,
+        })?;
+        crate::signers::Signers::parse(&text).map_err(|error| self.contract(error, "correct the file"))
+    }
+
+    /// Reads the signature, if there is one.
+    ///
+    /// # Errors
+    /// Unreadable.
+    #[cfg(feature = "signature")]
+    pub fn signature(&self) -> Result<Option<Vec<u8>>, GateError> {
+        match self.read(&self.signature_path(), limits::SIGNATURE_BYTES_MAX, "a signature") {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(GateError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Every path whose change can change the verdict.

@@ -15,6 +15,7 @@ pub mod dir;
 pub mod eq;
 pub mod error;
 pub mod evidence;
+pub mod licence;
 pub mod limits;
 pub mod manifest;
 pub mod name;
@@ -22,6 +23,10 @@ pub mod policy;
 pub mod provenance;
 pub mod pte;
 pub mod recipe;
+#[cfg(feature = "signature")]
+pub mod signature;
+#[cfg(feature = "signature")]
+pub mod signers;
 
 /// Digest of a value's meaning: its canonical JSON, with keys in declaration order.
 fn canonical_digest(value: &impl serde::Serialize) -> digest::Digest {

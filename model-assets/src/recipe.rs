@@ -373,7 +373,7 @@ pub struct QualityLimits {
     pub acceptance_ratio_min: f64,
 }
 
-/// Licence facts that packaging needs.
+/// Licence facts that a release needs: see [`crate::licence`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -382,6 +382,19 @@ pub struct Licence {
     pub id: String,
     /// Words that the app must show, such as `Built with Llama`.
     pub attribution: Option<String>,
+    /// The licence's own text: a file beside the recipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<String>,
+    /// The notice that copies must keep: a file beside the recipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
+}
+
+impl Licence {
+    /// The files beside the recipe that go where the model goes.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        [&self.agreement, &self.notice].into_iter().flatten().map(String::as_str)
+    }
 }
 
 impl Recipe {
@@ -467,6 +480,9 @@ impl Recipe {
             if !is_plain(name) {
                 return Err(ContractError::value(FILE, key, format!("`{name}`"), expected));
             }
+        }
+        if let Some(name) = self.licence.files().find(|name| !is_plain(name)) {
+            return Err(ContractError::value(FILE, "licence", format!("`{name}`"), expected));
         }
         if let Source::Hub { files, .. } = &self.source {
             check_pins(files, &self.tokens.tokenizer)?;

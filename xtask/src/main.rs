@@ -22,10 +22,14 @@ mod lint_workflows;
 mod meter;
 mod mutate;
 mod pack;
+mod pinned_venv;
 mod predict;
+mod release;
 mod report;
 mod sarif;
+mod sbom;
 mod setup;
+mod sign;
 mod supervise;
 mod test;
 mod token;
@@ -69,6 +73,10 @@ pub const EXIT_GH: u8 = 22;
 pub const EXIT_GH_ACCESS: u8 = 23;
 /// The run on GitHub failed.
 pub const EXIT_RUN: u8 = 24;
+/// A signature is missing, or is not one that a release accepts.
+pub const EXIT_SIGNATURE: u8 = 25;
+/// What the model's licence demands is missing.
+pub const EXIT_LICENCE: u8 = 26;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
@@ -98,6 +106,10 @@ enum Command {
     Fetch(fetch::Args),
     /// Remove what can be made or fetched again
     Clean(clean::Args),
+    /// Sign a published model, or check its signature
+    Sign(sign::Args),
+    /// Write a model's bill of materials: CycloneDX 1.6
+    Sbom(sbom::Args),
     /// Prove a published model, or any `.pte` file, again
     Verify(verify::Args),
     /// Measure speed, memory and energy of a model in the runtime that ships
@@ -168,6 +180,8 @@ impl Command {
             Self::Pack(args) => pack::run(workspace, args),
             Self::Fetch(args) => fetch::run(workspace, args),
             Self::Clean(args) => clean::run(workspace, args),
+            Self::Sign(args) => sign::run(workspace, args),
+            Self::Sbom(args) => sbom::run(workspace, args),
             Self::Verify(args) => verify::run(workspace, args),
             Self::Bench(args) => bench::run(workspace, args),
             Self::Eval(args) => eval::run(workspace, args),

@@ -23,7 +23,7 @@ use crate::{
     EXIT_INTERRUPTED, Failure, Outcome,
     console::Console,
     meter::Meter,
-    supervise, verify,
+    release, sign, supervise, verify,
     whole::{WholeFile, folder},
     workspace::Workspace,
 };
@@ -45,9 +45,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let (dir, claim) = verify::open(workspace, &args.model, false)?;
+    let (dir, claim, texts) = verify::open(workspace, &args.model, false)?;
     let profile = if args.release { Profile::Release } else { Profile::Dev };
-    let pte = verify::judge(&dir, &claim, profile)?.into_source();
+    let proved = verify::judge(&dir, &claim, profile)?;
+    if args.release {
+        release::demand(&dir, &claim, &texts, &proved)?;
+    }
+    let pte = proved.into_source();
     let reference = verify::reference(&dir, &claim)?;
     let files = files(&dir, &claim, &reference);
     let name = claim.manifest.file.replace(".pte", ".tar.gz");
@@ -84,6 +88,7 @@ fn files(dir: &ModelDir, claim: &Claim, reference: &Utf8Path) -> BTreeMap<String
     if let Some(transcript) = transcript.filter(|path| path.is_file()) {
         files.insert(TRANSCRIPT_FILE.to_owned(), transcript);
     }
+    files.extend(sign::companions(dir, recipe));
     files
 }
 

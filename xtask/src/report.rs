@@ -49,7 +49,7 @@ struct Report {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let (dir, claim) = verify::open(workspace, &args.model, args.rehearsed)?;
+    let (dir, claim, _) = verify::open(workspace, &args.model, args.rehearsed)?;
     let verdicts = [Profile::Dev, Profile::Release].map(|profile| {
         let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
         Ok((profile, check::validate(pte, &claim, profile).map(|proved| proved.checks().len())))

@@ -13,7 +13,7 @@ use model_assets::{
     check::{self, Profile, Validated},
     claim::Claim,
     digest::Digest,
-    dir::{GateError, ModelDir},
+    dir::{ClaimFiles, GateError, ModelDir},
     eq::{self, TRANSCRIPT_FILE},
     evidence::Parity,
     manifest::{Evidence, EvidenceBinding},
@@ -95,7 +95,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     if args.model.extension() == Some("pte") {
         return file(args);
     }
-    let (dir, claim) = open(workspace, args.model.as_str(), args.rehearsed)?;
+    let (dir, claim, _) = open(workspace, args.model.as_str(), args.rehearsed)?;
     let level = args.level();
     let claim = if args.check || level == Level::Static {
         reference(&dir, &claim)?;
@@ -122,11 +122,11 @@ pub(crate) fn open(
     workspace: &Workspace,
     model: &str,
     rehearsed: bool,
-) -> Result<(ModelDir, Claim), Failure> {
+) -> Result<(ModelDir, Claim, ClaimFiles), Failure> {
     let models = if rehearsed { workspace.rehearsals() } else { workspace.models() };
     let dir = ModelDir::new(models, model);
-    let (claim, _) = dir.claim().map_err(refused)?;
-    Ok((dir, claim))
+    let (claim, texts) = dir.claim().map_err(refused)?;
+    Ok((dir, claim, texts))
 }
 
 /// Runs every static check over the published file.

@@ -20,7 +20,7 @@ use model_assets::{
 use crate::{
     Failure,
     export::{WORK_PTE, WORK_REFERENCE, publish, replace},
-    supervise,
+    sign, supervise,
     verify::refused,
 };
 
@@ -50,6 +50,7 @@ pub(crate) fn import(dir: &ModelDir, artifact: &Utf8Path, work: &Utf8Path) -> Re
         replace(dir, &claim.recipe.tokens.tokenizer, bytes)?;
     }
     publish(dir, &validated, &claim.manifest, work)?;
+    sign::bring(dir, artifact, &claim.recipe)?;
     Ok(claim.manifest)
 }
 

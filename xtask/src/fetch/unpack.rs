@@ -20,6 +20,7 @@ use model_assets::{
     limits::MANIFEST_BYTES_MAX,
     manifest::{LOG_FILE, MANIFEST_FILE, Manifest},
     name::is_plain,
+    signature::SIGNATURE_FILE,
 };
 
 use crate::{
@@ -128,8 +129,10 @@ impl Admitted {
             TRANSCRIPT_FILE,
             "recipe.toml",
             "policy.toml",
+            SIGNATURE_FILE,
         ];
-        let mut files: BTreeMap<_, _> = small.map(|name| (name.to_owned(), None)).into();
+        let small = small.into_iter().chain(recipe.licence.files());
+        let mut files: BTreeMap<_, _> = small.map(|name| (name.to_owned(), None)).collect();
         files.insert(file.clone(), Some(*file_bytes));
         files.insert(reference.name.clone(), Some(reference.bytes));
         Ok(Self { dir, files })

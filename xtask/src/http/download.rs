@@ -140,13 +140,16 @@ pub(crate) fn path(folder: &Utf8Path, wanted: &Wanted) -> Utf8PathBuf {
     if wanted.has_digest() { place.whole } else { place.partial }
 }
 
+/// Hears of bytes that are there, bytes in all where the server tells, and attempts that failed.
+type Seen<'a> = dyn FnMut(u64, Option<u64>, Option<&str>) + 'a;
+
 /// Makes `folder` hold the file, and says what it is; `seen` hears of bytes and of attempts that failed.
 pub(crate) fn file(
     client: &Client,
     url: &Uri,
     folder: &Utf8Path,
     wanted: &Wanted,
-    seen: &mut dyn FnMut(u64, Option<u64>, Option<&str>),
+    seen: &mut Seen<'_>,
 ) -> Result<FileRecord, Fault> {
     let place = Place::new(folder, &wanted.name);
     if let Some(record) = check_whole(&place, wanted)? {
@@ -196,7 +199,7 @@ fn once(
     url: &Uri,
     place: &Place,
     wanted: &Wanted,
-    seen: &mut dyn FnMut(u64, Option<u64>, Option<&str>),
+    seen: &mut Seen<'_>,
 ) -> Result<FileRecord, Fault> {
     let etag = resumable(place, wanted)?;
     let start = if etag.is_some() { place.have() } else { 0 };
