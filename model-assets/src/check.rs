@@ -1,4 +1,4 @@
-//! The one door: [`validate`] is the only way to make a [`Validated`], and only a [`Validated`] is published,
+//! The one door: [`validate`], and [`validate_reserve`] for a GGUF, are the only ways to make a [`Validated`], and only a [`Validated`] is published,
 //! embedded, linked or loaded.
 //!
 //! **Invariant:** the bytes that were checked are the bytes that come out: a [`Validated`] owns the buffer or
@@ -11,6 +11,7 @@
 //! [`Validated`] by any other way.
 
 mod judge;
+mod reserve;
 
 use std::fmt;
 
@@ -22,6 +23,7 @@ use crate::{
     recipe::{Delivery, EvidenceKind},
 };
 
+pub use self::reserve::validate_reserve;
 pub use crate::pte::Severity;
 
 /// What a build is for.
@@ -99,17 +101,17 @@ impl std::error::Error for Refusal {}
 
 /// A model whose bytes were checked against its claim. See the module's invariants.
 #[derive(Debug)]
-pub struct Validated<S> {
+pub struct Validated<S, T = pte::Summary> {
     source: S,
     sha256: Digest,
     file_bytes: u64,
     delivery: Delivery,
-    summary: pte::Summary,
+    summary: T,
     warnings: Vec<Finding>,
     checks: Vec<Check>,
 }
 
-impl<S> Validated<S> {
+impl<S, T> Validated<S, T> {
     /// The very bytes or open file that were checked.
     pub fn source(&self) -> &S {
         &self.source
@@ -136,7 +138,7 @@ impl<S> Validated<S> {
     }
 
     /// What the bytes say.
-    pub fn summary(&self) -> &pte::Summary {
+    pub fn summary(&self) -> &T {
         &self.summary
     }
 
