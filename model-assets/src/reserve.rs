@@ -75,6 +75,20 @@ pub struct ReserveExport {
     pub peak_rss_bytes: Option<u64>,
 }
 
+/// What `reserve check` answers: written to the response file that xtask named.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReserveCheck {
+    /// What ran the model, as [`RESERVE_RUNTIME`].
+    pub runtime: String,
+    /// SHA-256 of the file that was run.
+    pub gguf: Digest,
+    /// Load evidence.
+    pub load: Load,
+    /// Held-out texts; absent when no reference was given or it has none.
+    pub heldout: Option<Heldout>,
+}
+
 /// What was measured, bound to what it was measured on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

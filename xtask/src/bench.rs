@@ -2,6 +2,8 @@
 //!
 //! What it shows is not recorded: `verify --level release` measures on its own and records that.
 
+mod against;
+mod llamacpp;
 mod plot;
 
 use std::{fmt::Write as _, fs};
@@ -18,6 +20,8 @@ use crate::{
     verify::{self, refused},
     workspace::Workspace,
 };
+
+use self::against::Against;
 
 pub(crate) use self::plot::svg;
 
@@ -37,6 +41,9 @@ pub(crate) struct Args {
     /// Look at the rehearsal of the model instead
     #[arg(long)]
     rehearsed: bool,
+    /// Measure something else on the same weights too, in turn
+    #[arg(long, value_enum)]
+    against: Option<Against>,
     /// Where the figures go; `.proofmark/bench/MODEL` unless given
     #[arg(long, value_name = "DIR")]
     out: Option<Utf8PathBuf>,
@@ -53,8 +60,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let files = if is_file { file(&args.model)? } else { published(&dir)? };
     let console = Console::new(args.json);
     console.step("engine: build");
+    if let Some(Against::Llamacpp) = args.against {
+        return beside_llamacpp(workspace, &dir, &files, args, &console);
+    }
     let measured = Engine::open(workspace, Profile::Release)
-        .and_then(|engine| engine.bench(&files, args.repeats, args.threads, &console));
+        .and_then(|engine| engine.bench(&files, args.repeats, args.threads, true, &console));
     console.done();
     let benchmark = measured.map_err(|error| verify::failed(&dir, error))?;
     let out = args.out.clone().unwrap_or_else(|| workspace.state().join("bench").join(name));
@@ -64,6 +74,27 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     } else {
         print!("{}", markdown(&benchmark));
         println!("{out}: bench.json, bench.md, bench.svg");
+    }
+    Ok(())
+}
+
+/// Both engines on the same weights.
+fn beside_llamacpp(
+    workspace: &Workspace,
+    dir: &ModelDir,
+    files: &Files,
+    args: &Args,
+    console: &Console,
+) -> Outcome {
+    let engine = Engine::open(workspace, Profile::Release).map_err(|error| verify::failed(dir, error))?;
+    let asked = (args.repeats, args.threads);
+    let comparison = llamacpp::measure(workspace, dir, &engine, files, asked, console);
+    console.done();
+    let comparison = comparison?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&comparison)?);
+    } else {
+        print!("{}", comparison.markdown()?);
     }
     Ok(())
 }

@@ -84,7 +84,8 @@ impl Engine {
         Ok((check.load, check.parity))
     }
 
-    /// Measures speed and memory. `threads` is the engine's own choice when it is `None`.
+    /// Measures speed and memory; with `sweep` for other numbers of threads too. `threads` is the engine's own choice when
+    /// it is `None`.
     ///
     /// # Errors
     /// It does not load or run.
@@ -93,11 +94,12 @@ impl Engine {
         files: &Files,
         repeats: u32,
         threads: Option<u32>,
+        sweep: bool,
         console: &Console,
     ) -> anyhow::Result<Benchmark> {
         console.step("engine: benchmark");
-        let repeats = repeats.to_string();
-        let mut arguments = vec!["--json".to_owned(), "--sweep".to_owned(), "--repeats".to_owned(), repeats];
+        let mut arguments = vec!["--json".to_owned(), "--repeats".to_owned(), repeats.to_string()];
+        arguments.extend(sweep.then(|| "--sweep".to_owned()));
         arguments.extend(threads.iter().flat_map(|n| ["--threads".to_owned(), n.to_string()]));
         arguments.extend(files.words());
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -224,12 +226,15 @@ pub(crate) fn build(workspace: &Workspace, profile: Profile) -> anyhow::Result<U
         .output()
         .context("cargo cannot be started")?;
     ensure!(output.status.success(), "the engine does not build");
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let executable = messages.lines().rev().find_map(|line| {
+    executable(&output.stdout).context("cargo named no executable for the engine")
+}
+
+/// The executable that cargo names last in its JSON messages.
+pub(crate) fn executable(messages: &[u8]) -> Option<Utf8PathBuf> {
+    String::from_utf8_lossy(messages).lines().rev().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         message.get("executable")?.as_str().map(Utf8PathBuf::from)
-    });
-    executable.context("cargo named no executable for the engine")
+    })
 }
 
 /// What ran is what the claim is about.

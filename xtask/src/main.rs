@@ -19,6 +19,7 @@ mod mutate;
 mod pack;
 mod predict;
 mod report;
+mod reserve;
 mod sarif;
 mod setup;
 mod supervise;

@@ -49,7 +49,7 @@ pub(crate) fn publish(
 }
 
 /// Removes what publishes that were killed before their commit point left behind.
-fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<()> {
+pub(super) fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<()> {
     for entry in place.read_dir_utf8()? {
         let entry = entry?;
         let suffix = entry.file_name().strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
@@ -76,7 +76,7 @@ pub(crate) fn replace(dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Resul
     sync_dir(&dir.path())
 }
 
-fn sync_dir(path: &Utf8Path) -> anyhow::Result<()> {
+pub(super) fn sync_dir(path: &Utf8Path) -> anyhow::Result<()> {
     fs::File::open(path)?.sync_all().with_context(|| format!("{path}: cannot be synced"))
 }
 

@@ -7,8 +7,8 @@
 //! negative log-likelihood, and all logits at some of these places, each before and after quantization. The texts
 //! themselves are in the metadata, for the tokenizer that ships to be asked too.
 
-use camino::Utf8Path;
 use crate::chat::Message;
+use camino::Utf8Path;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 

@@ -9,17 +9,17 @@ use std::time::Instant;
 use camino::Utf8PathBuf;
 use clap::Args;
 use engine::chat::{Message, Role};
-use engine::measure::speed::{decode, mean_sd, prefill, spread, timed};
+use engine::measure::speed::{TTFT_PROMPT, decode, mean_sd, prefill, spread, timed};
 use engine::measure::{bandwidth, machine};
 use engine::{LoadOptions, PackedUse, Session, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::{Benchmark, Energy, MemorySteps, Resident, Roofline, SweepStep};
 use serde::Serialize;
 
+use crate::ModelArgs;
 use crate::output::{Failed, print, print_json};
 use crate::profile::{Profile, profile};
 use crate::writer::Writer;
-use crate::ModelArgs;
 
 /// Tokens of the first prefill and of `pp64`.
 const PREFILL_TOKENS: usize = 64;
@@ -27,8 +27,6 @@ const PREFILL_TOKENS: usize = 64;
 const LONG_PREFILL_TOKENS: usize = 512;
 /// Tokens decoded.
 const DECODE_TOKENS: [usize; 2] = [32, 128];
-/// The conversation whose first token is waited for.
-const TTFT_PROMPT: &str = "I have a talk in ten minutes and my heart is racing. What can I do to calm down?";
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
