@@ -61,8 +61,6 @@ impl Chat {
         if let Some(warning) = model.packed_use().warning() {
             eprintln!("warning: {warning}");
         }
-        // The backend has its own copy of what loading read; a refusal costs memory, nothing else.
-        let _ = model.release_pages();
         let tokenizer = Tokenizer::from_bytes(tokenizer, model.vocab())?;
         let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let stop = model.eos().to_vec();

@@ -48,7 +48,7 @@ impl Files {
         Self { pte, words }
     }
 
-    fn words(&self) -> Vec<String> {
+    pub(crate) fn words(&self) -> Vec<String> {
         let pair = |(tokenizer, template): &(Utf8PathBuf, Utf8PathBuf)| {
             ["--tokenizer", tokenizer.as_str(), "--template", template.as_str()].map(str::to_owned)
         };
@@ -84,8 +84,7 @@ impl Engine {
         Ok((check.load, check.parity))
     }
 
-    /// Measures speed and memory; with `sweep` for other numbers of threads too. `threads` is the engine's own choice when
-    /// it is `None`.
+    /// Measures speed and memory. `threads` is the engine's own choice when it is `None`.
     ///
     /// # Errors
     /// It does not load or run.
@@ -94,14 +93,43 @@ impl Engine {
         files: &Files,
         repeats: u32,
         threads: Option<u32>,
-        sweep: bool,
+        console: &Console,
+    ) -> anyhow::Result<Benchmark> {
+        let mut more = vec!["--sweep".to_owned()];
+        more.extend(files.words());
+        self.measure(files, repeats, threads, &more, console)
+    }
+
+    /// As [`Self::bench`], at one number of threads and without the time to the first token.
+    ///
+    /// # Errors
+    /// It does not load or run.
+    pub(crate) fn speeds(
+        &self,
+        files: &Files,
+        repeats: u32,
+        threads: Option<u32>,
+        console: &Console,
+    ) -> anyhow::Result<Benchmark> {
+        self.measure(files, repeats, threads, &[], console)
+    }
+
+    /// As [`Self::bench`], with these arguments more and no others.
+    ///
+    /// # Errors
+    /// It does not load or run.
+    pub(crate) fn measure(
+        &self,
+        files: &Files,
+        repeats: u32,
+        threads: Option<u32>,
+        more: &[String],
         console: &Console,
     ) -> anyhow::Result<Benchmark> {
         console.step("engine: benchmark");
         let mut arguments = vec!["--json".to_owned(), "--repeats".to_owned(), repeats.to_string()];
-        arguments.extend(sweep.then(|| "--sweep".to_owned()));
         arguments.extend(threads.iter().flat_map(|n| ["--threads".to_owned(), n.to_string()]));
-        arguments.extend(files.words());
+        arguments.extend_from_slice(more);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let stdout = self.run("bench", files, &arguments)?;
         serde_json::from_str(&stdout).context("the engine's benchmark cannot be read")

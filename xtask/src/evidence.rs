@@ -65,7 +65,7 @@ impl Bench<'_> {
     /// The model does not load or run.
     pub(crate) fn benchmark(&self) -> anyhow::Result<Benchmark> {
         let engine = Engine::open(self.workspace, Profile::Release)?;
-        engine.bench(&self.files, REPEATS, None, true, self.console)
+        engine.bench(&self.files, REPEATS, None, self.console)
     }
 
     /// The kinds that are asked for.

@@ -27,9 +27,10 @@ pub(crate) fn file_bytes(recipe: &Recipe) -> u64 {
     let parameters = parameters(recipe);
     match recipe.export.quantization {
         Quantization::Int8 => parameters,
-        // Four bits and a scale for every group of 32; the embedding stays at eight.
+        // Four bits and a 16-bit scale for every group of 32; the embedding, and the head with it, stays at eight.
         Quantization::Int4 => {
-            parameters * 5 / 8 + u64::from(recipe.architecture.vocab * recipe.architecture.dim) / 2
+            let embedding = u64::from(recipe.architecture.vocab) * u64::from(recipe.architecture.dim);
+            (parameters - embedding) * 9 / 16 + embedding
         }
         Quantization::Fp32 => parameters * 4,
     }
@@ -79,7 +80,7 @@ mod tests {
 
     #[test]
     fn the_recipe_bounds_hold_the_predicted_file() {
-        for name in ["tiny", "llama3.2-1b"] {
+        for name in ["tiny", "llama3.2-1b", "llama3.2-1b-int4"] {
             let recipe = recipe(name);
             let bytes = file_bytes(&recipe);
             assert!(

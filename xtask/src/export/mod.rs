@@ -86,12 +86,21 @@ enum Runtime {
 impl Args {
     /// As if `cargo xtask export` had been typed.
     pub(crate) fn of_default_model() -> Self {
+        Self::typed(&[])
+    }
+
+    /// As if `cargo xtask export MODEL --rehearse --force` had been typed.
+    pub(crate) fn of_rehearsal(model: &str) -> Self {
+        Self::typed(&[model, "--rehearse", "--force"])
+    }
+
+    fn typed(arguments: &[&str]) -> Self {
         #[derive(clap::Parser)]
         struct Line {
             #[command(flatten)]
             args: Args,
         }
-        <Line as clap::Parser>::parse_from(["export"]).args
+        <Line as clap::Parser>::parse_from(std::iter::once(&"export").chain(arguments)).args
     }
 }
 

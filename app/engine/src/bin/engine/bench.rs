@@ -41,9 +41,6 @@ pub(crate) struct BenchArgs {
     /// Tokens per prefill call.
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
-    /// Keep the model file's pages in memory after the first prefill.
-    #[arg(long)]
-    keep_pages: bool,
     /// Record time per operator; the speeds then include the recording.
     #[arg(long)]
     profile: bool,
@@ -120,9 +117,6 @@ fn measure(
     session.prefill(short)?;
     let first_prefill_ms = began.elapsed().as_secs_f64() * 1e3;
     let first = resident();
-    if !args.keep_pages {
-        session.model().release_pages();
-    }
     let mut speeds = vec![prefill(session, short, args.repeats)?];
     if long.len() > short.len() {
         speeds.push(prefill(session, &long, args.repeats)?);
