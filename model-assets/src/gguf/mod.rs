@@ -31,6 +31,9 @@ pub use self::{
 };
 use crate::pte::ReadAt;
 
+/// The key that moves every tensor.
+const ALIGNMENT_KEY: &str = "general.alignment";
+
 /// What a file must be.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Expect {
@@ -100,6 +103,11 @@ pub fn structure(file: &dyn ReadAt, expect: &Expect) -> Result<(Head, Summary), 
         return Err(Fault::new(Rule::FileBytes, "file", got, format!("{min} to {max}")));
     }
     let head = read::head(file, file_bytes)?;
+    // llama.cpp would look for the tensors elsewhere.
+    let alignment = head.metadata.iter().find(|(key, _)| key == ALIGNMENT_KEY);
+    if let Some((key, value)) = alignment.filter(|(_, value)| *value != Value::U32(ALIGNMENT_BYTES as u32)) {
+        return Err(Fault::new(Rule::Place, key, value.describe(), ALIGNMENT_BYTES));
+    }
     places(&head, file_bytes)?;
     if let Some(expected) = &expect.metadata {
         same_metadata(&head.metadata, expected)?;

@@ -108,8 +108,11 @@ mod tests {
         (row[0], row[1], row[2], row[31]) = (12.7, -12.7, 0.049, 0.051);
         let mut out = Vec::new();
         q8_0(&row, &mut out);
-        assert_eq!(out.len(), 34);
-        assert_eq!((&out[..5], out[33]), ([0x66, 0x2e, 127, 129, 0].as_slice(), 1));
+        let mut expected = [0_u8; 34];
+        for (place, byte) in [(0, 0x66), (1, 0x2e), (2, 127), (3, 129), (33, 1)] {
+            expected.as_mut_slice().get_mut(place).map(|it| *it = byte).unwrap();
+        }
+        assert_eq!(out, expected);
         let mut zero = Vec::new();
         q8_0(&[0.0; 64], &mut zero);
         assert_eq!(zero, [0; 68]);

@@ -81,6 +81,9 @@ fn single(chunk: &[u8]) -> Result<bool, (u64, f32)> {
     Ok(some)
 }
 
+/// Is shown the bytes at a place of the file.
+type Show<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Fault> + 'a;
+
 struct Pass<'a> {
     file: &'a dyn ReadAt,
     at: u64,
@@ -90,7 +93,7 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// Reads and hashes the next `len` bytes and shows them in chunks, each with its place in the file.
-    fn each(&mut self, len: u64, show: &mut dyn FnMut(u64, &[u8]) -> Result<(), Fault>) -> Result<(), Fault> {
+    fn each(&mut self, len: u64, show: &mut Show<'_>) -> Result<(), Fault> {
         let end = self.at.saturating_add(len);
         while self.at < end {
             let step = end.saturating_sub(self.at).min(CHUNK_BYTES);

@@ -308,15 +308,4 @@ fn peak_rss_bytes() -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_of_a_head_are_interleaved_as_llama_cpp_rotates_them() {
-        // Two heads of four rows, one column.
-        let rows: Vec<f32> = (0..8_u8).map(f32::from).collect();
-        assert_eq!(interleave(&rows, 4, 1), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
-        let wide = interleave(&[0.0, 0.5, 1.0, 1.5], 2, 2);
-        assert_eq!(wide, [0.0, 0.5, 1.0, 1.5]);
-    }
-}
+mod tests;

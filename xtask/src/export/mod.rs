@@ -89,6 +89,11 @@ impl Args {
         Self::typed(&[])
     }
 
+    /// As if `cargo xtask export --runtime llamacpp` had been typed.
+    pub(crate) fn of_reserve() -> Self {
+        Self::typed(&["--runtime", "llamacpp"])
+    }
+
     /// As if `cargo xtask export MODEL --rehearse --force` had been typed.
     pub(crate) fn of_rehearsal(model: &str) -> Self {
         Self::typed(&[model, "--rehearse", "--force"])
