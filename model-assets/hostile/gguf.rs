@@ -3,13 +3,13 @@
 use model_assets::gguf::{self, Kind, Tensor, Value};
 
 /// A GGUF in parts.
-pub struct Gguf {
+pub(crate) struct Gguf {
     /// Metadata in order.
-    pub metadata: Vec<(String, Value)>,
+    pub(crate) metadata: Vec<(String, Value)>,
     /// Tensors in order.
-    pub tensors: Vec<Tensor>,
+    pub(crate) tensors: Vec<Tensor>,
     /// Bytes of each, padding included.
-    pub weights: Vec<Vec<u8>>,
+    pub(crate) weights: Vec<Vec<u8>>,
 }
 
 impl Default for Gguf {
@@ -46,19 +46,19 @@ impl Default for Gguf {
 
 impl Gguf {
     /// The bytes before the weights.
-    pub fn head(&self) -> Vec<u8> {
+    pub(crate) fn head(&self) -> Vec<u8> {
         gguf::head_bytes(&self.metadata, &self.tensors)
     }
 
     /// The whole file.
-    pub fn build(&self) -> Vec<u8> {
+    pub(crate) fn build(&self) -> Vec<u8> {
         let mut file = self.head();
         self.weights.iter().for_each(|weights| file.extend(weights));
         file
     }
 
     /// Place of the first byte that holds this number.
-    pub fn find(&self, needle: &[u8]) -> usize {
+    pub(crate) fn find(&self, needle: &[u8]) -> usize {
         let file = self.build();
         file.windows(needle.len()).position(|window| window == needle).expect("the good file holds it")
     }

@@ -162,6 +162,21 @@ impl ReserveManifest {
         Ok(record)
     }
 
+    /// Whether this record claims all that `other` does. Figures that vary from run to run (seconds, memory, dates) do not
+    /// count.
+    pub fn covers(&self, other: &Self) -> bool {
+        let key = |it: &Self| {
+            let evidence = it.evidence.as_ref();
+            (
+                (it.model.clone(), it.file.clone(), it.file_bytes, it.sha256, it.weights),
+                (it.source.clone(), it.bound.clone(), it.structure.clone()),
+                evidence.map(|evidence| evidence.bound.clone()),
+            )
+        };
+        let heldout = |it: &Self| it.evidence.as_ref().is_some_and(|evidence| evidence.heldout.is_some());
+        key(self) == key(other) && heldout(self) >= heldout(other)
+    }
+
     /// The bytes to write: pretty JSON with a final newline.
     pub fn to_bytes(&self) -> Vec<u8> {
         // Serialising plain data into memory cannot fail: no map has a key that is no string.

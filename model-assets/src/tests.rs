@@ -219,7 +219,8 @@ fn a_record_of_the_reserve_is_read_as_strictly_as_a_manifest() {
     assert!(matches!(syntax, ContractError::Syntax { .. }));
     let long = vec![b' '; usize::try_from(limits::MANIFEST_BYTES_MAX).unwrap() + 1];
     assert!(matches!(ReserveManifest::parse(&long), Err(ContractError::TooLarge { .. })));
-    let record = br#"{"schema":1,"model":"m","file":"../m.gguf","file_bytes":1,"sha256":"DIGEST","weights":"random",
+    let record =
+        br#"{"schema":1,"model":"m","file":"../m.gguf","file_bytes":1,"sha256":"DIGEST","weights":"random",
         "source":{"source":{"kind":"random","seed":7},"files":[]},
         "bound":{"recipe":"DIGEST","policy":"DIGEST","tokenizer":null,"chat_template":null},
         "export":{"xtask_revision":null,"seconds":1.0,"peak_rss_bytes":null},
@@ -230,6 +231,11 @@ fn a_record_of_the_reserve_is_read_as_strictly_as_a_manifest() {
     assert!(matches!(outside, ContractError::Value { key: "file", .. }), "{outside}");
     let good = ReserveManifest::parse(record.replace("../", "").as_bytes()).unwrap();
     assert_eq!(ReserveManifest::parse(&good.to_bytes()).unwrap(), good);
+    let mut later = good.clone();
+    (later.published, later.export.seconds) = ("later".into(), 2.0);
+    assert!(good.covers(&later));
+    later.file_bytes += 1;
+    assert!(!good.covers(&later));
 }
 
 proptest! {

@@ -1,5 +1,4 @@
 //! GGUF: one broken file per rule, and no input that panics. `hostile/README.md` lists the abuses.
-#![expect(clippy::unwrap_used, reason = "a test ends at what it does not foresee")]
 
 #[path = "../hostile/gguf.rs"]
 mod builder;

@@ -68,8 +68,7 @@ fn a_dry_run_prints_the_request_and_does_nothing() {
 
 #[test]
 fn a_dry_run_of_the_reserve_says_what_would_be_written() {
-    let (code, text) =
-        xtask(&["export", "llama3.2-1b", "--rehearse", "--runtime", "llamacpp", "--dry-run"]);
+    let (code, text) = xtask(&["export", "llama3.2-1b", "--rehearse", "--runtime", "llamacpp", "--dry-run"]);
     assert_eq!(code, 0, "{text}");
     let plan: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(plan["file"], "llama3.2-1b-q8_0-seq512.gguf");

@@ -4,7 +4,7 @@ use super::{Finding, Ledger, Profile, Refusal, Severity, Validated, judge, text}
 use crate::{
     digest::Digest,
     gguf,
-    manifest::{Check, WeightsKind},
+    manifest::WeightsKind,
     pte::ReadAt,
     recipe::{Delivery, EvidenceKind},
     reserve::{self, ReserveBinding, ReserveClaim},
@@ -133,14 +133,4 @@ fn hint(claim: &ReserveClaim, profile: Profile, findings: &[Finding]) -> String 
         return "the reserve is measured for load and parity only; release on ExecuTorch".to_owned();
     }
     format!("run: cargo xtask export {name} --runtime llamacpp --force")
-}
-
-impl ReserveClaim {
-    /// The verdicts over these bytes, for the record.
-    ///
-    /// # Errors
-    /// As [`validate_reserve`].
-    pub fn checks<S: ReadAt>(&self, source: S) -> Result<Vec<Check>, Refusal> {
-        validate_reserve(source, self, Profile::Dev).map(|proved| proved.checks().to_vec())
-    }
 }

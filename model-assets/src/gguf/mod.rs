@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     fault::{Fault, Rule},
-    quantize::{from_bf16, from_half, from_q8_0, q8_0, to_half},
+    quantize::{Precision, from_half, from_q8_0, interleave, q8_0, to_half},
     value::{ALIGNMENT_BYTES, BLOCK_BYTES, BLOCK_WEIGHTS, Head, Kind, Tensor, Value, head_bytes},
     vocabulary::{CONTROL, NORMAL, UNUSED, USER_DEFINED, Vocabulary},
 };

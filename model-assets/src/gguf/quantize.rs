@@ -29,6 +29,56 @@ pub fn from_q8_0(bytes: &[u8]) -> Vec<f32> {
     weights.collect()
 }
 
+/// How a checkpoint stores its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Precision {
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+
+    /// Reads little-endian numbers into `out`; the place of the first that is not finite, if there is one.
+    pub fn read(self, bytes: &[u8], out: &mut [f32]) -> Option<usize> {
+        match self {
+            Self::F32 => fill(out, bytes.as_chunks().0, |it| f32::from_le_bytes(*it)),
+            Self::F16 => fill(out, bytes.as_chunks().0, |it| from_half(u16::from_le_bytes(*it))),
+            Self::Bf16 => {
+                fill(out, bytes.as_chunks().0, |it| f32::from_bits(u32::from(u16::from_le_bytes(*it)) << 16))
+            }
+        }
+        out.iter().position(|value| !value.is_finite())
+    }
+}
+
+fn fill<const N: usize>(out: &mut [f32], bytes: &[[u8; N]], read: impl Fn(&[u8; N]) -> f32) {
+    for (out, bytes) in out.iter_mut().zip(bytes) {
+        *out = read(bytes);
+    }
+}
+
+/// The rows of each head in the order that llama.cpp rotates them in: the first of the first half, the first of the
+/// second half, the second of the first half, and so on.
+pub fn interleave(rows: &[f32], head_rows: usize, width: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(rows.len());
+    for head in rows.chunks_exact(head_rows.saturating_mul(width).max(1)) {
+        let (low, high) = head.split_at(head.len() / 2);
+        for (a, b) in low.chunks_exact(width.max(1)).zip(high.chunks_exact(width.max(1))) {
+            out.extend_from_slice(a);
+            out.extend_from_slice(b);
+        }
+    }
+    out
+}
+
 /// A half-precision number of this value, rounded to nearest, ties to even.
 pub fn to_half(value: f32) -> u16 {
     let bits = value.to_bits();
@@ -59,11 +109,6 @@ pub fn from_half(half: u16) -> f32 {
         _ => (exponent.wrapping_add(112) << 23) | (fraction << 13),
     };
     f32::from_bits(sign | magnitude)
-}
-
-/// The value of a bfloat16 number.
-pub fn from_bf16(half: u16) -> f32 {
-    f32::from_bits(u32::from(half) << 16)
 }
 
 #[cfg(test)]
@@ -116,6 +161,26 @@ mod tests {
         let mut zero = Vec::new();
         q8_0(&[0.0; 64], &mut zero);
         assert_eq!(zero, [0; 68]);
+    }
+
+    #[test]
+    fn numbers_of_every_precision_are_read_and_what_is_not_finite_is_found() {
+        let mut out = [0.0; 2];
+        assert_eq!(Precision::Bf16.read(&[0x80, 0x3f, 0x40, 0xc0], &mut out), None);
+        assert_eq!(out, [1.0, -3.0]);
+        assert_eq!(Precision::F16.read(&[0x00, 0x3c, 0x00, 0x7c], &mut out), Some(1));
+        assert_eq!(out, [1.0, f32::INFINITY]);
+        let bytes: Vec<u8> = [f32::NAN, 2.5].iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(Precision::F32.read(&bytes, &mut out), Some(0));
+        assert_eq!((out.last(), Precision::F32.bytes(), Precision::Bf16.bytes()), (Some(&2.5), 4, 2));
+    }
+
+    #[test]
+    fn rows_of_a_head_are_interleaved_as_llama_cpp_rotates_them() {
+        // Two heads of four rows, one column; then one head of two rows, two columns.
+        let rows: Vec<f32> = (0..8_u8).map(f32::from).collect();
+        assert_eq!(interleave(&rows, 4, 1), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        assert_eq!(interleave(&[0.0, 0.5, 1.0, 1.5], 2, 2), [0.0, 0.5, 1.0, 1.5]);
     }
 
     proptest! {

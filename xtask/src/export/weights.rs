@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::{digest::Digest, gguf, manifest::FileRecord, recipe::Architecture};
+use model_assets::{digest::Digest, gguf::Precision, manifest::FileRecord, recipe::Architecture};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
@@ -118,32 +118,36 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn rows(&mut self, name: &str, shape: &[u64], first: u64, out: &mut [f32]) -> anyhow::Result<()> {
+    pub(super) fn rows(
+        &mut self,
+        name: &str,
+        shape: &[u64],
+        first: u64,
+        out: &mut [f32],
+    ) -> anyhow::Result<()> {
         let entry = self.entries.get(name).with_context(|| format!("{name}: not in the checkpoint"))?;
         let got: Vec<u64> = entry.shape.iter().map(|size| *size as u64).collect();
         ensure!(got == shape, "{}: {name}: got shape {got:?}, expected {shape:?}", entry.path);
-        let size: u64 = match entry.dtype {
-            Dtype::BF16 | Dtype::F16 => 2,
-            Dtype::F32 => 4,
+        let precision = match entry.dtype {
+            Dtype::BF16 => Precision::Bf16,
+            Dtype::F16 => Precision::F16,
+            Dtype::F32 => Precision::F32,
             other => bail!("{}: {name}: got {other:?}, expected BF16, F16 or F32", entry.path),
         };
         let width: u64 = shape.get(1..).unwrap_or_default().iter().product();
-        self.bytes.resize(out.len() * size as usize, 0);
-        let offset = entry.offset + first * width * size;
+        self.bytes.resize(out.len() * precision.bytes(), 0);
+        let offset = entry.offset + first * width * precision.bytes() as u64;
         let read = entry.file.read_exact_at(&mut self.bytes, offset);
         read.with_context(|| format!("{}: {name}: cannot be read", entry.path))?;
-        match entry.dtype {
-            Dtype::F32 => fill(out, self.bytes.as_chunks().0, |bytes| f32::from_le_bytes(*bytes)),
-            Dtype::F16 => fill(out, self.bytes.as_chunks().0, |b| gguf::from_half(u16::from_le_bytes(*b))),
-            _ => fill(out, self.bytes.as_chunks().0, |b| gguf::from_bf16(u16::from_le_bytes(*b))),
-        }
-        Ok(())
+        finite(name, precision.read(&self.bytes, out))
     }
 }
 
-fn fill<const N: usize>(out: &mut [f32], bytes: &[[u8; N]], read: impl Fn(&[u8; N]) -> f32) {
-    for (out, bytes) in out.iter_mut().zip(bytes) {
-        *out = read(bytes);
+/// A number that is none spoils its whole block, and what is finite after it was quantized was not before.
+fn finite(name: &str, place: Option<usize>) -> anyhow::Result<()> {
+    match place {
+        Some(place) => bail!("{name}: got a weight that is not finite, {place} after the first of its chunk"),
+        None => Ok(()),
     }
 }
 
@@ -178,8 +182,7 @@ impl Generator {
         stdout
             .read_exact(&mut self.bytes)
             .with_context(|| format!("{name}: the generator ended before it had written all"))?;
-        fill(out, self.bytes.as_chunks().0, |bytes| f32::from_le_bytes(*bytes));
-        Ok(())
+        finite(name, Precision::F32.read(&self.bytes, out))
     }
 }
 

@@ -6,14 +6,6 @@ use model_assets::{
 
 use super::*;
 
-#[test]
-fn rows_of_a_head_are_interleaved_as_llama_cpp_rotates_them() {
-    // Two heads of four rows, one column; then one head of two rows, two columns.
-    let rows: Vec<f32> = (0..8_u8).map(f32::from).collect();
-    assert_eq!(interleave(&rows, 4, 1), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
-    assert_eq!(interleave(&[0.0, 0.5, 1.0, 1.5], 2, 2), [0.0, 0.5, 1.0, 1.5]);
-}
-
 /// The model `tiny` as a GGUF in a folder of the test's own, without evidence.
 fn tiny(folder: &Utf8Path) -> (ReserveClaim, Utf8PathBuf) {
     let workspace = Workspace::find().unwrap();
@@ -194,7 +186,7 @@ fn the_quantized_weights_are_the_checkpoint_s() {
         let mut expected = vec![0.0; usize::try_from(rows * width).unwrap()];
         checkpoint.rows(source, &[rows, width], 0, &mut expected).unwrap();
         if turned {
-            expected = interleave(&expected, 32, usize::try_from(width).unwrap());
+            expected = gguf::interleave(&expected, 32, usize::try_from(width).unwrap());
         }
         let got = read(tensor);
         let error = got.iter().zip(&expected).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
