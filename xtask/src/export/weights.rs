@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{digest::Digest, gguf::Precision, manifest::FileRecord, recipe::Architecture};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, tensor::Metadata};
 use serde_json::json;
 
 use crate::workspace::Workspace;
@@ -94,8 +94,9 @@ impl Checkpoint {
         );
         let mut header = vec![0; usize::try_from(length + 8)?];
         file.read_exact_at(&mut header, 0)?;
-        let (_, metadata) =
-            SafeTensors::read_metadata(&header).map_err(|error| anyhow!("{path}: {error}"))?;
+        let header = header.get(8..).unwrap_or_default();
+        let metadata: Metadata =
+            serde_json::from_slice(header).map_err(|error| anyhow!("{path}: header: {error}"))?;
         let file = std::rc::Rc::new(file);
         let base = length + 8;
         let end = base + metadata.data_len() as u64;
