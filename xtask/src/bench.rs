@@ -4,6 +4,7 @@
 
 mod against;
 mod export_llm;
+mod llamacpp;
 mod plot;
 mod python;
 
@@ -72,6 +73,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         let compared = python::compare(workspace, &files, args.repeats, args.threads, &console);
         console.done();
         return show(&compared.map_err(|error| verify::failed(&dir, error))?, args.json);
+    }
+    if args.against == Some(Against::Llamacpp) {
+        let compared = llamacpp::compare(workspace, &dir, &files, (args.repeats, args.threads), &console);
+        console.done();
+        return show(&compared?, args.json);
     }
     console.step("engine: build");
     let measured = Engine::open(workspace, Profile::Release)

@@ -48,7 +48,7 @@ impl Files {
         Self { pte, words }
     }
 
-    fn words(&self) -> Vec<String> {
+    pub(crate) fn words(&self) -> Vec<String> {
         let pair = |(tokenizer, template): &(Utf8PathBuf, Utf8PathBuf)| {
             ["--tokenizer", tokenizer.as_str(), "--template", template.as_str()].map(str::to_owned)
         };
@@ -114,7 +114,11 @@ impl Engine {
         self.measure(files, repeats, threads, &[], console)
     }
 
-    fn measure(
+    /// As [`Self::bench`], with these arguments more and no others.
+    ///
+    /// # Errors
+    /// It does not load or run.
+    pub(crate) fn measure(
         &self,
         files: &Files,
         repeats: u32,
@@ -250,12 +254,15 @@ pub(crate) fn build(workspace: &Workspace, profile: Profile) -> anyhow::Result<U
         .output()
         .context("cargo cannot be started")?;
     ensure!(output.status.success(), "the engine does not build");
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let executable = messages.lines().rev().find_map(|line| {
+    executable(&output.stdout).context("cargo named no executable for the engine")
+}
+
+/// The executable that cargo names last in its JSON messages.
+pub(crate) fn executable(messages: &[u8]) -> Option<Utf8PathBuf> {
+    String::from_utf8_lossy(messages).lines().rev().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         message.get("executable")?.as_str().map(Utf8PathBuf::from)
-    });
-    executable.context("cargo named no executable for the engine")
+    })
 }
 
 /// What ran is what the claim is about.

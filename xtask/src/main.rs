@@ -26,6 +26,7 @@ mod pinned_venv;
 mod predict;
 mod release;
 mod report;
+mod reserve;
 mod sarif;
 mod sbom;
 mod setup;

@@ -6,9 +6,9 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::sample::Sampler;
-use crate::session::Session;
 use crate::text::Tokenizer;
 
 /// What to do when the context window is full in the middle of a reply.
@@ -118,8 +118,8 @@ pub struct Piece<'a> {
 ///
 /// # Errors
 /// When the prompt does not fit, or tokenizer, runtime or sampler fail.
-pub fn generate(
-    session: &mut Session,
+pub fn generate<D: Decoder + ?Sized>(
+    session: &mut D,
     tokenizer: &Tokenizer,
     sampler: &mut Sampler,
     prompt: &str,
@@ -134,7 +134,7 @@ pub fn generate(
         tokenize: started.elapsed(),
         ..Statistics::default()
     };
-    let window = session.model().context();
+    let window = session.window();
     if tokens.len() > window {
         return Err(Error::WindowFull { tokens: tokens.len(), position: 0, window });
     }
@@ -185,7 +185,7 @@ pub fn generate(
 }
 
 /// Makes room in a full window; says whether there is any.
-fn make_room(session: &mut Session, policy: WindowPolicy) -> Result<bool> {
+fn make_room<D: Decoder + ?Sized>(session: &mut D, policy: WindowPolicy) -> Result<bool> {
     let WindowPolicy::Slide { keep, forget } = policy else { return Ok(false) };
     let held = session.tokens();
     let Some(after) = keep.checked_add(forget).filter(|after| forget > 0 && *after < held.len()) else {

@@ -4,6 +4,7 @@
 //! failed call leaves it at the last chunk that succeeded. Every token is checked against the vocabulary
 //! before the runtime sees it, because the runtime aborts the process on one that is out of range.
 
+use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -104,7 +105,7 @@ impl Session {
     /// # Errors
     /// When there are no tokens, one is out of vocabulary, they do not fit the window, or the runtime fails.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
-        self.check(tokens)?;
+        Decoder::check(self, tokens)?;
         let last = match tokens.len() % self.chunk_max {
             0 => self.chunk_max,
             rest => rest,
@@ -121,7 +122,7 @@ impl Session {
     /// # Errors
     /// As [`Self::prefill`].
     pub fn decode(&mut self, token: u32) -> Result<&[f32]> {
-        self.check(&[token])?;
+        Decoder::check(self, &[token])?;
         self.feed(&[token])
     }
 
@@ -131,33 +132,12 @@ impl Session {
     /// # Errors
     /// As [`Self::prefill`]; the whole of `tokens` must fit the window.
     pub fn extend_to(&mut self, tokens: &[u32]) -> Result<&[f32]> {
-        let shared = self.shared_prefix(tokens);
-        self.truncate(shared);
-        self.prefill(tokens.get(shared..).unwrap_or_default())
+        Decoder::extend_to(self, tokens)
     }
 
     /// How many leading tokens [`Self::extend_to`] would not feed again.
     pub fn shared_prefix(&self, tokens: &[u32]) -> usize {
-        let same = self.fed.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        same.min(tokens.len().saturating_sub(1))
-    }
-
-    fn check(&self, tokens: &[u32]) -> Result<()> {
-        if tokens.is_empty() {
-            return Err(Error::NoTokens);
-        }
-        let vocab = self.model.vocab();
-        if let Some((index, token)) = tokens.iter().enumerate().find(|(_, token)| **token >= vocab) {
-            return Err(Error::Token { token: *token, index, vocab });
-        }
-        if tokens.len() > self.remaining() {
-            return Err(Error::WindowFull {
-                tokens: tokens.len(),
-                position: self.position(),
-                window: self.model.context(),
-            });
-        }
-        Ok(())
+        Decoder::shared_prefix(self, tokens)
     }
 
     /// Feeds one checked chunk.
@@ -173,5 +153,31 @@ impl Session {
         let logits = self.model.forward(&self.chunk, self.fed.len())?;
         self.fed.extend_from_slice(tokens);
         Ok(logits)
+    }
+}
+
+impl Decoder for Session {
+    fn window(&self) -> usize {
+        self.model.context()
+    }
+
+    fn vocab(&self) -> u32 {
+        self.model.vocab()
+    }
+
+    fn tokens(&self) -> &[u32] {
+        &self.fed
+    }
+
+    fn truncate(&mut self, len: usize) {
+        Self::truncate(self, len);
+    }
+
+    fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        Self::prefill(self, tokens)
+    }
+
+    fn decode(&mut self, token: u32) -> Result<&[f32]> {
+        Self::decode(self, token)
     }
 }

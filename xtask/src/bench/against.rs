@@ -14,6 +14,8 @@ pub(crate) enum Against {
     Python,
     /// An export of the same shapes, on random weights, by upstream's `export_llm`
     ExportLlm,
+    /// The reserve: llama.cpp on the GGUF of the same checkpoint
+    Llamacpp,
 }
 
 /// Figures of two sides.

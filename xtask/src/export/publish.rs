@@ -74,7 +74,7 @@ fn settle(place: &Utf8Path, manifest: &Manifest) -> anyhow::Result<()> {
 }
 
 /// Removes every pending file of this name.
-fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<()> {
+pub(super) fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<()> {
     for entry in place.read_dir_utf8()? {
         let entry = entry?;
         let suffix = entry.file_name().strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
@@ -104,7 +104,7 @@ fn staged(dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Result<WholeFile>
     Ok(file)
 }
 
-fn sync_dir(path: &Utf8Path) -> anyhow::Result<()> {
+pub(super) fn sync_dir(path: &Utf8Path) -> anyhow::Result<()> {
     fs::File::open(path)?.sync_all().with_context(|| format!("{path}: cannot be synced"))
 }
 

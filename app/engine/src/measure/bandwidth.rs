@@ -14,7 +14,7 @@ const PASSES: usize = 40;
 const WORD_BYTES: usize = size_of::<u64>();
 
 /// Best read bandwidth over the passes, bytes per second.
-pub(crate) fn read_bytes_per_second(threads: u32) -> f64 {
+pub fn read_bytes_per_second(threads: u32) -> f64 {
     // Written, so that every page is a page of its own and not the shared zero page.
     let buffer: Vec<u64> = (0..(BUFFER_BYTES / WORD_BYTES) as u64).collect();
     let blocks: Vec<&[u64]> = buffer.chunks(BLOCK_BYTES / WORD_BYTES).collect();

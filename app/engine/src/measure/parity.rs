@@ -7,23 +7,25 @@ use model_assets::evidence::ParityRun;
 
 /// Adds up the differences between reference rows and measured rows.
 #[derive(Debug, Default)]
-pub(crate) struct Comparison {
+pub struct Comparison {
     rows: u32,
     values: f64,
     max_abs_diff: f64,
     sum_abs_diff: f64,
     sum_kl: f64,
     same_top: u32,
-    pub(crate) finite: bool,
+    /// Whether every measured logit was finite.
+    pub finite: bool,
 }
 
 impl Comparison {
-    pub(crate) fn new() -> Self {
+    /// Nothing compared yet.
+    pub fn new() -> Self {
         Self { finite: true, ..Self::default() }
     }
 
     /// Compares one position; both rows have the same length.
-    pub(crate) fn add(&mut self, expected: &[f32], got: &[f32]) {
+    pub fn add(&mut self, expected: &[f32], got: &[f32]) {
         self.rows += 1;
         self.values += expected.len() as f64;
         self.finite &= got.iter().all(|logit| logit.is_finite());
@@ -36,7 +38,8 @@ impl Comparison {
         self.same_top += u32::from(arg_max(expected) == arg_max(got));
     }
 
-    pub(crate) fn finish(&self) -> ParityRun {
+    /// The figures.
+    pub fn finish(&self) -> ParityRun {
         let rows = f64::from(self.rows.max(1));
         ParityRun {
             rows: self.rows,
@@ -69,14 +72,14 @@ fn kl(expected: &[f32], got: &[f32]) -> f64 {
 }
 
 /// Negative log-likelihood of a token, nats.
-pub(crate) fn nll(row: &[f32], token: u32) -> f64 {
+pub fn nll(row: &[f32], token: u32) -> f64 {
     let top = row.iter().copied().map(f64::from).fold(f64::MIN, f64::max);
     let sum = row.iter().map(|x| (f64::from(*x) - top).exp()).sum::<f64>().ln();
     bounded(row.get(token as usize).map_or(f64::NAN, |logit| top + sum - f64::from(*logit)))
 }
 
 /// Largest absolute difference of two rows.
-pub(crate) fn max_abs_diff(a: &[f32], b: &[f32]) -> f64 {
+pub fn max_abs_diff(a: &[f32], b: &[f32]) -> f64 {
     let diffs = a.iter().zip(b).map(|(a, b)| bounded((f64::from(*a) - f64::from(*b)).abs()));
     diffs.fold(if a.len() == b.len() { 0.0 } else { f64::MAX }, f64::max)
 }

@@ -8,7 +8,8 @@ use model_assets::evidence::Machine;
 /// Where Linux shows the processor's energy counters (RAPL).
 const POWERCAP: &str = "/sys/class/powercap";
 
-pub(crate) fn describe() -> Machine {
+/// What the machine is.
+pub fn describe() -> Machine {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, key: &str| {
         let line = text.lines().find(|line| line.starts_with(key))?;
@@ -31,7 +32,7 @@ pub(crate) fn describe() -> Machine {
 }
 
 /// Asks the system to drop a file's pages from the page cache; says whether it took the advice.
-pub(crate) fn drop_pages(path: &Utf8Path) -> bool {
+pub fn drop_pages(path: &Utf8Path) -> bool {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         let Ok(file) = fs::File::open(path) else { return false };
@@ -47,15 +48,17 @@ pub(crate) fn drop_pages(path: &Utf8Path) -> bool {
 }
 
 /// A processor's energy counter.
-pub(crate) struct Counter {
-    pub(crate) name: String,
+#[derive(Debug)]
+pub struct Counter {
+    /// Its name, such as `package-0`.
+    pub name: String,
     folder: std::path::PathBuf,
     range: u64,
 }
 
 impl Counter {
     /// The first package's counter, where the platform has one that this process may read.
-    pub(crate) fn find() -> Option<Self> {
+    pub fn find() -> Option<Self> {
         let mut folders: Vec<_> = fs::read_dir(POWERCAP).ok()?.flatten().map(|entry| entry.path()).collect();
         folders.sort();
         folders.into_iter().find_map(|folder| {
@@ -66,12 +69,13 @@ impl Counter {
         })
     }
 
-    pub(crate) fn microjoules(&self) -> Option<u64> {
+    /// Its reading.
+    pub fn microjoules(&self) -> Option<u64> {
         fs::read_to_string(self.folder.join("energy_uj")).ok()?.trim().parse().ok()
     }
 
     /// Joules between two readings; the counter wraps at its range.
-    pub(crate) fn joules(&self, before: u64, after: u64) -> f64 {
+    pub fn joules(&self, before: u64, after: u64) -> f64 {
         let spent = if after >= before { after - before } else { after + self.range.saturating_sub(before) };
         spent as f64 / 1e6
     }

@@ -3,22 +3,27 @@
 //! **Invariant:** the texts are fed as the eager model was fed them, token by token; whether the tokenizer and the
 //! template that ship would have given these tokens is a figure of its own.
 
-use engine::Session;
 use model_assets::evidence::Heldout;
 
-use crate::parity::{Comparison, max_abs_diff, nll};
-use crate::reference::HeldoutTexts;
-use crate::writer::Writer;
+use crate::chat::Message;
+use crate::decoder::Decoder;
+use crate::error::Result;
+use crate::measure::parity::{Comparison, max_abs_diff, nll};
+use crate::measure::reference::HeldoutTexts;
 
 /// Places per text at which one prefill of all before is compared with the steps.
 const PREFILLS: usize = 4;
 
-pub(crate) fn measure(
-    session: &mut Session,
-    writer: &Writer,
+/// Feeds every text and compares; `encode` is the tokenizer and template that ship.
+///
+/// # Errors
+/// When the runtime fails.
+pub fn measure(
+    session: &mut dyn Decoder,
+    encode: &dyn Fn(&[Message]) -> Result<Vec<u32>>,
     heldout: &HeldoutTexts,
     vocab: usize,
-) -> engine::Result<Heldout> {
+) -> Result<Heldout> {
     let mut run = Run {
         place: 0,
         next: 0,
@@ -33,7 +38,7 @@ pub(crate) fn measure(
     let mut same_tokens = 0;
     for (messages, tokens) in heldout.texts.iter().zip(&heldout.tokens) {
         // A text that was cut to the window still begins with these tokens.
-        let own = writer.encode(messages, false);
+        let own = encode(messages);
         same_tokens += u32::from(own.is_ok_and(|own| own.starts_with(tokens)));
         run.text(session, tokens)?;
     }
@@ -69,7 +74,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn text(&mut self, session: &mut Session, tokens: &[u32]) -> engine::Result<()> {
+    fn text(&mut self, session: &mut dyn Decoder, tokens: &[u32]) -> Result<()> {
         session.reset();
         let mut kept = Vec::new();
         for (index, token) in tokens.iter().enumerate() {
@@ -84,7 +89,6 @@ impl Run<'_> {
                 kept.push((index + 1, logits.to_vec()));
             }
         }
-        session.set_chunk(session.model().prefill_max())?;
         for (length, steps) in kept {
             session.reset();
             let prefilled = session.prefill(tokens.get(..length).unwrap_or(tokens))?;

@@ -7,65 +7,67 @@
 //! negative log-likelihood, and all logits at some of these places, each before and after quantization. The texts
 //! themselves are in the metadata, for the tokenizer that ships to be asked too.
 
+use crate::chat::Message;
 use camino::Utf8Path;
-use engine::chat::Message;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-
-use crate::exit;
-use crate::output::Failed;
 
 /// Largest reference file: hundreds of rows of the largest vocabulary in use.
 const REFERENCE_BYTES_MAX: u64 = 1 << 30;
 
 /// A checked reference.
 #[derive(Debug)]
-pub(crate) struct Reference {
-    pub(crate) prompt: Vec<u32>,
-    pub(crate) decode: Vec<u32>,
+pub struct Reference {
+    /// The prompt's tokens.
+    pub prompt: Vec<u32>,
+    /// Tokens fed after it, one by one.
+    pub decode: Vec<u32>,
     /// Row-major, `(decode.len() + 1) * vocab`, all finite.
-    pub(crate) logits: Vec<f32>,
-    pub(crate) vocab: usize,
+    pub logits: Vec<f32>,
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
     /// Held-out texts; absent for random weights.
-    pub(crate) heldout: Option<HeldoutTexts>,
+    pub heldout: Option<HeldoutTexts>,
 }
 
 /// Held-out texts and what the eager model said about them. Places count tokens over all texts.
 #[derive(Debug)]
-pub(crate) struct HeldoutTexts {
+pub struct HeldoutTexts {
     /// As conversations.
-    pub(crate) texts: Vec<Vec<Message>>,
+    pub texts: Vec<Vec<Message>>,
     /// As tokens.
-    pub(crate) tokens: Vec<Vec<u32>>,
+    pub tokens: Vec<Vec<u32>>,
     /// Places whose next token is scored, ascending, below the number of tokens.
-    pub(crate) scored: Vec<usize>,
+    pub scored: Vec<usize>,
     /// Places with logits, ascending, each one of `scored`.
-    pub(crate) rows: Vec<usize>,
+    pub rows: Vec<usize>,
     /// The eager quantized model.
-    pub(crate) quantized: Recorded,
+    pub quantized: Recorded,
     /// The eager model before quantization.
-    pub(crate) fp32: Recorded,
+    pub fp32: Recorded,
 }
 
 /// What one model said.
 #[derive(Debug)]
-pub(crate) struct Recorded {
+pub struct Recorded {
     /// Negative log-likelihood of the token after each scored place, nats.
-    pub(crate) nll: Vec<f32>,
+    pub nll: Vec<f32>,
     /// Logits, row-major.
-    pub(crate) logits: Vec<f32>,
+    pub logits: Vec<f32>,
 }
 
 impl Reference {
-    pub(crate) fn read(path: &Utf8Path) -> Result<Self, Failed> {
-        let failed = |e: std::io::Error| Failed::new(exit::REFERENCE, format!("{path}: {e}"));
+    /// Reads a reference file.
+    ///
+    /// # Errors
+    /// A message that names the file: unreadable, too large, malformed.
+    pub fn read(path: &Utf8Path) -> Result<Self, String> {
+        let failed = |e: std::io::Error| format!("{path}: {e}");
         let len = std::fs::metadata(path).map_err(failed)?.len();
         if len > REFERENCE_BYTES_MAX {
-            let message = format!("{path}: got {len} bytes, expected at most {REFERENCE_BYTES_MAX}");
-            return Err(Failed::new(exit::REFERENCE, message));
+            return Err(format!("{path}: got {len} bytes, expected at most {REFERENCE_BYTES_MAX}"));
         }
-        Self::parse(&std::fs::read(path).map_err(failed)?)
-            .map_err(|message| Failed::new(exit::REFERENCE, format!("{path}: {message}")))
+        Self::parse(&std::fs::read(path).map_err(failed)?).map_err(|message| format!("{path}: {message}"))
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
@@ -90,8 +92,33 @@ impl Reference {
         Ok(Self { prompt, decode, logits, vocab: *vocab, heldout })
     }
 
+    /// Whether a model can be fed all of it: a reference of another model is a mistake in the call, not a failure of the model.
+    ///
+    /// # Errors
+    /// A message that says what does not fit.
+    pub fn fits(&self, vocab: u32, window: usize, prefill_max: usize) -> Result<(), String> {
+        if self.vocab != vocab as usize {
+            return Err(format!("got rows of {} logits, expected the model's {vocab}", self.vocab));
+        }
+        let texts = self.heldout.iter().flat_map(|heldout| &heldout.tokens);
+        if let Some(text) = texts.clone().find(|text| text.len() > window) {
+            return Err(format!("got a text of {} tokens, expected at most {window}", text.len()));
+        }
+        let mut all = self.prompt.iter().chain(&self.decode).chain(texts.flatten());
+        if let Some(token) = all.find(|token| **token >= vocab) {
+            return Err(format!("got token {token}, expected less than {vocab}"));
+        }
+        let (prompt, tokens) = (self.prompt.len(), self.prompt.len() + self.decode.len());
+        if prompt > prefill_max || tokens > window {
+            return Err(format!(
+                "got {prompt} prompt tokens and {tokens} in all, expected at most {prefill_max} and {window}"
+            ));
+        }
+        Ok(())
+    }
+
     /// Reference logits in rows.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = &[f32]> {
+    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
         self.logits.chunks_exact(self.vocab)
     }
 }
