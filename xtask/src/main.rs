@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** links no C++ and never depends on the app.
 
+mod app;
 mod bench;
 mod ci;
 mod console;
@@ -107,7 +108,9 @@ enum Command {
     TrainTiny(train_tiny::Args),
     /// Lint the GitHub workflows with actionlint and zizmor
     LintWorkflows(lint_workflows::Args),
-    /// Run every test
+    /// Test, draw and measure the app with its graphical front and its C surface
+    App(app::Args),
+    /// Run every test but those of `app test`
     Test(test::Args),
 }
 
@@ -161,6 +164,7 @@ fn main() -> std::process::ExitCode {
                 Command::Fuzz(args) => fuzz::run(&workspace, &args),
                 Command::TrainTiny(args) => train_tiny::run(&workspace, &args),
                 Command::LintWorkflows(args) => lint_workflows::run(&workspace, &args),
+                Command::App(args) => app::run(&workspace, &args),
                 Command::Test(args) => test::run(&workspace, &args),
             }
         });
