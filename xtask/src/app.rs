@@ -134,20 +134,21 @@ fn embedded_bytes(workspace: &Workspace) -> anyhow::Result<u64> {
 fn ready(app: &Utf8Path) -> anyhow::Result<f64> {
     let data = tempfile::tempdir()?;
     let since = Instant::now();
-    let (child, _) = start(app, &["--json"], data.path())?;
+    let child = start(app, &["--json"], data.path())?;
     let elapsed = since.elapsed().as_secs_f64() * 1e3;
     end(child)?;
     Ok(elapsed)
 }
 
 fn first_frame(app: &Utf8Path) -> anyhow::Result<f64> {
-    let output = Command::new(app).arg("--start-up").output()?;
+    let data = tempfile::tempdir()?;
+    let output = Command::new(app).args(["--start-up", "--data"]).arg(data.path()).output()?;
     let figures: Value = serde_json::from_slice(&output.stdout).context("--start-up")?;
     figures["first_frame_ms"].as_f64().context("--start-up: got no first_frame_ms")
 }
 
 /// Starts the app and waits until it is ready; with a window, which says nothing, for two seconds.
-fn start(app: &Utf8Path, arguments: &[&str], data: &std::path::Path) -> anyhow::Result<(Child, bool)> {
+fn start(app: &Utf8Path, arguments: &[&str], data: &std::path::Path) -> anyhow::Result<Child> {
     let mut child = Command::new(app)
         .args(arguments)
         .arg("--data")
@@ -157,13 +158,13 @@ fn start(app: &Utf8Path, arguments: &[&str], data: &std::path::Path) -> anyhow::
         .spawn()?;
     if !arguments.contains(&"--json") {
         std::thread::sleep(Duration::from_secs(2));
-        return Ok((child, false));
+        return Ok(child);
     }
     let output = child.stdout.take().context("no standard output")?;
     for line in BufReader::new(output).lines() {
         let event: Value = serde_json::from_str(&line?)?;
         if event["event"] == "ready" {
-            return Ok((child, true));
+            return Ok(child);
         }
     }
     Err(anyhow!("{app} ended before it was ready"))
@@ -178,7 +179,7 @@ fn end(mut child: Child) -> anyhow::Result<()> {
 /// Share of one core that an app takes that nobody talks to.
 fn idle_share(app: &Utf8Path, arguments: &[&str], idle: Duration) -> anyhow::Result<f64> {
     let data = tempfile::tempdir()?;
-    let (child, _) = start(app, arguments, data.path())?;
+    let child = start(app, arguments, data.path())?;
     let before = cpu_ticks(child.id())?;
     std::thread::sleep(idle);
     let ticks = cpu_ticks(child.id())?.saturating_sub(before);
