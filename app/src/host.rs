@@ -115,7 +115,7 @@ impl Host {
         let stopper = Stopper::default();
         let outlet = Outlet { events: outgoing, pending: None, stopper: stopper.clone() };
         let seen = stopper.clone();
-        let body = move || worker::run(config, &incoming, outlet, &seen, started);
+        let body = move || worker::run(config, outlet, incoming, &seen, started);
         let thread = std::thread::Builder::new().name("model".to_owned()).spawn(body)?;
         Ok((Self { commands, stopper, thread }, events))
     }

@@ -25,22 +25,23 @@ use crate::{
 /// A command and its number.
 type Numbered = (u64, Command);
 
-/// Bytes between two events of an installation.
-const PROGRESS_BYTES: u64 = 4 << 20;
+/// Events of an installation: enough for a bar that moves.
+const PROGRESS_STEPS: u64 = 50;
 /// Commands put off until a reply ended; then the queue itself fills up, and a front is told.
 const WAITING_MAX: usize = 32;
 
 /// The core, from start to end.
 pub(crate) fn run(
     config: Config,
-    commands: &Receiver<Numbered>,
+    // Before the commands: locals drop in reverse, and who sees the events end may count on commands being refused.
     mut outlet: Outlet,
+    commands: Receiver<Numbered>,
     stopper: &Stopper,
     started: Instant,
 ) {
     // A front that goes away ends the core; there is nobody left to tell.
     let _: Result<(), Gone> = match Worker::start(config, &mut outlet, stopper) {
-        Ok((worker, warning)) => worker.serve(commands, &mut outlet, started, warning),
+        Ok((worker, warning)) => worker.serve(&commands, &mut outlet, started, warning),
         Err(Refusal { reason, hint }) => outlet.send(Event::Refused { reason, hint }),
     };
 }
@@ -82,7 +83,7 @@ impl Worker {
 
         let mut told = 0;
         let bytes = install::open(&MODEL, config.asset, &config.cache, &mut |done_bytes| {
-            if done_bytes >= told + PROGRESS_BYTES || done_bytes == MODEL.file_bytes {
+            if done_bytes >= told + MODEL.file_bytes / PROGRESS_STEPS || done_bytes == MODEL.file_bytes {
                 told = done_bytes;
                 let total_bytes = MODEL.file_bytes;
                 let _ = outlet.send_or_join(Event::Installing { done_bytes, total_bytes });

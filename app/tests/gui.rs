@@ -64,8 +64,11 @@ impl Window {
     /// The element that a screen reader calls so.
     fn element(&self, label: &str) -> ElementHandle {
         self.screen.draw();
-        let found = ElementHandle::find_by_accessible_label(&self.ui, label).find(|e| e.is_valid());
-        found.unwrap_or_else(|| panic!("no element is called `{label}`"))
+        let found = ElementHandle::find_by_accessible_label(&self.ui, label).filter(|e| e.is_valid());
+        let mut found: Vec<_> = found.collect();
+        // A caption is hidden from screen readers; what it stands over has the same name.
+        found.sort_by_key(|e| matches!(e.accessible_role(), None | Some(AccessibleRole::None)));
+        found.into_iter().next().unwrap_or_else(|| panic!("no element is called `{label}`"))
     }
 
     fn is_there(&self, label: &str) -> bool {
@@ -156,11 +159,14 @@ fn a_reply_is_stopped_and_another_one_takes_its_place() {
     window.act("Regenerate");
     window.reply();
     let first = window.bubbles();
-    window.act("Regenerate");
-    window.reply();
-    let second = window.bubbles();
-    assert_eq!((first.len(), second.len()), (2, 2));
-    assert_ne!(first[1], second[1]);
+    // Sampled anew each time; a small model may well say the same twice.
+    let another = (0..20).any(|_| {
+        window.act("Regenerate");
+        window.reply();
+        assert_eq!((window.bubbles().len(), &window.bubbles()[0]), (2, &first[0]));
+        window.bubbles()[1] != first[1]
+    });
+    assert!(another);
     // Escape stops as well.
     window.act("Regenerate");
     window.click("Message");

@@ -121,26 +121,47 @@ fn one_prompt_gives_one_reply_and_keeps_nothing() {
     assert!(!folder.path().join("conversations.sqlite").exists());
 }
 
+/// A small model replies within milliseconds: whether a stop comes in time is decided by the machine, so it is tried until
+/// one did.
+const TRIES: u32 = 40;
+
 #[test]
 fn an_interrupt_or_a_typed_stop_ends_the_reply_and_not_the_app() {
     let folder = tempfile::tempdir().unwrap();
-    let mut app = App::start(folder.path(), &["--temperature", "2", "--max-tokens", "450"]);
     for by_signal in [true, false] {
-        app.line("tell me of the sea");
-        app.until("piece");
-        if by_signal {
-            let pid = app.child.id().to_string();
-            assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-        } else {
-            app.line("/stop");
-        }
-        // A short reply may have ended by itself; the app must go on in any case.
-        let reply = app.until("reply");
-        assert!(["interrupted", "stop", "length", "window"].contains(&reply["finish"].as_str().unwrap()));
+        let stopped = (0..TRIES).any(|_| stopped_in_time(folder.path(), by_signal));
+        assert!(stopped, "by a signal: {by_signal}");
     }
-    app.line("/regenerate");
-    app.until("reply");
-    app.quit();
+}
+
+/// Stops a reply at its first piece; whether the app says that it was interrupted.
+fn stopped_in_time(folder: &Path, by_signal: bool) -> bool {
+    let mut app = App::start(folder, &["--temperature", "2", "--max-tokens", "450"]);
+    app.line("tell me of the sea");
+    app.until("piece");
+    if by_signal {
+        let pid = rustix::process::Pid::from_child(&app.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    } else {
+        app.line("/stop");
+    }
+    while let Some(event) = app.next() {
+        if event["event"] != "reply" {
+            continue;
+        }
+        if event["finish"] == "interrupted" {
+            // It goes on.
+            app.line("/regenerate");
+            app.until("reply");
+            app.quit();
+            return true;
+        }
+        break;
+    }
+    // It came too late; between replies a signal ends the app, which may have happened already.
+    let _ = writeln!(app.input, "/quit");
+    assert!(matches!(app.child.wait().unwrap().code(), Some(0 | 130)));
+    false
 }
 
 #[test]

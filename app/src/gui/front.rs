@@ -164,6 +164,7 @@ impl Front {
 
     fn list(&self) {
         self.send(Command::List);
+        self.notice("");
         self.core(|core| core.set_screen(Screen::Conversations));
     }
 
@@ -390,12 +391,12 @@ fn is_rtl(text: &str) -> bool {
 fn entry(summary: &Summary) -> Option<Entry> {
     let created = UNIX_EPOCH + Duration::from_secs(summary.created.unsigned_abs());
     let when = humantime::format_rfc3339_seconds(created).to_string();
-    let when = when.get(..16).unwrap_or(&when).replace('T', " ");
+    let when = when.get(..10).unwrap_or(&when);
     Some(Entry {
         // An interface that counts in 32 bits; two thousand million conversations are out of its reach.
         id: i32::try_from(summary.id).ok()?,
         title: summary.title.as_str().into(),
-        detail: format!("{when} UTC, {} messages", summary.messages).into(),
+        detail: format!("{when}, {} messages", summary.messages).into(),
     })
 }
 

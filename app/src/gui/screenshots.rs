@@ -81,7 +81,8 @@ fn tampered(
     Core::get(ui).set_scheme(1);
     let mut shown = false;
     for event in &events {
-        let installing = matches!(event, Event::Installing { .. });
+        let installing = matches!(&event, Event::Installing { done_bytes, total_bytes }
+            if done_bytes * 2 >= *total_bytes);
         front.apply(event);
         if installing && !shown {
             shown = true;

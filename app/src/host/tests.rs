@@ -127,12 +127,16 @@ fn conversations_are_kept_opened_exported_and_deleted() {
     let config = || Config { data: Some(data.clone()), ..Config::default() };
     let core = Core::start(config());
     core.say("hello");
-    (core.next(), core.next());
+    for _ in 0..2 {
+        core.next();
+    }
     let (first, _) = core.reply();
     core.host.close();
 
     let core = Core::start(config());
-    (core.next(), core.next());
+    for _ in 0..2 {
+        core.next();
+    }
     core.send(Command::Regenerate);
     assert!(matches!(core.next(), Event::Error { message } if message.contains("no conversation is open")));
     core.send(Command::List);
