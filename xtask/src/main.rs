@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** links no C++ and never depends on the app.
 
+mod app;
 mod bench;
 mod cache;
 mod ci;
@@ -131,7 +132,9 @@ enum Command {
     TrainTiny(train_tiny::Args),
     /// Lint the GitHub workflows with actionlint and zizmor
     LintWorkflows(lint_workflows::Args),
-    /// Run every test
+    /// Test, draw and measure the app with its graphical front and its C surface
+    App(app::Args),
+    /// Run every test but those of `app test`
     Test(test::Args),
 }
 
@@ -193,6 +196,7 @@ impl Command {
             Self::Fuzz(args) => fuzz::run(workspace, args),
             Self::TrainTiny(args) => train_tiny::run(workspace, args),
             Self::LintWorkflows(args) => lint_workflows::run(workspace, args),
+            Self::App(args) => app::run(workspace, args),
             Self::Test(args) => test::run(workspace, args),
         }
     }

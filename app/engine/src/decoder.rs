@@ -13,6 +13,9 @@ pub trait Decoder {
     /// Tokens of the vocabulary.
     fn vocab(&self) -> u32;
 
+    /// Tokens that a prefill feeds per call of the runtime.
+    fn chunk(&self) -> usize;
+
     /// Tokens in the cache.
     fn tokens(&self) -> &[u32];
 

@@ -165,6 +165,10 @@ impl Decoder for Session {
         self.model.vocab()
     }
 
+    fn chunk(&self) -> usize {
+        self.chunk_max
+    }
+
     fn tokens(&self) -> &[u32] {
         &self.fed
     }

@@ -50,11 +50,6 @@ impl<'a> Session<'a> {
         self.model
     }
 
-    /// Tokens that a prefill feeds per call.
-    pub fn chunk(&self) -> usize {
-        self.chunk
-    }
-
     fn feed(&mut self, tokens: &[u32], last: bool) -> Result<()> {
         self.batch.clear();
         for (index, token) in tokens.iter().enumerate() {
@@ -77,6 +72,10 @@ impl Decoder for Session<'_> {
 
     fn vocab(&self) -> u32 {
         self.model.vocab()
+    }
+
+    fn chunk(&self) -> usize {
+        self.chunk
     }
 
     fn tokens(&self) -> &[u32] {
