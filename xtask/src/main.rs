@@ -14,9 +14,11 @@ mod export;
 mod fuzz;
 mod inspect;
 mod inspect_app;
+mod inspect_package;
 mod lint_workflows;
 mod mutate;
 mod pack;
+mod package;
 mod predict;
 mod report;
 mod sarif;
@@ -49,7 +51,7 @@ pub const EXIT_TESTS: u8 = 6;
 pub const EXIT_INTERRUPTED: u8 = 130;
 /// `doctor` found something missing.
 pub const EXIT_DOCTOR: u8 = 7;
-/// `inspect` was given something that it cannot read yet, such as an app binary.
+/// `inspect` was given something that holds no model that it could judge.
 pub const EXIT_UNSUPPORTED: u8 = 8;
 /// `diff` found that the files differ.
 pub const EXIT_DIFFERENT: u8 = 9;
@@ -95,7 +97,7 @@ enum Command {
     Eval(eval::Args),
     /// Write one page about a model: verdicts, parity, EQ transcript, speed, memory, provenance
     Report(report::Args),
-    /// Show what a `.pte` file holds, or which model is inside an app binary and what proved it
+    /// Show what a `.pte` file holds, or which model is inside an app and what proved it
     Inspect(inspect::Args),
     /// Name what differs between two `.pte` files, down to the layer
     Diff(diff::Args),
