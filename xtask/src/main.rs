@@ -19,10 +19,12 @@ mod fuzz;
 mod http;
 mod inspect;
 mod inspect_app;
+mod inspect_package;
 mod lint_workflows;
 mod meter;
 mod mutate;
 mod pack;
+mod package;
 mod pinned_venv;
 mod predict;
 mod release;
@@ -61,7 +63,7 @@ pub const EXIT_TESTS: u8 = 6;
 pub const EXIT_INTERRUPTED: u8 = 130;
 /// `doctor` found something missing.
 pub const EXIT_DOCTOR: u8 = 7;
-/// `inspect` was given something that it cannot read yet, such as an app binary.
+/// `inspect` was given something that holds no model that it could judge.
 pub const EXIT_UNSUPPORTED: u8 = 8;
 /// `diff` found that the files differ.
 pub const EXIT_DIFFERENT: u8 = 9;
@@ -120,7 +122,7 @@ enum Command {
     Eval(eval::Args),
     /// Write one page about a model: verdicts, parity, EQ transcript, speed, memory, provenance
     Report(report::Args),
-    /// Show what a `.pte` file holds, or which model is inside an app binary and what proved it
+    /// Show what a `.pte` file holds, or which model is inside an app and what proved it
     Inspect(inspect::Args),
     /// Name what differs between two `.pte` files, down to the layer
     Diff(diff::Args),
