@@ -1,7 +1,7 @@
 //! The gate. Every build of the app goes through it, and no byte of a model reaches the binary by another way.
 //!
-//! Ladder: which model → read the claim → read the `.pte` once → `model_assets::check::validate` → write those very
-//! bytes (or, for a linked model, their digest) to `OUT_DIR`.
+//! Ladder: which model → read the claim → read the `.pte` once → `model_assets::check::validate` → for a release, licence
+//! and signature → write those very bytes (or, for a linked model, their digest) to `OUT_DIR`.
 //!
 //! **Invariant:** no network, no Python, no other process than the assembler. Every variable is registered for
 //! rebuilds as it is read, every file before it is read. There is no variable that turns a check off.
@@ -11,12 +11,14 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::SystemTime,
 };
 
 use model_assets::{
-    check::{self, Profile},
-    dir::{GateError, ModelDir},
-    provenance,
+    check::{self, Profile, Validated},
+    claim::Claim,
+    dir::{ClaimFiles, GateError, ModelDir},
+    licence, provenance,
     recipe::Delivery,
 };
 
@@ -81,10 +83,12 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
         pte.by_ref().take(limit + 1).read_to_end(&mut buffer).map_err(io)?;
         let validated = check::validate(buffer, &claim, profile)?;
         let (sha256, bytes) = (validated.sha256(), validated.file_bytes());
+        release_rules(dir, &claim, &files, profile, &validated)?;
         fs::write(out.join(PTE.1), validated.into_source()).map_err(emitted)?;
         (sha256, bytes)
     } else {
         let validated = check::validate(pte, &claim, profile)?;
+        release_rules(dir, &claim, &files, profile, &validated)?;
         fs::write(out.join(PTE.1), []).map_err(emitted)?;
         (validated.sha256(), validated.file_bytes())
     };
@@ -103,6 +107,34 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
     assemble(out, lengths).map_err(emitted)?;
     let generated = generate(lengths, file_bytes, &sha256.to_string(), profile);
     fs::write(out.join("model.rs"), generated).map_err(emitted)
+}
+
+/// What a release demands beside the proof of the bytes: the licence's files, and a signature by a key that `signers.toml`
+/// accepts by this machine's clock.
+fn release_rules<S>(
+    dir: &ModelDir,
+    claim: &Claim,
+    files: &ClaimFiles,
+    profile: Profile,
+    validated: &Validated<S>,
+) -> Result<(), GateError> {
+    if profile != Profile::Release {
+        return Ok(());
+    }
+    // Registered here and not with the inputs of every build: Cargo runs the script again and again for a file that is
+    // missing, which a dev build may well lack.
+    let watch = |path| println!("cargo::rerun-if-changed={path}");
+    claim.recipe.licence.files().for_each(|name| watch(dir.path().join(name)));
+    licence::check(dir, &claim.recipe)?;
+    watch(dir.signers_path());
+    let signers = dir.signers()?;
+    if !signers.demands(dir.name()) {
+        return Ok(());
+    }
+    watch(dir.signature_path());
+    let (signature, now) = (dir.signature()?, SystemTime::now());
+    check::authenticate(validated, claim, &files.manifest, &signers, signature.as_deref(), now)?;
+    Ok(())
 }
 
 /// Symbol and file of each text in the block, in the order of [`provenance::header`].
@@ -176,7 +208,7 @@ fn link_runtime() {
     println!("cargo::rustc-link-arg-bins=-Wl,-rpath,{rpath}");
 }
 
-fn watch(dir: &ModelDir, claim: Option<&model_assets::claim::Claim>) {
+fn watch(dir: &ModelDir, claim: Option<&Claim>) {
     let recipe = dir.recipe().ok();
     for path in dir.inputs(recipe.as_ref(), claim.map(|claim| &claim.manifest)) {
         println!("cargo::rerun-if-changed={path}");

@@ -61,8 +61,6 @@ impl Chat {
     ) -> anyhow::Result<(Self, Option<String>)> {
         let model = Model::load(bytes, &LoadOptions { packed, ..LoadOptions::default() })?;
         let warning = model.packed_use().warning();
-        // The backend has its own copy of what loading read; a refusal costs memory, nothing else.
-        let _ = model.release_pages();
         let tokenizer = Tokenizer::from_bytes(tokenizer, model.vocab())?;
         let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let stop = model.eos().to_vec();

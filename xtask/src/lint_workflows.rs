@@ -1,16 +1,12 @@
 //! `cargo xtask lint-workflows`: two linters over the workflows, offline: actionlint for what GitHub would not run,
 //! zizmor for what it should not.
 //!
-//! **Invariant:** the linters come from a hash-pinned lock, as wheels only, into a venv of their own: the export's lock,
-//! whose digest is in every manifest, does not change with them.
-
-use std::fs;
+//! **Invariant:** the linters come from a lock and into a venv of their own: see [`crate::pinned_venv`].
 
 use anyhow::{Context as _, anyhow, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::digest::Digest;
 
-use crate::{EXIT_SETUP, EXIT_TESTS, Failure, Outcome, setup::system_python, workspace::Workspace};
+use crate::{EXIT_SETUP, EXIT_TESTS, Failure, Outcome, pinned_venv, workspace::Workspace};
 
 const LOCK: &[u8] = include_bytes!("../python/lint.lock");
 
@@ -31,7 +27,7 @@ impl Args {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let folder = args.folder.clone().unwrap_or_else(|| workspace.root().join(".github/workflows"));
     let files = workflows(&folder)?;
-    let venv = ensure(workspace).map_err(|error| {
+    let venv = pinned_venv::ensure(workspace, "lint-venv", LOCK).map_err(|error| {
         Failure::new(
             EXIT_SETUP,
             error,
@@ -69,32 +65,4 @@ fn workflows(folder: &Utf8Path) -> anyhow::Result<Vec<Utf8PathBuf>> {
     files.sort();
     ensure!(!files.is_empty(), "{folder}: holds no workflow");
     Ok(files)
-}
-
-/// The linters' venv, made when it is not there or of another lock.
-fn ensure(workspace: &Workspace) -> anyhow::Result<Utf8PathBuf> {
-    let venv = workspace.state().join("lint-venv");
-    let (receipt, wanted) = (venv.join("proofmark-lock"), Digest::of(LOCK).to_string());
-    fs::create_dir_all(workspace.state())?;
-    let lock = fs::File::create(workspace.state().join("lint-venv.lock"))?;
-    lock.lock()?;
-    if fs::read_to_string(&receipt).is_ok_and(|made| made == wanted) {
-        return Ok(venv);
-    }
-    if venv.exists() {
-        fs::remove_dir_all(&venv).with_context(|| format!("{venv}: cannot be removed"))?;
-    }
-    let shell = xshell::Shell::new()?;
-    let (base, python) = (system_python(), venv.join("bin/python"));
-    xshell::cmd!(shell, "{base} -m venv {venv}").quiet().run()?;
-    let list = venv.join("lint.lock");
-    fs::write(&list, LOCK)?;
-    xshell::cmd!(
-        shell,
-        "{python} -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r {list}"
-    )
-    .quiet()
-    .run()?;
-    fs::write(&receipt, wanted)?;
-    Ok(venv)
 }

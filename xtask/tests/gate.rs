@@ -31,7 +31,9 @@ impl Models {
         let folder = tempfile::tempdir().unwrap();
         let from = root().join("model-assets/models");
         fs::create_dir(folder.path().join("tiny")).unwrap();
-        fs::copy(from.join("policy.toml"), folder.path().join("policy.toml")).unwrap();
+        for name in ["policy.toml", "signers.toml"] {
+            fs::copy(from.join(name), folder.path().join(name)).unwrap();
+        }
         for name in ["recipe.toml", "manifest.json", "tokenizer.json", "chat_template.jinja", PTE] {
             let source = from.join("tiny").join(name);
             fs::copy(&source, folder.path().join("tiny").join(name))

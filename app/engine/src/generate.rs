@@ -6,9 +6,9 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::sample::Sampler;
-use crate::session::Session;
 use crate::text::Tokenizer;
 
 /// What to do when the context window is full in the middle of a reply.
@@ -118,8 +118,8 @@ pub struct Piece<'a> {
 ///
 /// # Errors
 /// When the prompt does not fit, or tokenizer, runtime or sampler fail.
-pub fn generate(
-    session: &mut Session,
+pub fn generate<D: Decoder + ?Sized>(
+    session: &mut D,
     tokenizer: &Tokenizer,
     sampler: &mut Sampler,
     prompt: &str,
@@ -134,8 +134,8 @@ pub fn generate(
 ///
 /// # Errors
 /// As [`generate`].
-pub fn generate_until(
-    session: &mut Session,
+pub fn generate_until<D: Decoder + ?Sized>(
+    session: &mut D,
     tokenizer: &Tokenizer,
     sampler: &mut Sampler,
     prompt: &str,
@@ -151,7 +151,7 @@ pub fn generate_until(
         tokenize: started.elapsed(),
         ..Statistics::default()
     };
-    let window = session.model().context();
+    let window = session.window();
     if tokens.len() > window {
         return Err(Error::WindowFull { tokens: tokens.len(), position: 0, window });
     }
@@ -209,10 +209,10 @@ pub fn generate_until(
     Ok(reply)
 }
 
-/// Feeds a prompt as [`Session::extend_to`] does, chunk for chunk the same; nothing when it was interrupted, and what was
+/// Feeds a prompt as [`Decoder::extend_to`] does, chunk for chunk the same; nothing when it was interrupted, and what was
 /// fed until then stays in the cache.
-fn feed_until<'a>(
-    session: &'a mut Session,
+fn feed_until<'a, D: Decoder + ?Sized>(
+    session: &'a mut D,
     tokens: &[u32],
     interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<Option<&'a [f32]>> {
@@ -221,7 +221,7 @@ fn feed_until<'a>(
         if interrupted() {
             return Ok(None);
         }
-        let rest = tokens.get(session.position()..).unwrap_or_default();
+        let rest = tokens.get(session.tokens().len()..).unwrap_or_default();
         match rest.split_at_checked(session.chunk()) {
             Some((chunk, more)) if !more.is_empty() => session.prefill(chunk)?,
             _ => return session.prefill(rest).map(Some),
@@ -230,7 +230,7 @@ fn feed_until<'a>(
 }
 
 /// Makes room in a full window; says whether there is any.
-fn make_room(session: &mut Session, policy: WindowPolicy) -> Result<bool> {
+fn make_room<D: Decoder + ?Sized>(session: &mut D, policy: WindowPolicy) -> Result<bool> {
     let WindowPolicy::Slide { keep, forget } = policy else { return Ok(false) };
     let held = session.tokens();
     let Some(after) = keep.checked_add(forget).filter(|after| forget > 0 && *after < held.len()) else {

@@ -1,0 +1,32 @@
+//! What a release demands beside the proof of the bytes: the licence's files and a signature. The same calls as in the
+//! app's build script.
+
+use std::time::SystemTime;
+
+use model_assets::{
+    check::{self, Refusal, Validated},
+    claim::Claim,
+    dir::{ClaimFiles, ModelDir},
+    licence,
+};
+
+use crate::{EXIT_LICENCE, EXIT_SIGNATURE, Failure, Outcome, verify::refused};
+
+/// Demands all that a release build demands of a model whose bytes were proved.
+pub(crate) fn demand<S>(
+    dir: &ModelDir,
+    claim: &Claim,
+    files: &ClaimFiles,
+    validated: &Validated<S>,
+) -> Outcome {
+    licence::check(dir, &claim.recipe).map_err(|refusal| failure(EXIT_LICENCE, refusal))?;
+    let (signers, signature) = (dir.signers().map_err(refused)?, dir.signature().map_err(refused)?);
+    check::authenticate(validated, claim, &files.manifest, &signers, signature.as_deref(), SystemTime::now())
+        .map(drop)
+        .map_err(|refusal| failure(EXIT_SIGNATURE, refusal))
+}
+
+pub(crate) fn failure(code: u8, refusal: Refusal) -> Failure {
+    let hint = refusal.hint.clone();
+    Failure::new(code, refusal, hint)
+}
