@@ -26,8 +26,7 @@ pub use screenshots::write as write_screenshots;
     missing_docs,
     unreachable_pub,
     unused_qualifications,
-    clippy::all,
-    clippy::allow_attributes,
+    clippy::todo,
     clippy::unwrap_used,
     reason = "written by the compiler of the interface"
 )]
