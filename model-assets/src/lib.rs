@@ -18,6 +18,7 @@ pub mod evidence;
 pub mod gguf;
 pub mod limits;
 pub mod manifest;
+pub mod name;
 pub mod policy;
 pub mod provenance;
 pub mod pte;

@@ -56,6 +56,13 @@ pub(crate) fn free_disk_bytes(path: &Utf8Path) -> Option<u64> {
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Whether the disk, a quota or a limit was in the way, and not what was read.
+pub(crate) fn is_disk_full(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let full = |io: &std::io::Error| matches!(io.kind(), StorageFull | QuotaExceeded | FileTooLarge);
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(full))
+}
+
 /// Memory that can be had without swapping, bytes; `None` where `/proc` does not tell.
 pub(crate) fn free_memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;

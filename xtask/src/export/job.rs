@@ -35,7 +35,7 @@ use crate::{
 use super::{
     Args,
     inputs::worker_digest,
-    publish::{WORK_PTE, WORK_REFERENCE, publish},
+    publish::{WORK_PTE, WORK_REFERENCE, publish, replace},
 };
 
 const REFERENCE_PROMPT_TOKENS: u32 = 24;
@@ -283,9 +283,8 @@ pub(super) fn adopt_tokenizer(
     let place = dir.path().join(&recipe.tokens.tokenizer);
     let Some(folder) = checkpoint.filter(|_| !place.exists()) else { return Ok(()) };
     let from = folder.join(&recipe.tokens.tokenizer);
-    let temporary = place.with_extension("new");
-    fs::copy(&from, &temporary).with_context(|| format!("{from}: cannot be copied to {place}"))?;
-    Ok(fs::rename(temporary, place)?)
+    let bytes = fs::read(&from).with_context(|| format!("{from}: cannot be read"))?;
+    replace(dir, &recipe.tokens.tokenizer, &bytes)
 }
 
 /// The held-out texts of a model.

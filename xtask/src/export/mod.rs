@@ -30,7 +30,7 @@ use crate::{
     supervise,
     verify::{self, refused},
     weights as fetched,
-    workspace::Workspace,
+    workspace::{Workspace, try_lock},
 };
 
 use self::{inputs::inputs_digest, job::Job};
@@ -261,9 +261,8 @@ fn is_proved(dir: &ModelDir) -> bool {
 pub(crate) fn lock(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> {
     fs::create_dir_all(folder)?;
     let path = folder.join(model);
-    let file = fs::File::create(&path).with_context(|| format!("{path}: cannot be made"))?;
-    file.try_lock().map_err(|_| {
-        Failure::new(EXIT_EXPORT, anyhow!("{path}: another export of `{model}` is running"), "wait for it")
-    })?;
-    Ok(file)
+    try_lock(&path)?.ok_or_else(|| {
+        let error = anyhow!("{path}: another export or fetch of `{model}` is running");
+        Failure::new(EXIT_EXPORT, error, "wait for it")
+    })
 }

@@ -8,7 +8,7 @@ use super::*;
 
 /// The model `tiny` as a GGUF in a folder of the test's own, without evidence.
 fn tiny(folder: &Utf8Path) -> (ReserveClaim, Utf8PathBuf) {
-    let workspace = Workspace::find().unwrap();
+    let workspace = Workspace::find(None).unwrap();
     let dir = ModelDir::new(workspace.models(), "tiny");
     let (recipe, policy) = (dir.recipe().unwrap(), dir.policy().unwrap());
     let job = Job {
@@ -168,7 +168,7 @@ fn the_quantized_weights_are_the_checkpoint_s() {
     let (claim, path) = tiny(Utf8Path::from_path(folder.path()).unwrap());
     let file = fs::File::open(path).unwrap();
     let (head, _) = gguf::structure(&file, &claim.expect().unwrap()).unwrap();
-    let workspace = Workspace::find().unwrap();
+    let workspace = Workspace::find(None).unwrap();
     let mut checkpoint = Checkpoint::open(&workspace.models().join("tiny")).unwrap();
     let read = |tensor: &Tensor| {
         let mut bytes = vec![0; usize::try_from(tensor.bytes().unwrap()).unwrap()];
@@ -198,7 +198,7 @@ fn the_quantized_weights_are_the_checkpoint_s() {
 
 #[test]
 fn a_checkpoint_that_is_not_the_recipe_s_is_refused() {
-    let workspace = Workspace::find().unwrap();
+    let workspace = Workspace::find(None).unwrap();
     let mut checkpoint = Checkpoint::open(&workspace.models().join("tiny")).unwrap();
     let mut out = [0.0; 4];
     let error = checkpoint.rows("model.norm.weight", &[193], 0, &mut out).unwrap_err().to_string();

@@ -12,6 +12,7 @@ use model_assets::{
     claim::Claim,
     digest::Digest,
     dir::ModelDir,
+    eq::{TRANSCRIPT_BYTES_MAX, TRANSCRIPT_FILE},
     limits::{MANIFEST_BYTES_MAX, REFERENCE_BYTES_MAX, TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
     manifest::{LOG_FILE, MANIFEST_FILE, Manifest, WeightsKind},
 };
@@ -19,6 +20,7 @@ use model_assets::{
 use crate::{
     Failure,
     export::{WORK_PTE, WORK_REFERENCE, publish, replace},
+    supervise,
     verify::refused,
 };
 
@@ -41,12 +43,19 @@ pub(crate) fn import(dir: &ModelDir, artifact: &Utf8Path, work: &Utf8Path) -> Re
     stage(&claim, artifact, work)?;
     let pte = fs::File::open(work.join(WORK_PTE))?;
     let validated = check::validate(pte, &claim, Profile::Dev).map_err(|refusal| refused(refusal.into()))?;
+    // The proof of a large file takes a second; nothing is published after Ctrl-C.
+    ensure_wanted()?;
     if brought && let Some(bytes) = &claim.tokenizer {
         // Before the manifest that names its digest: a tokenizer without a manifest harms nobody.
         replace(dir, &claim.recipe.tokens.tokenizer, bytes)?;
     }
     publish(dir, &validated, &claim.manifest, work)?;
     Ok(claim.manifest)
+}
+
+fn ensure_wanted() -> anyhow::Result<()> {
+    ensure!(!supervise::interrupted(), "interrupted");
+    Ok(())
 }
 
 /// This work tree's tokenizer, or else the artifact's and `true`.
@@ -77,6 +86,15 @@ fn stage(claim: &Claim, artifact: &Utf8Path, work: &Utf8Path) -> anyhow::Result<
     let log = artifact.join(LOG_FILE);
     ensure!(regular(&log)? <= LOG_BYTES_MAX, "{log}: expected at most {LOG_BYTES_MAX} bytes");
     fs::rename(&log, work.join(LOG_FILE))?;
+    // The transcript that the evidence names comes along; another file of that name does not.
+    let named = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.eq.as_ref());
+    let transcript = artifact.join(TRANSCRIPT_FILE);
+    if let Some(eq) = named
+        && regular(&transcript).is_ok_and(|bytes| bytes <= TRANSCRIPT_BYTES_MAX)
+        && Digest::of_reader(&mut fs::File::open(&transcript)?)? == eq.transcript
+    {
+        fs::rename(&transcript, work.join(TRANSCRIPT_FILE))?;
+    }
     Ok(())
 }
 

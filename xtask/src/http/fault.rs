@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use crate::{EXIT_ACCESS, EXIT_FETCH, EXIT_INTERRUPTED, Failure, supervise::interrupted};
+use crate::{EXIT_ACCESS, EXIT_FETCH, EXIT_INTERRUPTED, Failure, predict, supervise::interrupted};
+
+use super::download::DISK_HINT;
 
 /// Why one attempt failed.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// The hub wants a licence accepted or a token.
+    /// The server wants a licence accepted or a token.
     Access { error: anyhow::Error, hint: String },
     /// Trying again changes nothing.
     Fatal { error: anyhow::Error, hint: Option<String> },
@@ -20,11 +22,11 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(super) fn fatal(error: anyhow::Error) -> Self {
+    pub(crate) fn fatal(error: anyhow::Error) -> Self {
         Self::Fatal { error, hint: None }
     }
 
-    pub(super) fn passing(error: anyhow::Error) -> Self {
+    pub(crate) fn passing(error: anyhow::Error) -> Self {
         Self::Passing { error, wait: None }
     }
 
@@ -33,6 +35,7 @@ impl Fault {
         match self {
             Self::Access { error, hint } => Failure::new(EXIT_ACCESS, error, hint),
             Self::Fatal { error, hint } => {
+                let hint = hint.or_else(|| predict::is_disk_full(&error).then(|| DISK_HINT.to_owned()));
                 Failure::new(EXIT_FETCH, error, hint.unwrap_or_else(|| format!("run: {again}")))
             }
             Self::Passing { error, .. } => Failure::new(EXIT_FETCH, error, format!("run: {again}")),
@@ -60,13 +63,13 @@ impl From<std::io::Error> for Fault {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
     /// Between two bytes; also the window of the rate floor.
-    pub(super) stall: Duration,
+    pub(crate) stall: Duration,
     /// Failed attempts in a row.
-    pub(super) attempts_max: u32,
+    pub(crate) attempts_max: u32,
     /// Before the second attempt; doubled before each further one.
-    pub(super) backoff: Duration,
+    pub(crate) backoff: Duration,
     /// The longest `Retry-After` that is honoured.
-    pub(super) retry_after_max: Duration,
+    pub(crate) retry_after_max: Duration,
 }
 
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -74,7 +77,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(50);
 
 impl Patience {
-    pub(super) fn new(stall: Duration, attempts_max: u32) -> Self {
+    pub(crate) fn new(stall: Duration, attempts_max: u32) -> Self {
         // A rehearsal of failures with a short stall timeout does not want to wait for the real backoff either.
         let backoff = Duration::from_secs(1).min(stall);
         Self { stall, attempts_max, backoff, retry_after_max: RETRY_AFTER_MAX }
@@ -82,17 +85,17 @@ impl Patience {
 }
 
 /// The attempts at one thing.
-pub(super) struct Attempts {
+pub(crate) struct Attempts {
     failures: u32,
 }
 
 impl Attempts {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { failures: 0 }
     }
 
     /// Waits before the next attempt, or returns why there is none. An attempt that brought something counts anew.
-    pub(super) fn next(
+    pub(crate) fn next(
         &mut self,
         fault: Fault,
         progressed: bool,
@@ -105,7 +108,7 @@ impl Attempts {
         }
         if let Some(wait) = wait.filter(|wait| *wait > patience.retry_after_max) {
             let max = patience.retry_after_max.as_secs();
-            let text = format!("the hub asks to wait {} s, expected at most {max}", wait.as_secs());
+            let text = format!("the server asks to wait {} s, expected at most {max}", wait.as_secs());
             return Err(Fault::passing(error.context(text)));
         }
         let doubled = patience.backoff.saturating_mul(1 << (self.failures - 1).min(10)).min(BACKOFF_MAX);

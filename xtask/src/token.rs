@@ -76,7 +76,7 @@ impl Token {
     }
 
     /// The header's value.
-    pub(super) fn bearer(&self) -> String {
+    pub(crate) fn bearer(&self) -> String {
         format!("Bearer {}", self.secret)
     }
 

@@ -1,4 +1,4 @@
-//! A thin client of the hub over `ureq`: one request with its redirects, and its body in bounded time and memory.
+//! A thin client over `ureq`: one request with its redirects, and its body in bounded time and memory.
 //!
 //! **Invariant:** what a server wrote is shown without the token, without control characters and cut short.
 
@@ -17,12 +17,11 @@ use ureq::{
     http::{HeaderMap, Response, StatusCode, Uri, header},
 };
 
-use crate::supervise::interrupted;
+use crate::{supervise::interrupted, token::Token};
 
 use super::{
     endpoint::{Endpoint, shown},
     fault::{Fault, Patience},
-    token::Token,
 };
 
 const REDIRECTS_MAX: usize = 5;
@@ -33,30 +32,48 @@ const RATE_BYTES_MIN: u64 = 1024;
 const SERVER_TEXT_CHARS_MAX: usize = 300;
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// A repository at a revision, and the way to it.
-pub(super) struct Client {
+/// A server, and how it is spoken to.
+pub(crate) struct Client {
     agent: Agent,
-    pub(super) endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
     token: Option<Token>,
-    pub(super) patience: Patience,
-    repo: String,
-    revision: String,
+    pub(crate) patience: Patience,
+    site: Box<dyn Site>,
     done: Arc<AtomicBool>,
 }
 
+/// What the answers of a kind of server mean.
+pub(crate) trait Site: Send + Sync {
+    /// Refuses an answer that is about something else than was asked for; says why.
+    fn check(&self, headers: &HeaderMap) -> Result<(), String>;
+    /// What 401 and 403 of the endpoint itself mean.
+    fn no_access(&self, refused: Refused<'_>) -> Fault;
+    /// What 404 means.
+    fn missing(&self, refused: Refused<'_>) -> Fault;
+}
+
+/// An answer that brings nothing.
+pub(crate) struct Refused<'a> {
+    pub(crate) error: anyhow::Error,
+    pub(crate) status: StatusCode,
+    /// The server's own code for the reason; may be empty.
+    pub(crate) code: &'a str,
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) token: Option<&'a Token>,
+}
+
 /// From where on a file is wanted, if it is still the one with this entity tag.
-pub(super) struct Resume<'a> {
-    pub(super) start: u64,
-    pub(super) etag: &'a str,
+pub(crate) struct Resume<'a> {
+    pub(crate) start: u64,
+    pub(crate) etag: &'a str,
 }
 
 impl Client {
-    pub(super) fn new(
+    pub(crate) fn new(
         endpoint: Endpoint,
         token: Option<Token>,
         patience: Patience,
-        repo: &str,
-        revision: &str,
+        site: impl Site + 'static,
     ) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -81,27 +98,19 @@ impl Client {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        Self { agent, endpoint, token, patience, repo: repo.to_owned(), revision: revision.to_owned(), done }
-    }
-
-    /// The address of a file.
-    pub(super) fn file_url(&self, name: &str) -> Result<Uri, Fault> {
-        Ok(self.endpoint.url(&format!("{}/resolve/{}/{name}", self.repo, self.revision))?)
-    }
-
-    /// The address of the first page of the list of files.
-    pub(super) fn tree_url(&self) -> Result<Uri, Fault> {
-        Ok(self.endpoint.url(&format!("api/models/{}/tree/{}", self.repo, self.revision))?)
+        Self { agent, endpoint, token, patience, site: Box::new(site), done }
     }
 
     /// Asks once, following redirects; the answer is 200, 206 or 416.
-    pub(super) fn get(&self, url: &Uri, resume: Option<&Resume<'_>>) -> Result<Response<Body>, Fault> {
+    pub(crate) fn get(&self, url: &Uri, resume: Option<&Resume<'_>>) -> Result<Response<Body>, Fault> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS_MAX {
             let reply = self.ask(&url, resume)?;
             let owned = self.endpoint.owns(&url);
             if owned {
-                self.check_commit(reply.headers())?;
+                self.site
+                    .check(reply.headers())
+                    .map_err(|why| Fault::fatal(anyhow!("{}", self.tame(&why))))?;
             }
             match reply.status() {
                 StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
@@ -147,38 +156,19 @@ impl Client {
         }
     }
 
-    /// A mirror that follows a branch must not answer for a commit.
-    fn check_commit(&self, headers: &HeaderMap) -> Result<(), Fault> {
-        match text(headers, "x-repo-commit") {
-            Some(commit) if commit != self.revision => {
-                let got = self.tame(commit);
-                Err(Fault::fatal(anyhow!("{}: got commit `{got}`, expected {}", self.repo, self.revision)))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// What an answer that brings nothing means.
     fn refusal(&self, url: &Uri, status: StatusCode, headers: &HeaderMap, owned: bool) -> Fault {
-        let (address, repo) = (shown(&url.to_string()), &self.repo);
         let code = text(headers, "x-error-code").unwrap_or_default();
         let said =
             text(headers, "x-error-message").map(|said| format!(": {}", self.tame(said))).unwrap_or_default();
-        let error = anyhow!("{address}: got status {}{said}", status.as_u16());
+        let error = anyhow!("{}: got status {}{said}", shown(&url.to_string()), status.as_u16());
+        let refused =
+            |error| Refused { error, status, code, endpoint: &self.endpoint, token: self.token.as_ref() };
         match status.as_u16() {
-            401 | 403 if owned => self.no_access(status, code, error),
+            401 | 403 if owned => self.site.no_access(refused(error)),
             // A signed address that has expired; the endpoint gives a new one.
             401 | 403 => Fault::passing(error),
-            404 => {
-                let what = match code {
-                    "RevisionNotFound" => format!("revision {} does not exist", self.revision),
-                    "EntryNotFound" => "the file does not exist at this revision".to_owned(),
-                    _ => "no such repository, file or revision; a private one looks the same without a token"
-                        .to_owned(),
-                };
-                let hint = format!("correct `source` in recipe.toml: look at {}/{repo}", self.endpoint);
-                Fault::Fatal { error: error.context(format!("{repo}: {what}")), hint: Some(hint) }
-            }
+            404 => self.site.missing(refused(error)),
             408 | 425 | 429 | 500..=599 => {
                 let seconds = text(headers, "retry-after").and_then(|value| value.trim().parse().ok());
                 Fault::Passing { error, wait: seconds.map(Duration::from_secs) }
@@ -187,33 +177,8 @@ impl Client {
         }
     }
 
-    /// Says exactly what to accept or set.
-    fn no_access(&self, status: StatusCode, code: &str, error: anyhow::Error) -> Fault {
-        let (repo, page) = (&self.repo, format!("{}/{}", self.endpoint, self.repo));
-        let settings = format!("{}/settings/tokens", self.endpoint);
-        let gated = code == "GatedRepo" || status == StatusCode::FORBIDDEN;
-        let hint = match &self.token {
-            None if gated => format!(
-                "the model is gated: accept its licence at {page}, make a read token at {settings}, then: export HF_TOKEN=..."
-            ),
-            None => format!("make a read token at {settings}, then: export HF_TOKEN=..."),
-            Some(token) if gated => format!(
-                "the token from {} is known, but its account has no access: accept the licence at {page} and wait for the \
-                 grant; a fine-grained token also needs `Read access to contents of all public gated repos`",
-                token.origin()
-            ),
-            Some(token) => {
-                format!(
-                    "the token from {} is not valid or has expired: make a read token at {settings}",
-                    token.origin()
-                )
-            }
-        };
-        Fault::Access { error: error.context(format!("{repo}: access denied")), hint }
-    }
-
     /// Reads a body to its end: at most `bytes_max`, never stalled, never past Ctrl-C.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         body: &mut Body,
         bytes_max: u64,
@@ -257,7 +222,7 @@ impl Client {
     }
 
     /// A server's text, fit to be shown.
-    pub(super) fn tame(&self, said: &str) -> String {
+    pub(crate) fn tame(&self, said: &str) -> String {
         let said = Token::redact(self.token.as_ref(), said);
         said.chars().filter(|c| !c.is_control()).take(SERVER_TEXT_CHARS_MAX).collect()
     }
@@ -270,6 +235,6 @@ impl Drop for Client {
 }
 
 /// A header's text.
-pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }

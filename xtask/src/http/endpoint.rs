@@ -1,4 +1,4 @@
-//! Where requests go: the hub's endpoint, and which redirects are followed.
+//! Where requests go: a server's endpoint, and which redirects are followed.
 //!
 //! **Invariant:** a request is `https`, unless the endpoint itself is `http` on this machine's loopback; then only
 //! loopback is reached over `http`. The token goes to the endpoint's own scheme, host and port and nowhere else.
@@ -10,15 +10,15 @@ const ENDPOINT: &str = "https://huggingface.co";
 /// Longest address that is followed; signed ones are long.
 const URL_BYTES_MAX: usize = 8192;
 
-/// The hub.
+/// A server, and how its addresses begin.
 #[derive(Debug, Clone)]
-pub(super) struct Endpoint {
+pub(crate) struct Endpoint {
     base: Uri,
 }
 
 impl Endpoint {
     /// `HF_ENDPOINT`, or the public hub.
-    pub(super) fn find(env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
+    pub(crate) fn find(env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
         let text = env("HF_ENDPOINT").map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
         Self::parse(text.as_deref().unwrap_or(ENDPOINT))
     }
@@ -36,14 +36,24 @@ impl Endpoint {
         Ok(Self { base })
     }
 
+    /// The server of one address, such as a person typed, and the address.
+    pub(crate) fn of(text: &str) -> anyhow::Result<(Self, Uri)> {
+        let expected = "expected https://HOST/PATH, or http:// on this machine's loopback";
+        let got = || format!("got `{}`, {expected}", shown(text));
+        ensure!(text.len() <= URL_BYTES_MAX, "got an address of {} bytes, {expected}", text.len());
+        let base: Uri = text.parse().with_context(got)?;
+        ensure!(base.host().is_some() && allowed(&base, true) && !has_user(&base), got());
+        Ok((Self { base: base.clone() }, base))
+    }
+
     /// An address below the endpoint. `path` is made of checked names, so nothing needs escaping.
-    pub(super) fn url(&self, path: &str) -> anyhow::Result<Uri> {
+    pub(crate) fn url(&self, path: &str) -> anyhow::Result<Uri> {
         let base = self.base.to_string();
         Ok(format!("{}/{path}", base.trim_end_matches('/')).parse()?)
     }
 
     /// Whether an address is on the endpoint's own scheme, host and port.
-    pub(super) fn owns(&self, uri: &Uri) -> bool {
+    pub(crate) fn owns(&self, uri: &Uri) -> bool {
         let origin = |uri: &Uri| {
             let port = uri.port_u16().or(match uri.scheme_str() {
                 Some("https") => Some(443),
@@ -60,7 +70,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// A `Location` that must not be followed.
-    pub(super) fn follow(&self, from: &Uri, location: &str) -> anyhow::Result<Uri> {
+    pub(crate) fn follow(&self, from: &Uri, location: &str) -> anyhow::Result<Uri> {
         let target = shown(location);
         ensure!(
             location.len() <= URL_BYTES_MAX,
@@ -89,7 +99,7 @@ impl Endpoint {
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.base.to_string().trim_end_matches('/'))
+        f.write_str(shown(&self.base.to_string()).trim_end_matches('/'))
     }
 }
 
@@ -111,7 +121,7 @@ fn has_user(uri: &Uri) -> bool {
 }
 
 /// An address for messages: no query (it carries signatures), no control characters, bounded.
-pub(super) fn shown(url: &str) -> String {
+pub(crate) fn shown(url: &str) -> String {
     let bare = url.split(['?', '#']).next().unwrap_or_default();
     let bare = bare.rsplit_once('@').map_or(bare, |(_, after)| after);
     bare.chars().filter(|c| !c.is_control()).take(200).collect()
