@@ -84,7 +84,8 @@ impl Job<'_> {
             "source": self.source, "checkpoint": self.checkpoint,
             "tensors": tensors.len(), "weight_bytes": weights, "work_dir": self.work,
         });
-        Ok(println!("{}", serde_json::to_string_pretty(&plan)?))
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+        Ok(())
     }
 
     /// What is published, if it is this checkpoint's and proved.
