@@ -52,7 +52,19 @@ fn run() -> Result<(), String> {
     let name = registered("PROOFMARK_MODEL").unwrap_or_else(|| MODEL_DEFAULT.to_owned());
     let dir = ModelDir::new(models, name);
     link_runtime();
-    gate(&dir, profile, &out).map_err(|error| format!("{error}\nhint: {}", error.hint()))
+    gate(&dir, profile, &out).map_err(|error| format!("{error}\nhint: {}", error.hint()))?;
+    #[cfg(feature = "gui")]
+    compile_interface()?;
+    Ok(())
+}
+
+/// The screens of the graphical front, into Rust. Names of elements are for the test alone.
+#[cfg(feature = "gui")]
+fn compile_interface() -> Result<(), String> {
+    let config = slint_build::CompilerConfiguration::new()
+        .with_style("fluent".to_owned())
+        .with_debug_info(cfg!(feature = "gui-test"));
+    slint_build::compile_with_config("ui/app.slint", config).map_err(|error| error.to_string())
 }
 
 fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {

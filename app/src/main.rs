@@ -1,22 +1,11 @@
-//! The chat app: the model that the build proved, and a terminal front over the chat core.
-
-mod chat;
-mod install;
-mod model;
-mod provenance;
-mod terminal;
+//! The chat app: a command line over the chat core.
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use app::{Asset, Config, Overrides, dirs, terminal};
 use camino::Utf8PathBuf;
 use clap::Parser;
-use engine::{ModelBytes, sample::Settings};
-
-use crate::{
-    chat::{Chat, Options},
-    model::MODEL,
-};
 
 /// Chat with the model that this build proved.
 #[derive(Parser)]
@@ -25,7 +14,7 @@ struct Cli {
     /// Print what model is inside and what proved it, then leave
     #[arg(long)]
     provenance: bool,
-    /// Say this, print the reply, then leave
+    /// Say this, print the reply, then leave; nothing is kept
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Print JSON events, one a line
@@ -35,28 +24,49 @@ struct Cli {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// 0 is greedy
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
+    #[arg(long)]
+    temperature: Option<f32>,
     /// Keep the fewest tokens whose probabilities reach this sum
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f32,
+    #[arg(long)]
+    top_p: Option<f32>,
     /// Start of the random sequence
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[arg(long)]
+    seed: Option<u64>,
     /// Most tokens of a reply
-    #[arg(long, default_value_t = 128)]
-    max_tokens: usize,
+    #[arg(long)]
+    max_tokens: Option<u32>,
     /// Threads; by default one for each performance core
     #[arg(long)]
     threads: Option<u32>,
-    /// File of a linked model; by default the one beside the binary
+    /// File of the model, proved before it is used; by default the model inside, or the file beside the binary
     #[arg(long, value_name = "FILE")]
     model: Option<Utf8PathBuf>,
+    /// Folder of the conversations; by default the system's for data
+    #[arg(long, value_name = "DIR")]
+    data: Option<Utf8PathBuf>,
+    /// Show a window
+    #[cfg(feature = "gui")]
+    #[arg(long, conflicts_with_all = ["prompt", "json"])]
+    gui: bool,
+    /// Draw every screen, write the pictures into this folder, then leave
+    #[cfg(feature = "gui")]
+    #[arg(long, value_name = "DIR")]
+    screenshots: Option<Utf8PathBuf>,
+    /// Print as JSON how long the first frame and the model took, then leave
+    #[cfg(feature = "gui")]
+    #[arg(long)]
+    start_up: bool,
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    #[cfg(feature = "gui")]
+    let since = std::time::Instant::now();
+    match run(
+        Cli::parse(),
+        #[cfg(feature = "gui")]
+        since,
+    ) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -64,30 +74,43 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<()> {
+fn run(cli: Cli, #[cfg(feature = "gui")] since: std::time::Instant) -> anyhow::Result<ExitCode> {
     if cli.provenance {
-        let text = serde_json::to_string_pretty(&provenance::provenance(&MODEL)?)?;
-        return Ok(std::io::Write::write_all(&mut std::io::stdout(), format!("{text}\n").as_bytes())?);
+        let text = serde_json::to_string_pretty(&app::provenance()?)?;
+        std::io::Write::write_all(&mut std::io::stdout(), format!("{text}\n").as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let tokenizer =
-        MODEL.tokenizer().context("the model has random weights and no tokenizer: nothing to chat with")?;
-    let template = MODEL.chat_template().context("the model has no chat template")?;
-    engine::runtime::set_threads(cli.threads.map_or_else(engine::runtime::threads_default, Ok)?)?;
-    let sampling = Settings { temperature: cli.temperature, top_p: cli.top_p, top_k: None, seed: cli.seed };
-    let options = Options {
-        sampling,
-        tokens_max: cli.max_tokens.max(1),
-        system: cli.system.clone(),
-        packed: install::packed_cache(&MODEL),
-    };
-    let bytes = match MODEL.embedded() {
-        Some(bytes) => ModelBytes::Static(bytes),
-        None => install::open(&MODEL, cli.model.as_deref())?,
-    };
-    let mut chat = Chat::open(bytes, tokenizer, template, &options)?;
-    terminal::catch_interrupts()?;
-    match &cli.prompt {
-        Some(prompt) => terminal::once(&mut chat, prompt, cli.json),
-        None => terminal::interactive(&mut chat, cli.json),
+    #[cfg(feature = "gui")]
+    if let Some(folder) = &cli.screenshots {
+        app::gui::write_screenshots(folder)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let home = || "no folder of this person is known, expected HOME or --data";
+    let config = Config {
+        // One question and its answer are not worth keeping.
+        data: match (&cli.prompt, cli.data) {
+            (Some(_), _) => None,
+            (None, Some(data)) => Some(data),
+            (None, None) => Some(dirs::data().with_context(home)?),
+        },
+        cache: dirs::cache().with_context(home)?,
+        asset: cli.model.map_or(Asset::Default, Asset::File),
+        threads: cli.threads,
+        overrides: Overrides {
+            system: cli.system,
+            temperature: cli.temperature,
+            top_p: cli.top_p,
+            seed: cli.seed,
+            tokens_max: cli.max_tokens,
+        },
+    };
+    #[cfg(feature = "gui")]
+    if cli.start_up {
+        println!("{}", serde_json::to_string(&app::gui::start_up(config, since)?)?);
+        return Ok(ExitCode::SUCCESS);
+    } else if cli.gui || cfg!(target_os = "ios") {
+        app::gui::run(config)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    terminal::run(config, cli.prompt, cli.json)
 }

@@ -1,148 +1,303 @@
 //! The terminal front: an interactive chat, one-shot prompts, and JSON events for scripts.
+//!
+//! Lines and events arrive in one queue, so that a line typed during a reply can stop it.
+
+mod line;
+mod show;
 
 use std::{
+    collections::VecDeque,
+    fs,
     io::{BufRead as _, IsTerminal as _, Write as _},
-    ops::ControlFlow,
-    sync::atomic::{AtomicBool, Ordering},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
 };
 
-use engine::generate::Statistics;
-use serde_json::{Value, json};
+use anyhow::Context as _;
 
-use crate::chat::{Chat, Turn};
-
-/// Set while a reply is being written: Ctrl-C then ends the reply, not the app.
-static REPLYING: AtomicBool = AtomicBool::new(false);
-/// Set by Ctrl-C during a reply.
-static STOP: AtomicBool = AtomicBool::new(false);
+use crate::{
+    Config, Host, Settings,
+    message::{Command, Event, Reply},
+};
+use line::Line;
 
 /// Exit code of a Ctrl-C at the prompt.
 const EXIT_INTERRUPTED: i32 = 130;
+const INPUTS_MAX: usize = 64;
 
-const HELP: &str = "/reset forgets the conversation, /system TEXT sets the system message, /stats shows figures, \
-                    /quit leaves; Ctrl-C stops a reply";
+/// What the front waits for.
+enum Input {
+    Event(Event),
+    /// A line; none at the end of the input.
+    Line(Option<String>),
+    /// The core has ended.
+    Ended,
+}
 
-/// Makes Ctrl-C stop the reply, or leave when there is none.
-pub(crate) fn catch_interrupts() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
-        if REPLYING.load(Ordering::Relaxed) {
-            STOP.store(true, Ordering::Relaxed);
-        } else {
-            std::process::exit(EXIT_INTERRUPTED);
+/// Which event ends the wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Ready,
+    Reply,
+    Opened,
+    Listed,
+    Exported,
+    Settings,
+    Memory,
+}
+
+impl Wait {
+    /// The one event that a command always brings, when it does not fail.
+    fn after(command: &Command) -> Self {
+        match command {
+            Command::Say { .. } | Command::Regenerate => Self::Reply,
+            Command::New | Command::Open { .. } => Self::Opened,
+            // Deleting the open conversation also closes it; the list comes last.
+            Command::Delete { .. } | Command::List => Self::Listed,
+            Command::Export { .. } => Self::Exported,
+            Command::Set { .. } => Self::Settings,
+            Command::Memory | Command::Pause => Self::Memory,
         }
-    })?;
-    Ok(())
-}
-
-/// Says one thing, prints the reply, and returns.
-pub(crate) fn once(chat: &mut Chat, prompt: &str, as_json: bool) -> anyhow::Result<()> {
-    say(chat, prompt, as_json).map(|_| ())
-}
-
-/// Reads lines until the end of the input or `/quit`.
-pub(crate) fn interactive(chat: &mut Chat, as_json: bool) -> anyhow::Result<()> {
-    let shown = std::io::stdin().is_terminal() && !as_json;
-    if shown {
-        println!("{HELP}");
     }
-    let mut last = None;
-    let mut lines = std::io::stdin().lock().lines();
-    loop {
-        if shown {
+
+    fn is_over(self, event: &Event) -> bool {
+        match event {
+            Event::Error { .. } => true,
+            Event::Ready { .. } => self == Self::Ready,
+            Event::Reply(_) => self == Self::Reply,
+            Event::Opened { .. } => self == Self::Opened,
+            Event::Listed { .. } => self == Self::Listed,
+            Event::Exported { .. } => self == Self::Exported,
+            Event::Settings { .. } => self == Self::Settings,
+            Event::Memory(_) => self == Self::Memory,
+            _ => false,
+        }
+    }
+}
+
+struct Terminal {
+    host: Host,
+    as_json: bool,
+    /// A person reads this: show a prompt.
+    shown: bool,
+    wait: Option<Wait>,
+    /// Lines that came while something else was being done.
+    lines: VecDeque<String>,
+    input_ended: bool,
+    /// Whether Ctrl-C stops a reply.
+    replying: Arc<AtomicBool>,
+    settings: Settings,
+    last: Option<Reply>,
+    /// Where the next document goes.
+    export_to: Option<String>,
+    failed: bool,
+}
+
+/// Runs the front until the input ends; with `prompt`, says that and leaves.
+///
+/// # Errors
+/// Standard output cannot be written, or a signal handler not be set.
+pub fn run(config: Config, prompt: Option<String>, as_json: bool) -> anyhow::Result<ExitCode> {
+    let (host, events) = Host::start(config)?;
+    let (sender, inputs) = sync_channel(INPUTS_MAX);
+    forward_events(events, sender.clone())?;
+    let once = prompt.is_some();
+    if !once {
+        forward_lines(sender)?;
+    }
+    let terminal = Terminal {
+        host,
+        as_json,
+        shown: std::io::stdin().is_terminal() && !as_json && !once,
+        wait: Some(Wait::Ready),
+        // Said as it is, whatever it looks like.
+        lines: prompt.map(|text| format!("{}{text}", line::VERBATIM)).into_iter().collect(),
+        input_ended: once,
+        replying: Arc::default(),
+        settings: Settings::default(),
+        last: None,
+        export_to: None,
+        failed: false,
+    };
+    terminal.catch_interrupts()?;
+    terminal.serve(&inputs, once)
+}
+
+fn forward_events(events: Receiver<Event>, inputs: SyncSender<Input>) -> std::io::Result<()> {
+    let forward = move || {
+        for event in events {
+            if inputs.send(Input::Event(event)).is_err() {
+                return;
+            }
+        }
+        // The front may have left first.
+        let _ = inputs.send(Input::Ended);
+    };
+    std::thread::Builder::new().name("events".to_owned()).spawn(forward).map(|_| ())
+}
+
+fn forward_lines(inputs: SyncSender<Input>) -> std::io::Result<()> {
+    let forward = move || {
+        for line in std::io::stdin().lock().lines() {
+            // What is no text cannot be said; the input ends there.
+            let Ok(line) = line else { break };
+            if inputs.send(Input::Line(Some(line))).is_err() {
+                return;
+            }
+        }
+        let _ = inputs.send(Input::Line(None));
+    };
+    std::thread::Builder::new().name("lines".to_owned()).spawn(forward).map(|_| ())
+}
+
+impl Terminal {
+    /// Makes Ctrl-C stop the reply, or leave when there is none: everything that counts is on disk by then.
+    fn catch_interrupts(&self) -> anyhow::Result<()> {
+        let (replying, stopper) = (self.replying.clone(), self.host.stopper());
+        ctrlc::set_handler(move || {
+            if replying.load(Ordering::Relaxed) {
+                stopper.stop();
+            } else {
+                std::process::exit(EXIT_INTERRUPTED);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn serve(mut self, inputs: &Receiver<Input>, once: bool) -> anyhow::Result<ExitCode> {
+        let mut code = ExitCode::SUCCESS;
+        loop {
+            while self.wait.is_none() {
+                let Some(line) = self.lines.pop_front() else { break };
+                if !self.line(&line)? {
+                    return self.leave(code);
+                }
+            }
+            if self.wait.is_none() {
+                if self.input_ended {
+                    if once && self.failed {
+                        code = ExitCode::FAILURE;
+                    }
+                    return self.leave(code);
+                }
+                self.show_prompt()?;
+            }
+            match inputs.recv().unwrap_or(Input::Ended) {
+                Input::Line(None) => self.input_ended = true,
+                Input::Line(Some(line)) if self.wait == Some(Wait::Reply) && line.trim() == "/stop" => {
+                    self.host.stop();
+                }
+                Input::Line(Some(line)) => self.lines.push_back(line),
+                Input::Event(Event::Refused { reason, hint }) => {
+                    if self.as_json {
+                        show::json(&Event::Refused { reason: reason.clone(), hint: hint.clone() })?;
+                    }
+                    eprintln!("error: {reason}\nhint: {hint}");
+                    code = ExitCode::FAILURE;
+                }
+                Input::Event(event) => self.event(event)?,
+                Input::Ended => return self.leave(code),
+            }
+        }
+    }
+
+    fn leave(self, code: ExitCode) -> anyhow::Result<ExitCode> {
+        self.host.close();
+        Ok(code)
+    }
+
+    fn show_prompt(&self) -> std::io::Result<()> {
+        if self.shown {
             print!("> ");
             std::io::stdout().flush()?;
         }
-        let Some(line) = lines.next().transpose()? else { return Ok(()) };
-        let line = line.trim();
-        match line.split_once(' ').unwrap_or((line, "")) {
-            ("", _) => {}
-            ("/quit", _) => return Ok(()),
-            ("/help", _) => println!("{HELP}"),
-            ("/reset", _) => chat.reset(),
-            ("/system", text) => chat.set_system(text.trim()),
-            ("/stats", _) => print_statistics(chat, last.as_ref()),
-            _ => match say(chat, line, as_json) {
-                Ok(turn) => last = Some(turn.reply.statistics),
-                // One message that does not fit is no reason to lose the conversation.
-                Err(error) => eprintln!("error: {error:#}"),
+        Ok(())
+    }
+
+    /// Does what a line asks for; answers whether to go on.
+    fn line(&mut self, text: &str) -> anyhow::Result<bool> {
+        match line::parse(text, &self.settings) {
+            Ok(Line::Nothing) => {}
+            Ok(Line::Quit) => return Ok(false),
+            Ok(Line::Help) => println!("{}", line::HELP),
+            Ok(Line::Card) => show::card(&crate::card()?),
+            Ok(Line::Settings) => show::settings(&self.settings),
+            Ok(Line::Stats) => match &self.last {
+                Some(reply) => show::statistics(reply),
+                None => println!("no reply yet"),
             },
+            Ok(Line::Export { command, to }) => {
+                self.export_to = to;
+                self.send(command);
+            }
+            Ok(Line::Command(command)) => self.send(command),
+            Err(message) => self.complain(&message),
+        }
+        Ok(true)
+    }
+
+    fn send(&mut self, command: Command) {
+        let wait = Wait::after(&command);
+        // Before it is sent: a Ctrl-C from now on is meant for the reply.
+        self.replying.store(wait == Wait::Reply, Ordering::Relaxed);
+        match self.host.send(command) {
+            Ok(()) => self.wait = Some(wait),
+            Err(unsent) => self.complain(&unsent.to_string()),
         }
     }
-}
 
-fn say(chat: &mut Chat, text: &str, as_json: bool) -> anyhow::Result<Turn> {
-    let mut out = std::io::stdout().lock();
-    let mut written = Ok(());
-    let titled = std::io::stdout().is_terminal() && !as_json;
-    STOP.store(false, Ordering::Relaxed);
-    REPLYING.store(true, Ordering::Relaxed);
-    let turn = chat.say(text, &mut |piece| {
-        written = if as_json {
-            writeln!(out, "{}", json!({"event": "piece", "text": piece.text, "token": piece.token}))
-        } else {
-            let title = if titled { live_title(piece.statistics) } else { String::new() };
-            write!(out, "{title}{}", piece.text).and_then(|()| out.flush())
-        };
-        // A reader that went away ends the reply as well.
-        if STOP.load(Ordering::Relaxed) || written.is_err() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    });
-    REPLYING.store(false, Ordering::Relaxed);
-    let turn = turn?;
-    written?;
-    if as_json {
-        writeln!(out, "{}", reply_event(&turn))?;
-    } else {
-        writeln!(out)?;
-        if std::io::stderr().is_terminal() {
-            eprintln!("  [{}]", one_line(&turn.reply.statistics));
-        }
-        if turn.forgotten > 0 {
-            eprintln!("  [the window was full: {} old messages forgotten]", turn.forgotten);
-        }
+    fn complain(&mut self, message: &str) {
+        self.failed = true;
+        eprintln!("error: {message}");
     }
-    Ok(turn)
-}
 
-/// Sets the terminal's title to the rate so far: the one place that shows it live without touching the text.
-fn live_title(statistics: &Statistics) -> String {
-    format!("\x1b]2;{:.1} tok/s\x07", statistics.decode_rate())
-}
+    fn event(&mut self, event: Event) -> anyhow::Result<()> {
+        if self.as_json {
+            show::json(&event)?;
+        }
+        if self.wait.is_some_and(|wait| wait.is_over(&event)) {
+            self.wait = None;
+            self.replying.store(false, Ordering::Relaxed);
+        }
+        match event {
+            Event::Ready { settings, warning, .. } => {
+                self.settings = settings;
+                if let Some(warning) = warning {
+                    eprintln!("warning: {warning}");
+                }
+                if self.shown {
+                    println!("{}", line::HELP);
+                }
+            }
+            Event::Settings { settings } => self.settings = settings,
+            Event::Error { message } => self.complain(&message),
+            Event::Exported { name, document } => self.write_document(&name, &document)?,
+            Event::Reply(reply) => {
+                if !self.as_json {
+                    show::reply_end(&reply)?;
+                }
+                self.last = Some(*reply);
+            }
+            event if !self.as_json => show::event(&event)?,
+            _ => {}
+        }
+        Ok(())
+    }
 
-fn reply_event(turn: &Turn) -> Value {
-    let statistics = &turn.reply.statistics;
-    json!({
-        "event": "reply", "text": turn.reply.text, "finish": turn.reply.finish, "forgotten": turn.forgotten,
-        "prompt_tokens": statistics.prompt_tokens, "reused_tokens": statistics.reused_tokens,
-        "reply_tokens": statistics.reply_tokens,
-        "ttft_ms": statistics.first_token.as_secs_f64() * 1e3,
-        "prefill_tokens_per_second": statistics.prefill_rate(),
-        "decode_tokens_per_second": statistics.decode_rate(),
-    })
-}
-
-fn one_line(statistics: &Statistics) -> String {
-    format!(
-        "{} tokens, {:.1} tok/s, first after {:.0} ms",
-        statistics.reply_tokens,
-        statistics.decode_rate(),
-        statistics.first_token.as_secs_f64() * 1e3
-    )
-}
-
-fn print_statistics(chat: &Chat, last: Option<&Statistics>) {
-    let (held, window) = chat.window();
-    println!("window: {held} of {window} tokens");
-    if let Some(last) = last {
-        println!(
-            "last reply: {}; prompt {} tokens, {} of them from the cache, prefill {:.1} tok/s",
-            one_line(last),
-            last.prompt_tokens,
-            last.reused_tokens,
-            last.prefill_rate()
-        );
+    /// Writes a document where it was asked for; a file that is there is never overwritten.
+    fn write_document(&mut self, name: &str, document: &str) -> anyhow::Result<()> {
+        let path = self.export_to.take().unwrap_or_else(|| name.to_owned());
+        let file = fs::OpenOptions::new().write(true).create_new(true).open(&path);
+        match file.and_then(|mut file| file.write_all(document.as_bytes())).context(path.clone()) {
+            // Standard output is for events alone then.
+            Ok(()) if self.as_json => eprintln!("wrote {path}"),
+            Ok(()) => println!("wrote {path}"),
+            Err(error) => self.complain(&format!("{error:#}, expected a new file")),
+        }
+        Ok(())
     }
 }

@@ -5,6 +5,9 @@
 #[path = "../hostile/builder.rs"]
 #[expect(dead_code, reason = "shared by several targets")]
 mod builder;
+#[path = "../hostile/gguf.rs"]
+#[expect(dead_code, reason = "shared by several targets")]
+mod gguf;
 
 use std::fs;
 use std::path::Path;
@@ -16,11 +19,12 @@ fn main() -> std::io::Result<()> {
     let mut args = std::env::args().skip(1);
     let corpus = args.next().unwrap_or_else(|| "corpus".to_owned());
     let corpus = Path::new(&corpus);
-    for target in ["program", "xnnpack", "manifest", "recipe", "block", "bundle"] {
+    for target in ["program", "xnnpack", "manifest", "recipe", "block", "bundle", "gguf"] {
         fs::create_dir_all(corpus.join(target))?;
     }
     let good = Pte::default();
     fs::write(corpus.join("program/good"), good.build())?;
+    fs::write(corpus.join("gguf/good"), gguf::Gguf::default().build())?;
     fs::write(corpus.join("xnnpack/good"), good.xnn_blob())?;
 
     // Every instruction, so that the fuzzer has one of each to change.

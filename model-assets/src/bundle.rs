@@ -17,7 +17,7 @@ use std::io::{self, BufRead, Read, Write};
 use flate2::{Compression, GzBuilder, bufread::GzDecoder, write::GzEncoder};
 use thiserror::Error;
 
-use crate::{limits, manifest::MANIFEST_FILE};
+use crate::{limits, manifest::MANIFEST_FILE, name::is_plain};
 
 const BLOCK_BYTES: usize = 512;
 /// What every bundle's gzip header is: no flags, no time, fastest compression, unknown system.
@@ -115,12 +115,6 @@ fn bytes_max(name: &str) -> u64 {
         _ if name == MANIFEST_FILE => limits::MANIFEST_BYTES_MAX,
         _ => limits::TOKENIZER_BYTES_MAX,
     }
-}
-
-/// Whether a name is a plain file name: nothing that a path could be made of.
-pub fn is_plain(name: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    !name.is_empty() && name.len() < 100 && !name.starts_with('.') && name.chars().all(allowed)
 }
 
 /// The one header that a file of this name and size has.

@@ -1,4 +1,4 @@
-//! The one door: [`validate`] is the only way to make a [`Validated`], and only a [`Validated`] is published,
+//! The one door: [`validate`], and [`validate_reserve`] for a GGUF, are the only ways to make a [`Validated`], and only a [`Validated`] is published,
 //! embedded, linked or loaded.
 //!
 //! **Invariant:** the bytes that were checked are the bytes that come out: a [`Validated`] owns the buffer or
@@ -13,6 +13,7 @@
 #[cfg(feature = "signature")]
 mod authentic;
 mod judge;
+mod reserve;
 
 use std::fmt;
 
@@ -24,10 +25,10 @@ use crate::{
     recipe::{Delivery, EvidenceKind},
 };
 
+pub use self::reserve::validate_reserve;
+pub use crate::pte::Severity;
 #[cfg(feature = "signature")]
 pub use authentic::{Authentic, authenticate, refusal as signature_refusal, signed_by};
-
-pub use crate::pte::Severity;
 
 /// What a build is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,17 +105,17 @@ impl std::error::Error for Refusal {}
 
 /// A model whose bytes were checked against its claim. See the module's invariants.
 #[derive(Debug)]
-pub struct Validated<S> {
+pub struct Validated<S, T = pte::Summary> {
     source: S,
     sha256: Digest,
     file_bytes: u64,
     delivery: Delivery,
-    summary: pte::Summary,
+    summary: T,
     warnings: Vec<Finding>,
     checks: Vec<Check>,
 }
 
-impl<S> Validated<S> {
+impl<S, T> Validated<S, T> {
     /// The very bytes or open file that were checked.
     pub fn source(&self) -> &S {
         &self.source
@@ -141,7 +142,7 @@ impl<S> Validated<S> {
     }
 
     /// What the bytes say.
-    pub fn summary(&self) -> &pte::Summary {
+    pub fn summary(&self) -> &T {
         &self.summary
     }
 

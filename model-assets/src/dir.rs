@@ -21,6 +21,7 @@ use crate::{
     manifest::{MANIFEST_FILE, Manifest, WeightsKind},
     policy::Policy,
     recipe::Recipe,
+    reserve::{RESERVE_FILE, ReserveClaim, ReserveManifest},
 };
 
 /// File name of the policy, in the models directory.
@@ -169,16 +170,8 @@ impl ModelDir {
         let recipe = self.recipe()?;
         let weights = Manifest::parse(&manifest).map(|m| m.weights);
         let real = weights != Ok(WeightsKind::Random);
-        let path = |name: &str| self.path().join(name);
-        let tokenizer = real
-            .then(|| self.read(&path(&recipe.tokens.tokenizer), limits::TOKENIZER_BYTES_MAX, "the tokenizer"))
-            .transpose()?;
-        let chat_template = real
-            .then(|| {
-                let name = path(&recipe.tokens.chat_template);
-                self.read_text(&name, limits::TEMPLATE_BYTES_MAX, "the chat template")
-            })
-            .transpose()?;
+        let words = real.then(|| self.words(&recipe)).transpose()?;
+        let (tokenizer, chat_template) = words.unzip();
         let files =
             ClaimFiles { recipe: recipe_text, policy: policy_text, manifest, tokenizer, chat_template };
         let claim = Claim::parse(files.texts()).map_err(|error| self.contract(error, &self.export(true)))?;
@@ -191,6 +184,65 @@ impl ModelDir {
     /// Missing or unreadable.
     pub fn licence_text(&self, name: &str) -> Result<String, GateError> {
         self.read_text(&self.path().join(name), limits::LICENCE_BYTES_MAX, "a text of the model's licence")
+    }
+
+    /// `reserve.json`.
+    pub fn reserve_path(&self) -> Utf8PathBuf {
+        self.path().join(RESERVE_FILE)
+    }
+
+    /// Reads the whole claim about the model's GGUF.
+    ///
+    /// # Errors
+    /// A contract file is missing, unreadable or unusable.
+    pub fn reserve_claim(&self) -> Result<ReserveClaim, GateError> {
+        let hint = format!("run: cargo xtask export {} --runtime llamacpp", self.name);
+        let expected = "the record of a GGUF";
+        let bytes = match self.read(&self.reserve_path(), limits::MANIFEST_BYTES_MAX, expected) {
+            Err(GateError::Missing { path, .. }) => return Err(GateError::Missing { path, expected, hint }),
+            other => other?,
+        };
+        let manifest = ReserveManifest::parse(&bytes)
+            .map_err(|error| self.contract(error, &format!("{hint} --force")))?;
+        let (recipe, policy) = (self.recipe()?, self.policy()?);
+        let (tokenizer, chat_template) = match manifest.weights {
+            WeightsKind::Random => (None, None),
+            WeightsKind::Checkpoint => {
+                let (tokenizer, template) = self.words(&recipe)?;
+                (Some(tokenizer), Some(template))
+            }
+        };
+        Ok(ReserveClaim { recipe, policy, manifest, tokenizer, chat_template })
+    }
+
+    /// Opens the `.gguf` that the claim is about.
+    ///
+    /// # Errors
+    /// Missing or unreadable.
+    pub fn open_gguf(&self, manifest: &ReserveManifest) -> Result<(Utf8PathBuf, fs::File), GateError> {
+        let path = self.resolve(&manifest.file, manifest.sha256);
+        match fs::File::open(&path) {
+            Ok(file) => Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(GateError::Missing {
+                path,
+                expected: "the exported GGUF",
+                hint: format!("run: cargo xtask export {} --runtime llamacpp", self.name),
+            }),
+            Err(error) => Err(GateError::Io { path, error }),
+        }
+    }
+
+    /// Tokenizer and chat template.
+    ///
+    /// # Errors
+    /// Missing or unreadable.
+    pub fn words(&self, recipe: &Recipe) -> Result<(Vec<u8>, String), GateError> {
+        let path = |name: &str| self.path().join(name);
+        let tokenizer =
+            self.read(&path(&recipe.tokens.tokenizer), limits::TOKENIZER_BYTES_MAX, "the tokenizer")?;
+        let name = path(&recipe.tokens.chat_template);
+        let template = self.read_text(&name, limits::TEMPLATE_BYTES_MAX, "the chat template")?;
+        Ok((tokenizer, template))
     }
 
     /// Where the file that a manifest names is now. See the module's documentation.

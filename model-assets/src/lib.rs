@@ -15,13 +15,16 @@ pub mod dir;
 pub mod eq;
 pub mod error;
 pub mod evidence;
+pub mod gguf;
 pub mod licence;
 pub mod limits;
 pub mod manifest;
+pub mod name;
 pub mod policy;
 pub mod provenance;
 pub mod pte;
 pub mod recipe;
+pub mod reserve;
 #[cfg(feature = "signature")]
 pub mod signature;
 #[cfg(feature = "signature")]

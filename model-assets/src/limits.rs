@@ -14,8 +14,10 @@ pub const TEMPLATE_BYTES_MAX: u64 = 256 << 10;
 pub const MODEL_BYTES_MAX: u64 = 4_000_000_000;
 /// Most files of a checkpoint that a recipe may pin or a hub's index may name.
 pub const CHECKPOINT_FILES_MAX: usize = 512;
-/// Longest model name.
-pub const NAME_CHARS_MAX: usize = 64;
+/// Longest name of a model or file: fits the name field of an archive's header.
+pub const NAME_BYTES_MAX: usize = 96;
+/// Longest name of a signer.
+pub const SIGNER_CHARS_MAX: usize = 64;
 /// Largest vocabulary; four times the largest in use.
 pub const VOCAB_ROWS_MAX: u32 = 1 << 20;
 /// Largest context window in tokens.

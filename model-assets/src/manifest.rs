@@ -17,6 +17,7 @@ use crate::{
     error::ContractError,
     evidence::{Benchmark, Eq, Load, Parity, Quality},
     limits,
+    name::is_plain,
     policy::Policy,
     pte,
     recipe::{Backend, EvidenceKind, Quantization, Source},
@@ -375,7 +376,7 @@ impl Manifest {
         ContractError::check_schema(FILE, version.schema, MANIFEST_SCHEMA)?;
         let manifest: Self = serde_json::from_slice(bytes).map_err(syntax)?;
         for (key, name) in [("file", &manifest.file), ("reference.name", &manifest.reference.name)] {
-            if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+            if !is_plain(name) {
                 return Err(ContractError::value(FILE, key, format!("`{name}`"), "a plain file name"));
             }
         }

@@ -99,6 +99,13 @@ pub struct Part<'a> {
     len: u64,
 }
 
+impl<'a> Part<'a> {
+    /// The part of `len` bytes at `offset`; a part that leads past the file's end reads as one that ends early.
+    pub fn new(file: &'a dyn ReadAt, offset: u64, len: u64) -> Self {
+        Self { file, offset, len }
+    }
+}
+
 impl std::fmt::Debug for Part<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} bytes at {}", self.len, self.offset)

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, eq::ItemSet, error::ContractError, limits, policy::Policy};
+use crate::{digest::Digest, eq::ItemSet, error::ContractError, limits, name::is_plain, policy::Policy};
 
 /// The format version this crate reads.
 pub const RECIPE_SCHEMA: u32 = 1;
@@ -468,36 +468,35 @@ impl Recipe {
     }
 
     fn check_names(&self) -> Result<(), ContractError> {
-        let plain = |name: &str| {
-            !name.is_empty()
-                && name.len() <= limits::NAME_CHARS_MAX
-                && !name.starts_with('.')
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
-        };
-        let expected = "letters, digits, `.`, `-`, `_`, not starting with `.`";
+        let expected = "at most 96 letters, digits, `.`, `-`, `_`, not starting with `.`, in a file's name";
+        // The longest name that is made of the model's.
+        let reference = self.file_name().replace(".pte", ".reference");
         for (key, name) in [
             ("name", &self.name),
+            ("name", &reference),
             ("tokens.tokenizer", &self.tokens.tokenizer),
             ("tokens.chat_template", &self.tokens.chat_template),
         ] {
-            if !plain(name) {
+            if !is_plain(name) {
                 return Err(ContractError::value(FILE, key, format!("`{name}`"), expected));
             }
         }
-        if let Some(name) = self.licence.files().find(|name| !plain(name)) {
+        if let Some(name) = self.licence.files().find(|name| !is_plain(name)) {
             return Err(ContractError::value(FILE, "licence", format!("`{name}`"), expected));
         }
         if let Source::Hub { files, .. } = &self.source {
-            check_pins(files, &self.tokens.tokenizer, plain)?;
+            check_pins(files, &self.tokens.tokenizer)?;
         }
         match &self.source {
-            Source::Path { path } if path != "." && !path.split('/').all(plain) => Err(ContractError::value(
-                FILE,
-                "source.path",
-                format!("`{path}`"),
-                "`.` or a relative path below the recipe",
-            )),
-            Source::Hub { repo, .. } if repo.split('/').count() != 2 || !repo.split('/').all(plain) => {
+            Source::Path { path } if path != "." && !path.split('/').all(is_plain) => {
+                Err(ContractError::value(
+                    FILE,
+                    "source.path",
+                    format!("`{path}`"),
+                    "`.` or a relative path below the recipe",
+                ))
+            }
+            Source::Hub { repo, .. } if repo.split('/').count() != 2 || !repo.split('/').all(is_plain) => {
                 Err(ContractError::value(FILE, "source.repo", format!("`{repo}`"), "`owner/name`"))
             }
             Source::Hub { revision, .. }
@@ -605,11 +604,7 @@ impl Recipe {
 }
 
 /// Pinned files are all that an export reads, or none: one that is left out would be taken on the hub's word alone.
-fn check_pins(
-    files: &BTreeMap<String, Digest>,
-    tokenizer: &str,
-    plain: impl Fn(&str) -> bool,
-) -> Result<(), ContractError> {
+fn check_pins(files: &BTreeMap<String, Digest>, tokenizer: &str) -> Result<(), ContractError> {
     let wrong =
         |got: String, expected: String| Err(ContractError::value(FILE, "source.files", got, expected));
     if files.is_empty() {
@@ -618,7 +613,7 @@ fn check_pins(
     if files.len() > limits::CHECKPOINT_FILES_MAX {
         return wrong(format!("{} files", files.len()), format!("at most {}", limits::CHECKPOINT_FILES_MAX));
     }
-    if let Some(name) = files.keys().find(|name| !plain(name)) {
+    if let Some(name) = files.keys().find(|name| !is_plain(name)) {
         return wrong(format!("`{name}`"), "a file name: letters, digits, `.`, `-`, `_`".to_owned());
     }
     if let Some(name) = ["config.json", tokenizer].into_iter().find(|name| !files.contains_key(*name)) {

@@ -18,6 +18,7 @@ use crate::{
     digest::Digest,
     error::ContractError,
     limits,
+    name::is_plain,
     signature::{PublicKey, Signature, SignatureError, Statement},
 };
 
@@ -209,8 +210,8 @@ impl Key {
     fn of(key: FileKey) -> Result<Self, ContractError> {
         let FileKey { name, public_key, valid_from, valid_until, revoked, models } = key;
         let printable = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
-        if !printable(&name) || name.chars().count() > limits::NAME_CHARS_MAX {
-            let expected = format!("1 to {} printable characters", limits::NAME_CHARS_MAX);
+        if !printable(&name) || name.chars().count() > limits::SIGNER_CHARS_MAX {
+            let expected = format!("1 to {} printable characters", limits::SIGNER_CHARS_MAX);
             return wrong("keys.name", format!("`{}`", name.escape_default()), expected);
         }
         if let Some(why) = revoked.as_ref().filter(|why| !printable(why)) {
@@ -245,8 +246,7 @@ pub fn entry(name: &str, key: &PublicKey, now: SystemTime) -> String {
 }
 
 fn plain(key: &'static str, name: &str) -> Result<(), ContractError> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    if name.is_empty() || name.len() > limits::NAME_CHARS_MAX || !name.chars().all(allowed) {
+    if !is_plain(name) {
         return wrong(key, format!("`{}`", name.escape_default()), "a model's name");
     }
     Ok(())

@@ -9,10 +9,12 @@ use crate::{
     manifest::{MANIFEST_SCHEMA, Manifest},
     policy::Policy,
     recipe::Recipe,
+    reserve::{RESERVE_SCHEMA, ReserveManifest},
 };
 
 const TINY: &str = include_str!("../models/tiny/recipe.toml");
 const LLAMA: &str = include_str!("../models/llama3.2-1b/recipe.toml");
+const LLAMA_INT4: &str = include_str!("../models/llama3.2-1b-int4/recipe.toml");
 const POLICY: &str = include_str!("../models/policy.toml");
 const MANIFEST: &str = include_str!("../models/tiny/manifest.json");
 
@@ -31,7 +33,7 @@ fn refused_value(key: &str, from: &str, to: &str) {
 #[test]
 fn the_committed_files_parse_and_fit_the_policy() {
     let policy = Policy::parse(POLICY).unwrap();
-    for text in [TINY, LLAMA] {
+    for text in [TINY, LLAMA, LLAMA_INT4] {
         Recipe::parse(text).unwrap().within(&policy).unwrap();
     }
     let manifest = Manifest::parse(MANIFEST.as_bytes()).unwrap();
@@ -204,6 +206,36 @@ fn the_manifest_schema_is_reviewed() {
     assert_eq!(MANIFEST_SCHEMA, 1);
     let schema = serde_json::to_string_pretty(&schemars::schema_for!(Manifest)).unwrap();
     insta::assert_snapshot!("manifest-v1", schema);
+    assert_eq!(RESERVE_SCHEMA, 1);
+    let schema = serde_json::to_string_pretty(&schemars::schema_for!(ReserveManifest)).unwrap();
+    insta::assert_snapshot!("reserve-v1", schema);
+}
+
+#[test]
+fn a_record_of_the_reserve_is_read_as_strictly_as_a_manifest() {
+    let another = ReserveManifest::parse(br#"{"schema": 9, "anything": []}"#).unwrap_err();
+    assert!(matches!(another, ContractError::Schema { got: 9, expected: 1, .. }));
+    let syntax = ReserveManifest::parse(br#"{"schema": 1, "anything": []}"#).unwrap_err();
+    assert!(matches!(syntax, ContractError::Syntax { .. }));
+    let long = vec![b' '; usize::try_from(limits::MANIFEST_BYTES_MAX).unwrap() + 1];
+    assert!(matches!(ReserveManifest::parse(&long), Err(ContractError::TooLarge { .. })));
+    let record =
+        br#"{"schema":1,"model":"m","file":"../m.gguf","file_bytes":1,"sha256":"DIGEST","weights":"random",
+        "source":{"source":{"kind":"random","seed":7},"files":[]},
+        "bound":{"recipe":"DIGEST","policy":"DIGEST","tokenizer":null,"chat_template":null},
+        "export":{"xtask_revision":null,"seconds":1.0,"peak_rss_bytes":null},
+        "structure":{"file_bytes":1,"head_bytes":1,"keys":0,"tensors":0,"elements":0,"weights":{"q8_0":34}},
+        "checks":[],"evidence":null,"published":"now"}"#;
+    let record = std::str::from_utf8(record).unwrap().replace("DIGEST", &"0".repeat(64));
+    let outside = ReserveManifest::parse(record.as_bytes()).unwrap_err();
+    assert!(matches!(outside, ContractError::Value { key: "file", .. }), "{outside}");
+    let good = ReserveManifest::parse(record.replace("../", "").as_bytes()).unwrap();
+    assert_eq!(ReserveManifest::parse(&good.to_bytes()).unwrap(), good);
+    let mut later = good.clone();
+    (later.published, later.export.seconds) = ("later".into(), 2.0);
+    assert!(good.covers(&later));
+    later.file_bytes += 1;
+    assert!(!good.covers(&later));
 }
 
 proptest! {

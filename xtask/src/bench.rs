@@ -2,7 +2,11 @@
 //!
 //! What it shows is not recorded: `verify --level release` measures on its own and records that.
 
+mod against;
+mod export_llm;
+mod llamacpp;
 mod plot;
+mod python;
 
 use std::{fmt::Write as _, fs};
 
@@ -15,9 +19,12 @@ use crate::{
     console::Console,
     engine::{Engine, Files, Profile},
     evidence::REPEATS,
+    setup,
     verify::{self, refused},
     workspace::Workspace,
 };
+
+use self::against::{Against, Comparison};
 
 pub(crate) use self::plot::svg;
 
@@ -37,6 +44,9 @@ pub(crate) struct Args {
     /// Look at the rehearsal of the model instead
     #[arg(long)]
     rehearsed: bool,
+    /// Compare with another tool instead, both sides in one run
+    #[arg(long, value_enum, value_name = "TOOL")]
+    against: Option<Against>,
     /// Where the figures go; `.proofmark/bench/MODEL` unless given
     #[arg(long, value_name = "DIR")]
     out: Option<Utf8PathBuf>,
@@ -46,12 +56,29 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    if args.against == Some(Against::ExportLlm) {
+        let console = Console::new(args.json);
+        let compared = export_llm::compare(workspace, args.model.as_str(), &console);
+        console.done();
+        return show(&compared?, args.json);
+    }
     let models = if args.rehearsed { workspace.rehearsals() } else { workspace.models() };
     let is_file = args.model.extension() == Some("pte");
     let name = args.model.file_stem().context("the model has no name")?;
     let dir = ModelDir::new(models, args.model.as_str());
     let files = if is_file { file(&args.model)? } else { published(&dir)? };
     let console = Console::new(args.json);
+    if args.against == Some(Against::Python) {
+        setup::ensure(workspace)?;
+        let compared = python::compare(workspace, &files, args.repeats, args.threads, &console);
+        console.done();
+        return show(&compared.map_err(|error| verify::failed(&dir, error))?, args.json);
+    }
+    if args.against == Some(Against::Llamacpp) {
+        let compared = llamacpp::compare(workspace, &dir, &files, (args.repeats, args.threads), &console);
+        console.done();
+        return show(&compared?, args.json);
+    }
     console.step("engine: build");
     let measured = Engine::open(workspace, Profile::Release)
         .and_then(|engine| engine.bench(&files, args.repeats, args.threads, &console));
@@ -64,6 +91,15 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     } else {
         print!("{}", markdown(&benchmark));
         println!("{out}: bench.json, bench.md, bench.svg");
+    }
+    Ok(())
+}
+
+fn show(comparison: &Comparison, json: bool) -> Outcome {
+    if json {
+        println!("{}", serde_json::to_string_pretty(comparison)?);
+    } else {
+        print!("{}", against::markdown(comparison));
     }
     Ok(())
 }

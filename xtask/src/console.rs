@@ -90,19 +90,22 @@ impl Console {
         }
     }
 
-    /// `bytes` of `total` of a fetched file are there; `first` when nothing of it was shown before.
-    pub(crate) fn download(&self, name: &str, bytes: u64, total: u64, first: bool) {
+    /// `bytes` of `total`, where that is known, of a file are there; `first` when nothing of it was shown before.
+    pub(crate) fn download(&self, name: &str, bytes: u64, total: Option<u64>, first: bool) {
         match self {
             Self::Json => {
                 println!("{}", json!({"event": "download", "file": name, "bytes": bytes, "of": total}))
             }
             Self::Bar(bar) => {
-                bar.set_length(total);
+                bar.set_length(total.unwrap_or(bytes));
                 bar.set_position(bytes);
                 bar.set_prefix(name.to_owned());
             }
-            Self::Plain if bytes == total => eprintln!("  {name}: {total} bytes"),
-            Self::Plain if first => eprintln!("  {name}: from byte {bytes} of {total}"),
+            Self::Plain if Some(bytes) == total => eprintln!("  {name}: {bytes} bytes"),
+            Self::Plain if first => {
+                let total = total.map(|total| format!(" of {total}")).unwrap_or_default();
+                eprintln!("  {name}: from byte {bytes}{total}");
+            }
             Self::Plain => {}
         }
     }

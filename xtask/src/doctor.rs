@@ -5,9 +5,11 @@ use model_assets::{dir::ModelDir, recipe::Recipe};
 use serde::Serialize;
 
 use crate::{
-    EXIT_DOCTOR, Failure, Outcome, predict, setup,
+    EXIT_DOCTOR, Failure, Outcome,
+    cache::{self, Cache},
+    predict, setup,
+    token::{Token, environment},
     verify::refused,
-    weights::token::{Token, environment},
     workspace::Workspace,
 };
 
@@ -35,9 +37,12 @@ enum Status {
 /// One thing that was looked at.
 #[derive(Debug, Clone, Serialize)]
 struct Row {
-    name: &'static str,
+    name: String,
     status: Status,
     got: String,
+    /// Of a cache, on the disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
     expected: String,
     /// The command that mends it; empty when nothing is wrong.
     fix: &'static str,
@@ -51,13 +56,14 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     if args.mobile {
         rows.extend([ndk(), xcode()]);
     }
+    rows.extend(caches(workspace)?);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
         rows.iter().for_each(print);
     }
     let missing: Vec<_> =
-        rows.iter().filter(|row| row.status == Status::Missing).map(|row| row.name).collect();
+        rows.iter().filter(|row| row.status == Status::Missing).map(|row| row.name.as_str()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -66,11 +72,12 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 }
 
 fn print(row: &Row) {
-    let Row { name, status, got, expected, fix } = row;
+    let Row { name, status, got, expected, fix, .. } = row;
     let status = format!("{status:?}").to_lowercase();
-    println!("{status:<8}{name:<12}{got} (expected {expected})");
+    let expected = if expected.is_empty() { String::new() } else { format!(" (expected {expected})") };
+    println!("{status:<8}{name:<18}{got}{expected}");
     if *status != *"ok" && !fix.is_empty() {
-        println!("{:20}fix: {fix}", "");
+        println!("{:26}fix: {fix}", "");
     }
 }
 
@@ -85,7 +92,21 @@ fn ask(program: &str, arguments: &[&str]) -> Option<String> {
 fn row(name: &'static str, got: Option<String>, otherwise: Status, expected: &str, fix: &'static str) -> Row {
     let status = if got.is_some() { Status::Ok } else { otherwise };
     let got = got.unwrap_or_else(|| "none".to_owned());
-    Row { name, status, got, expected: expected.to_owned(), fix: if status == Status::Ok { "" } else { fix } }
+    let fix = if status == Status::Ok { "" } else { fix };
+    Row { name: name.to_owned(), status, got, bytes: None, expected: expected.to_owned(), fix }
+}
+
+/// What can be given back: never wrong, so that there is nothing to mend.
+fn caches(workspace: &Workspace) -> anyhow::Result<Vec<Row>> {
+    let row = |cache: Cache| Row {
+        name: format!("cache {}", cache.name),
+        status: Status::Ok,
+        got: format!("{} MB of {}", cache.bytes / 1_000_000, cache.what),
+        bytes: Some(cache.bytes),
+        expected: String::new(),
+        fix: "",
+    };
+    Ok(cache::all(workspace)?.into_iter().map(row).collect())
 }
 
 fn python() -> Row {
@@ -151,11 +172,19 @@ fn memory(recipe: &Recipe) -> Row {
 fn bound(name: &'static str, free: Option<u64>, needed: u64, fix: &'static str) -> Row {
     let expected = format!("at least {} MB for this model", needed / 1_000_000);
     match free {
-        None => Row { name, status: Status::Warn, got: "unknown".into(), expected, fix: "" },
+        None => Row {
+            name: name.to_owned(),
+            status: Status::Warn,
+            got: "unknown".into(),
+            bytes: None,
+            expected,
+            fix: "",
+        },
         Some(free) => {
             let status = if free >= needed { Status::Ok } else { Status::Missing };
             let fix = if status == Status::Ok { "" } else { fix };
-            Row { name, status, got: format!("{} MB free", free / 1_000_000), expected, fix }
+            let got = format!("{} MB free", free / 1_000_000);
+            Row { name: name.to_owned(), status, got, bytes: None, expected, fix }
         }
     }
 }

@@ -48,7 +48,7 @@ impl Files {
         Self { pte, words }
     }
 
-    fn words(&self) -> Vec<String> {
+    pub(crate) fn words(&self) -> Vec<String> {
         let pair = |(tokenizer, template): &(Utf8PathBuf, Utf8PathBuf)| {
             ["--tokenizer", tokenizer.as_str(), "--template", template.as_str()].map(str::to_owned)
         };
@@ -95,11 +95,41 @@ impl Engine {
         threads: Option<u32>,
         console: &Console,
     ) -> anyhow::Result<Benchmark> {
+        let mut more = vec!["--sweep".to_owned()];
+        more.extend(files.words());
+        self.measure(files, repeats, threads, &more, console)
+    }
+
+    /// As [`Self::bench`], at one number of threads and without the time to the first token.
+    ///
+    /// # Errors
+    /// It does not load or run.
+    pub(crate) fn speeds(
+        &self,
+        files: &Files,
+        repeats: u32,
+        threads: Option<u32>,
+        console: &Console,
+    ) -> anyhow::Result<Benchmark> {
+        self.measure(files, repeats, threads, &[], console)
+    }
+
+    /// As [`Self::bench`], with these arguments more and no others.
+    ///
+    /// # Errors
+    /// It does not load or run.
+    pub(crate) fn measure(
+        &self,
+        files: &Files,
+        repeats: u32,
+        threads: Option<u32>,
+        more: &[String],
+        console: &Console,
+    ) -> anyhow::Result<Benchmark> {
         console.step("engine: benchmark");
-        let repeats = repeats.to_string();
-        let mut arguments = vec!["--json".to_owned(), "--sweep".to_owned(), "--repeats".to_owned(), repeats];
+        let mut arguments = vec!["--json".to_owned(), "--repeats".to_owned(), repeats.to_string()];
         arguments.extend(threads.iter().flat_map(|n| ["--threads".to_owned(), n.to_string()]));
-        arguments.extend(files.words());
+        arguments.extend_from_slice(more);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let stdout = self.run("bench", files, &arguments)?;
         serde_json::from_str(&stdout).context("the engine's benchmark cannot be read")
@@ -224,12 +254,15 @@ pub(crate) fn build(workspace: &Workspace, profile: Profile) -> anyhow::Result<U
         .output()
         .context("cargo cannot be started")?;
     ensure!(output.status.success(), "the engine does not build");
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let executable = messages.lines().rev().find_map(|line| {
+    executable(&output.stdout).context("cargo named no executable for the engine")
+}
+
+/// The executable that cargo names last in its JSON messages.
+pub(crate) fn executable(messages: &[u8]) -> Option<Utf8PathBuf> {
+    String::from_utf8_lossy(messages).lines().rev().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         message.get("executable")?.as_str().map(Utf8PathBuf::from)
-    });
-    executable.context("cargo named no executable for the engine")
+    })
 }
 
 /// What ran is what the claim is about.

@@ -1,4 +1,4 @@
-//! `cargo xtask inspect`: a `.pte` file as a person wants it, or the model inside an app binary.
+//! `cargo xtask inspect`: a `.pte` file as a person wants it, or the model inside an app: a binary, package or folder.
 //!
 //! **Invariant:** what is shown was read by the verifier; a file that it refuses is shown as far as it can be read, and
 //! the command fails.
@@ -13,11 +13,11 @@ use model_assets::pte::{
 };
 use serde_json::json;
 
-use crate::{EXIT_REFUSED, EXIT_UNSUPPORTED, Failure, Outcome, inspect_app};
+use crate::{EXIT_REFUSED, Failure, Outcome, inspect_app, inspect_package};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The `.pte` file, or an app binary
+    /// A `.pte` file, an app's binary, an `.apk`, `.aab` or `.ipa`, or an `.app` folder
     file: Utf8PathBuf,
     /// Print it as JSON
     #[arg(long)]
@@ -29,14 +29,14 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Outcome {
     let path = &args.file;
+    if path.is_dir() {
+        return inspect_package::run_folder(path, args.json);
+    }
     let file = File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
     match kind(&file) {
         Kind::Pte => {}
         Kind::Binary => return inspect_app::run(path, &file, args.json),
-        Kind::Archive => {
-            let error = anyhow!("{path}: got an archive, expected a .pte file or an app binary");
-            return Err(Failure::new(EXIT_UNSUPPORTED, error, "unpack it and inspect the binary inside"));
-        }
+        Kind::Archive => return inspect_package::run_zip(path, &file, args.json),
     }
     let expect = Expect { kernels: Some(pte::linked_runtime().clone()), ..Expect::default() };
     let report = pte::verify(&file, Level::Structure, &expect);
@@ -73,7 +73,7 @@ fn kind(file: &File) -> Kind {
         | [0xcf | 0xce, 0xfa, 0xed, 0xfe]
         | [0xca, 0xfe, 0xba, 0xbe]
         | [b'M', b'Z', ..] => Kind::Binary,
-        [b'P', b'K', 3, 4] => Kind::Archive,
+        [b'P', b'K', 3, 4] | [b'P', b'K', 5, 6] => Kind::Archive,
         _ => Kind::Pte,
     }
 }

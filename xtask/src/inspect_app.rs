@@ -9,11 +9,15 @@ use anyhow::anyhow;
 use camino::Utf8Path;
 use model_assets::{
     check::Profile,
-    provenance::{self, Block},
+    provenance::{self, Block, HEADER_BYTES},
+    pte::ReadAt,
 };
 use serde_json::{Value, json};
 
-use crate::{EXIT_REFUSED, EXIT_UNSUPPORTED, Failure, Outcome};
+use crate::{
+    EXIT_REFUSED, EXIT_UNSUPPORTED, Failure, Outcome,
+    package::native::{self, Slice},
+};
 
 pub(crate) fn run(path: &Utf8Path, file: &File, as_json: bool) -> Outcome {
     let blocks = provenance::find(file)
@@ -23,7 +27,8 @@ pub(crate) fn run(path: &Utf8Path, file: &File, as_json: bool) -> Outcome {
             anyhow!("{path}: got a binary without a proof block, expected an app that the gate built");
         return Err(Failure::new(EXIT_UNSUPPORTED, error, "run: cargo build -p app"));
     }
-    let verdicts: Vec<_> = blocks.iter().map(|block| Verdict::of(block, file)).collect();
+    let slices = native::slices(file).unwrap_or_default();
+    let verdicts: Vec<_> = blocks.iter().map(|block| Verdict::of(block, file, &slices)).collect();
     if as_json {
         let all: Vec<_> =
             blocks.iter().zip(&verdicts).map(|(block, verdict)| show_json(block, verdict)).collect();
@@ -41,28 +46,44 @@ pub(crate) fn run(path: &Utf8Path, file: &File, as_json: bool) -> Outcome {
 }
 
 /// What holds of an embedded model; a linked one cannot be judged from the binary.
-struct Verdict {
-    linked: bool,
-    dev: Result<(), String>,
-    release: Result<(), String>,
+pub(crate) struct Verdict {
+    pub(crate) linked: bool,
+    pub(crate) dev: Result<(), String>,
+    pub(crate) release: Result<(), String>,
 }
 
 impl Verdict {
-    fn of(block: &Block, file: &File) -> Self {
-        let judge = |profile| match block.validate(file, profile) {
-            None => Ok(()),
-            Some(Ok(_)) => Ok(()),
+    /// Judges a block by the bytes of its file. `slices` are those of a native file; empty when it is another kind.
+    pub(crate) fn of(block: &Block, file: &dyn ReadAt, slices: &[Slice]) -> Self {
+        let linked = block.pte.is_none();
+        let end = block.pte.map_or(block.offset + HEADER_BYTES, |(offset, len)| offset + len);
+        if !slices.is_empty() && !slices.iter().any(|slice| slice.maps(&(block.offset..end))) {
+            let reason = format!(
+                "block at {}: got bytes that no loader maps, expected a part of the code's file",
+                block.offset
+            );
+            return Self { linked, dev: Err(reason.clone()), release: Err(reason) };
+        }
+        Self::judged(linked, |profile| match block.validate(file, profile) {
+            None | Some(Ok(_)) => Ok(()),
             Some(Err(refusal)) => Err(refusal.to_string()),
-        };
-        Self { linked: block.pte.is_none(), dev: judge(Profile::Dev), release: judge(Profile::Release) }
+        })
     }
 
-    fn text(&self) -> String {
+    /// What is proved for release is proved for dev: large models are hashed once.
+    pub(crate) fn judged(linked: bool, judge: impl Fn(Profile) -> Result<(), String>) -> Self {
+        let release = judge(Profile::Release);
+        let dev = if release.is_ok() { Ok(()) } else { judge(Profile::Dev) };
+        Self { linked, dev, release }
+    }
+
+    /// One line, or the reasons of a refusal.
+    pub(crate) fn text(&self) -> String {
         match (self.linked, &self.dev, &self.release) {
-            (true, ..) => {
+            (true, Ok(()), _) => {
                 "linked: the binary holds the digest; the app proves the file when it loads it".to_owned()
             }
-            (false, Err(reason), _) => format!("REFUSED: {reason}"),
+            (_, Err(reason), _) => format!("REFUSED: {reason}"),
             (false, Ok(()), Err(reason)) => format!("proved for dev; not for release: {reason}"),
             (false, Ok(()), Ok(())) => "proved for release".to_owned(),
         }

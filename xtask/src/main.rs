@@ -2,8 +2,11 @@
 //!
 //! **Invariant:** links no C++ and never depends on the app.
 
+mod app;
 mod bench;
+mod cache;
 mod ci;
+mod clean;
 mod console;
 mod diff;
 mod doctor;
@@ -11,27 +14,34 @@ mod engine;
 mod eval;
 mod evidence;
 mod export;
+mod fetch;
 mod fuzz;
+mod http;
 mod inspect;
 mod inspect_app;
+mod inspect_package;
 mod lint_workflows;
+mod meter;
 mod mutate;
 mod pack;
+mod package;
 mod pinned_venv;
 mod predict;
 mod release;
 mod report;
+mod reserve;
 mod sarif;
 mod sbom;
 mod setup;
 mod sign;
 mod supervise;
 mod test;
+mod token;
 mod torch_index;
 mod train_tiny;
-mod unpack;
 mod verify;
 mod weights;
+mod whole;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -53,7 +63,7 @@ pub const EXIT_TESTS: u8 = 6;
 pub const EXIT_INTERRUPTED: u8 = 130;
 /// `doctor` found something missing.
 pub const EXIT_DOCTOR: u8 = 7;
-/// `inspect` was given something that it cannot read yet, such as an app binary.
+/// `inspect` was given something that holds no model that it could judge.
 pub const EXIT_UNSUPPORTED: u8 = 8;
 /// `diff` found that the files differ.
 pub const EXIT_DIFFERENT: u8 = 9;
@@ -75,6 +85,9 @@ pub const EXIT_LICENCE: u8 = 26;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
 struct Cli {
+    /// The work tree, if it is not the one that this binary was built in
+    #[arg(long, value_name = "DIR", global = true)]
+    root: Option<camino::Utf8PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -93,8 +106,10 @@ enum Command {
     Ci(ci::Args),
     /// Put a proven model and all that its proof is about into one deterministic `.tar.gz`
     Pack(pack::Args),
-    /// Prove and publish the model of a bundle
-    Unpack(unpack::Args),
+    /// Bring a model home from a bundle's file or address, or from a run on GitHub; prove and publish it
+    Fetch(fetch::Args),
+    /// Remove what can be made or fetched again
+    Clean(clean::Args),
     /// Sign a published model, or check its signature
     Sign(sign::Args),
     /// Write a model's bill of materials: CycloneDX 1.6
@@ -107,7 +122,7 @@ enum Command {
     Eval(eval::Args),
     /// Write one page about a model: verdicts, parity, EQ transcript, speed, memory, provenance
     Report(report::Args),
-    /// Show what a `.pte` file holds, or which model is inside an app binary and what proved it
+    /// Show what a `.pte` file holds, or which model is inside an app and what proved it
     Inspect(inspect::Args),
     /// Name what differs between two `.pte` files, down to the layer
     Diff(diff::Args),
@@ -119,7 +134,9 @@ enum Command {
     TrainTiny(train_tiny::Args),
     /// Lint the GitHub workflows with actionlint and zizmor
     LintWorkflows(lint_workflows::Args),
-    /// Run every test
+    /// Test, draw and measure the app with its graphical front and its C surface
+    App(app::Args),
+    /// Run every test but those of `app test`
     Test(test::Args),
 }
 
@@ -152,32 +169,45 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 type Outcome = Result<(), Failure>;
 
+impl Command {
+    /// Whether it may work in `.proofmark`; `clean` has to be alone there, the others look only.
+    fn uses_caches(&self) -> bool {
+        !matches!(self, Self::Clean(_) | Self::Doctor(_) | Self::Inspect(_) | Self::Diff(_))
+    }
+
+    fn run(&self, workspace: &workspace::Workspace) -> Outcome {
+        let _in_use = self.uses_caches().then(|| workspace.in_use());
+        match self {
+            Self::Doctor(args) => doctor::run(workspace, args),
+            Self::Setup => setup::run(workspace),
+            Self::Export(args) => export::run(workspace, args),
+            Self::Weights(args) => weights::run(workspace, args),
+            Self::Ci(args) => ci::run(workspace, args),
+            Self::Pack(args) => pack::run(workspace, args),
+            Self::Fetch(args) => fetch::run(workspace, args),
+            Self::Clean(args) => clean::run(workspace, args),
+            Self::Sign(args) => sign::run(workspace, args),
+            Self::Sbom(args) => sbom::run(workspace, args),
+            Self::Verify(args) => verify::run(workspace, args),
+            Self::Bench(args) => bench::run(workspace, args),
+            Self::Eval(args) => eval::run(workspace, args),
+            Self::Report(args) => report::run(workspace, args),
+            Self::Inspect(args) => inspect::run(args),
+            Self::Diff(args) => diff::run(args),
+            Self::Mutate(args) => mutate::run(workspace, args),
+            Self::Fuzz(args) => fuzz::run(workspace, args),
+            Self::TrainTiny(args) => train_tiny::run(workspace, args),
+            Self::LintWorkflows(args) => lint_workflows::run(workspace, args),
+            Self::App(args) => app::run(workspace, args),
+            Self::Test(args) => test::run(workspace, args),
+        }
+    }
+}
+
 fn main() -> std::process::ExitCode {
-    let outcome =
-        workspace::Workspace::find().map_err(Failure::from).and_then(|workspace| {
-            match Cli::parse().command {
-                Command::Doctor(args) => doctor::run(&workspace, &args),
-                Command::Setup => setup::run(&workspace),
-                Command::Export(args) => export::run(&workspace, &args),
-                Command::Weights(args) => weights::run(&workspace, &args),
-                Command::Ci(args) => ci::run(&workspace, &args),
-                Command::Pack(args) => pack::run(&workspace, &args),
-                Command::Unpack(args) => unpack::run(&workspace, &args),
-                Command::Sign(args) => sign::run(&workspace, &args),
-                Command::Sbom(args) => sbom::run(&workspace, &args),
-                Command::Verify(args) => verify::run(&workspace, &args),
-                Command::Bench(args) => bench::run(&workspace, &args),
-                Command::Eval(args) => eval::run(&workspace, &args),
-                Command::Report(args) => report::run(&workspace, &args),
-                Command::Inspect(args) => inspect::run(&args),
-                Command::Diff(args) => diff::run(&args),
-                Command::Mutate(args) => mutate::run(&workspace, &args),
-                Command::Fuzz(args) => fuzz::run(&workspace, &args),
-                Command::TrainTiny(args) => train_tiny::run(&workspace, &args),
-                Command::LintWorkflows(args) => lint_workflows::run(&workspace, &args),
-                Command::Test(args) => test::run(&workspace, &args),
-            }
-        });
+    let Cli { root, command } = Cli::parse();
+    let workspace = workspace::Workspace::find(root.as_deref()).map_err(Failure::from);
+    let outcome = workspace.and_then(|workspace| command.run(&workspace));
     match outcome {
         Ok(()) => EXIT_OK.into(),
         Err(Failure { code, error, hint }) => {

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, BufWriter, Read, Seek as _, Write as _},
+    io::{self, BufWriter, Seek as _, Write as _},
 };
 
 use anyhow::{Context as _, ensure};
@@ -22,8 +22,9 @@ use model_assets::{
 use crate::{
     EXIT_INTERRUPTED, Failure, Outcome,
     console::Console,
-    release, sign, supervise,
-    verify::{self, refused},
+    meter::Meter,
+    release, sign, supervise, verify,
+    whole::{WholeFile, folder},
     workspace::Workspace,
 };
 
@@ -44,8 +45,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let dir = ModelDir::new(workspace.models(), &args.model);
-    let (claim, texts) = dir.claim().map_err(refused)?;
+    let (dir, claim, texts) = verify::open(workspace, &args.model, false)?;
     let profile = if args.release { Profile::Release } else { Profile::Dev };
     let proved = verify::judge(&dir, &claim, profile)?;
     if args.release {
@@ -83,8 +83,9 @@ fn files(dir: &ModelDir, claim: &Claim, reference: &Utf8Path) -> BTreeMap<String
             files.insert(name.clone(), dir.path().join(name));
         }
     }
-    let transcript = dir.path().join(TRANSCRIPT_FILE);
-    if transcript.is_file() {
+    let eq = manifest.evidence.as_ref().and_then(|evidence| evidence.eq.as_ref());
+    let transcript = eq.map(|eq| dir.resolve(TRANSCRIPT_FILE, eq.transcript));
+    if let Some(transcript) = transcript.filter(|path| path.is_file()) {
         files.insert(TRANSCRIPT_FILE.to_owned(), transcript);
     }
     files.extend(sign::companions(dir, recipe));
@@ -98,11 +99,9 @@ fn write(
     claim: &Claim,
     console: &Console,
 ) -> anyhow::Result<()> {
-    let folder = out.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
+    let folder = folder(out);
     fs::create_dir_all(folder).with_context(|| format!("{folder}: cannot be made"))?;
-    // Removed when it is dropped: only a whole bundle gets the name.
-    let temporary = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("{folder}"))?;
-    let mut writer = Writer::new(BufWriter::new(temporary));
+    let mut writer = Writer::new(BufWriter::new(WholeFile::create(out)?));
     let manifest = claim.manifest.to_bytes();
     writer.entry(MANIFEST_FILE, manifest.len() as u64, &mut manifest.as_slice())?;
     let mut pte = Some(pte);
@@ -114,41 +113,66 @@ fn write(
         };
         file.rewind()?;
         let total = file.metadata()?.len();
-        let mut source = Watched { file, name, bytes: 0, total, console };
+        let mut source = Meter::new(file, name, total, console);
         writer.entry(name, total, &mut source).with_context(|| format!("{path}"))?;
     }
     let mut sink = writer.finish()?;
     sink.flush()?;
-    let temporary = sink.into_inner().map_err(io::IntoInnerError::into_error)?;
-    temporary.as_file().sync_all()?;
     ensure!(!supervise::interrupted(), "interrupted");
-    temporary.persist(out).with_context(|| format!("{out}: cannot be put in place"))?;
-    fs::File::open(folder)?.sync_all()?;
-    Ok(())
+    sink.into_inner().map_err(io::IntoInnerError::into_error)?.put_in_place()
 }
 
-/// Shows how far reading is, and ends it when the person wants to.
-struct Watched<'a> {
-    file: fs::File,
-    name: &'a str,
-    bytes: u64,
-    total: u64,
-    console: &'a Console,
-}
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
 
-impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if supervise::interrupted() {
-            // `Interrupted` itself means that the call is to be tried again.
-            return Err(io::Error::other("interrupted"));
-        }
-        const SHOW_EVERY_BYTES: u64 = 16 << 20;
-        let got = self.file.read(buffer)?;
-        let (before, now) = (self.bytes, self.bytes.saturating_add(got as u64));
-        if before / SHOW_EVERY_BYTES != now / SHOW_EVERY_BYTES || (now == self.total && got > 0) {
-            self.console.download(self.name, now, self.total, false);
-        }
-        self.bytes = now;
-        Ok(got)
+    use model_assets::dir::ModelDir;
+
+    use super::*;
+
+    const CHILD: &str = "PROOFMARK_TEST_PACK_MEMORY";
+    /// Larger than the bound by far, and small enough for every run of the tests.
+    const FILE_BYTES: u64 = 192 << 20;
+    /// The window of the compressor, some buffers, and what the test's own process has.
+    const PEAK_BYTES_MAX: u64 = 48 << 20;
+
+    /// Run as a child by the test below, so that the peak is this pack's own: prints it.
+    #[test]
+    fn pack_a_large_file() {
+        let Ok(scratch) = std::env::var(CHILD) else { return };
+        let scratch = Utf8PathBuf::from(scratch);
+        let models = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-assets/models");
+        let (claim, _) = ModelDir::new(models, "tiny").claim().expect("run: cargo xtask export");
+        let place = scratch.join("large.pte");
+        let pte = fs::File::create_new(&place).unwrap();
+        pte.set_len(FILE_BYTES).unwrap();
+        let files = BTreeMap::from([(claim.manifest.file.clone(), place.clone())]);
+        let pte = fs::File::open(&place).unwrap();
+        write(&scratch.join("large.tar.gz"), &files, pte, &claim, &Console::new(false)).unwrap();
+        // How much of memory this process ever had (see proc(5)).
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        println!("{}", status.lines().find(|line| line.starts_with("VmHWM:")).unwrap());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_large_file_is_packed_in_little_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "pack::tests::pack_a_large_file", "--nocapture"])
+            .env(CHILD, folder.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let peak = text.lines().find_map(|line| line.split_once("VmHWM:")).map(|(_, peak)| peak);
+        let kib: u64 =
+            peak.unwrap_or_else(|| panic!("{text}")).trim().split(' ').next().unwrap().parse().unwrap();
+        println!("peak {kib} KiB for a file of {} KiB", FILE_BYTES / 1024);
+        assert!(
+            kib * 1024 < PEAK_BYTES_MAX,
+            "peak {kib} KiB, expected less than {} KiB",
+            PEAK_BYTES_MAX / 1024
+        );
+        assert!(folder.path().join("large.tar.gz").metadata().unwrap().len() > 0);
     }
 }

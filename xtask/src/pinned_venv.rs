@@ -42,7 +42,7 @@ pub(crate) fn ensure(workspace: &Workspace, name: &str, lock: &[u8]) -> anyhow::
 /// The public programs that ours are held against: `model_signing` and the validator of CycloneDX.
 #[cfg(test)]
 pub(crate) fn interop() -> Utf8PathBuf {
-    let workspace = Workspace::find().expect("a workspace");
+    let workspace = Workspace::find(None).expect("a workspace");
     let lock = include_bytes!("../python/interop.lock");
     ensure(&workspace, "interop-venv", lock).expect("needs Python with venv and the package index")
 }

@@ -27,9 +27,10 @@ pub(crate) fn file_bytes(recipe: &Recipe) -> u64 {
     let parameters = parameters(recipe);
     match recipe.export.quantization {
         Quantization::Int8 => parameters,
-        // Four bits and a scale for every group of 32; the embedding stays at eight.
+        // Four bits and a 16-bit scale for every group of 32; the embedding, and the head with it, stays at eight.
         Quantization::Int4 => {
-            parameters * 5 / 8 + u64::from(recipe.architecture.vocab * recipe.architecture.dim) / 2
+            let embedding = u64::from(recipe.architecture.vocab) * u64::from(recipe.architecture.dim);
+            (parameters - embedding) * 9 / 16 + embedding
         }
         Quantization::Fp32 => parameters * 4,
     }
@@ -53,6 +54,13 @@ pub(crate) fn export_disk_bytes(recipe: &Recipe) -> u64 {
 pub(crate) fn free_disk_bytes(path: &Utf8Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path.as_std_path()).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Whether the disk, a quota or a limit was in the way, and not what was read.
+pub(crate) fn is_disk_full(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let full = |io: &std::io::Error| matches!(io.kind(), StorageFull | QuotaExceeded | FileTooLarge);
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(full))
 }
 
 /// Memory that can be had without swapping, bytes; `None` where `/proc` does not tell.
@@ -79,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_recipe_bounds_hold_the_predicted_file() {
-        for name in ["tiny", "llama3.2-1b"] {
+        for name in ["tiny", "llama3.2-1b", "llama3.2-1b-int4"] {
             let recipe = recipe(name);
             let bytes = file_bytes(&recipe);
             assert!(

@@ -20,7 +20,12 @@ use model_assets::{
 };
 
 use self::html::{Page, escape};
-use crate::{Outcome, bench, evidence::eq::Transcript, verify::refused, workspace::Workspace};
+use crate::{
+    Outcome, bench,
+    evidence::eq::Transcript,
+    verify::{self, refused},
+    workspace::Workspace,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -44,9 +49,7 @@ struct Report {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let models = if args.rehearsed { workspace.rehearsals() } else { workspace.models() };
-    let dir = ModelDir::new(models, &args.model);
-    let (claim, _) = dir.claim().map_err(refused)?;
+    let (dir, claim, _) = verify::open(workspace, &args.model, args.rehearsed)?;
     let verdicts = [Profile::Dev, Profile::Release].map(|profile| {
         let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
         Ok((profile, check::validate(pte, &claim, profile).map(|proved| proved.checks().len())))
@@ -69,7 +72,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 /// The transcript that the evidence names; another file of that name is none.
 fn transcript(dir: &ModelDir, claim: &Claim) -> Option<Transcript> {
     let named = claim.manifest.evidence.as_ref()?.eq.as_ref()?.transcript;
-    let path = dir.path().join(eq::TRANSCRIPT_FILE);
+    let path = dir.resolve(eq::TRANSCRIPT_FILE, named);
     let small = fs::metadata(&path).is_ok_and(|file| file.len() <= eq::TRANSCRIPT_BYTES_MAX);
     let bytes = small.then(|| fs::read(&path).ok()).flatten()?;
     if Digest::of(&bytes) != named {

@@ -9,6 +9,9 @@ pub(crate) struct Args {
     /// Leave out the tests of the Python programs (they import PyTorch and export small models)
     #[arg(long)]
     rust_only: bool,
+    /// The tests of the reserve instead: builds llama.cpp (ten minutes of one core the first time)
+    #[arg(long, conflicts_with = "rust_only")]
+    reserve: bool,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
@@ -19,6 +22,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     setup::ensure(workspace)?;
     // The app cannot be built, nor the engine tested, without a proved model.
     export::run(workspace, &export::Args::of_default_model())?;
+    if args.reserve {
+        return of_reserve(workspace);
+    }
     let shell = xshell::Shell::new()?;
     shell.change_dir(workspace.root());
     let failed =
@@ -44,4 +50,18 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
             .map_err(|_| failed(&format!("the tests in {folder}/tests"), "cargo xtask test"))?;
     }
     Ok(())
+}
+
+/// The reserve's GGUF is made, and llama.cpp runs it beside the engine.
+fn of_reserve(workspace: &Workspace) -> Outcome {
+    export::run(workspace, &export::Args::of_reserve())?;
+    let status = crate::reserve::cargo(workspace, "test").status()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        EXIT_TESTS,
+        anyhow!("the tests of the reserve failed"),
+        "run: cargo xtask test --reserve",
+    ))
 }

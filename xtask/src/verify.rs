@@ -13,7 +13,7 @@ use model_assets::{
     check::{self, Profile, Validated},
     claim::Claim,
     digest::Digest,
-    dir::{GateError, ModelDir},
+    dir::{ClaimFiles, GateError, ModelDir},
     eq::{self, TRANSCRIPT_FILE},
     evidence::Parity,
     manifest::{Evidence, EvidenceBinding},
@@ -95,10 +95,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     if args.model.extension() == Some("pte") {
         return file(args);
     }
-    let models = if args.rehearsed { workspace.rehearsals() } else { workspace.models() };
-    let dir = ModelDir::new(models, args.model.as_str());
+    let (dir, claim, _) = open(workspace, args.model.as_str(), args.rehearsed)?;
     let level = args.level();
-    let (claim, _) = dir.claim().map_err(refused)?;
     let claim = if args.check || level == Level::Static {
         reference(&dir, &claim)?;
         claim
@@ -117,6 +115,18 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         if stands.is_empty() { "none".to_owned() } else { stands.join(", ") }
     );
     Ok(())
+}
+
+/// A published model, or a rehearsal of it, and what it claims.
+pub(crate) fn open(
+    workspace: &Workspace,
+    model: &str,
+    rehearsed: bool,
+) -> Result<(ModelDir, Claim, ClaimFiles), Failure> {
+    let models = if rehearsed { workspace.rehearsals() } else { workspace.models() };
+    let dir = ModelDir::new(models, model);
+    let (claim, texts) = dir.claim().map_err(refused)?;
+    Ok((dir, claim, texts))
 }
 
 /// Runs every static check over the published file.

@@ -87,9 +87,14 @@ impl Stage {
     }
 
     fn ci(&self, arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String) {
+        let ours = ["ci", "--interval", "0", "--repo", "acme/proof"];
+        self.xtask(&[&ours, arguments].concat(), environment)
+    }
+
+    fn xtask(&self, arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String) {
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
         let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
-            .args(["ci", "--interval", "0", "--repo", "acme/proof", "--root"])
+            .arg("--root")
             .arg(self.path("tree"))
             .args(arguments)
             .env("PATH", path)
@@ -171,6 +176,11 @@ fn from_an_empty_folder_to_a_published_model_and_again() {
     model_assets::check::validate(pte, &claim, model_assets::check::Profile::Dev).unwrap();
     let (code, text) = stage.ci(&["fetch", "7", "tiny"], &[]);
     assert_eq!(code, 0, "{text}");
+    // The same by the number alone.
+    let models = stage.path("tree/model-assets/models/tiny");
+    fs::remove_file(models.join("manifest.json")).unwrap();
+    let (code, text) = stage.xtask(&["fetch", "7", "--model", "tiny"], &[("GH_REPO", "acme/proof")]);
+    assert!(code == 0 && text.contains("tiny-int8-seq512.pte: published") && stage.published(), "{text}");
     stage.token_is_only_the_secret();
 }
 

@@ -67,6 +67,17 @@ fn a_dry_run_prints_the_request_and_does_nothing() {
 }
 
 #[test]
+fn a_dry_run_of_the_reserve_says_what_would_be_written() {
+    let (code, text) = xtask(&["export", "llama3.2-1b", "--rehearse", "--runtime", "llamacpp", "--dry-run"]);
+    assert_eq!(code, 0, "{text}");
+    let plan: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(plan["file"], "llama3.2-1b-q8_0-seq512.gguf");
+    // 34 bytes for 32 weights of 1 235 746 816, and 67 616 single-precision numbers.
+    assert_eq!(plan["weight_bytes"], 1_313_251_456_u64);
+    assert_eq!(plan["tensors"], 147);
+}
+
+#[test]
 fn garbage_is_refused_with_the_check_that_found_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("garbage.pte");

@@ -267,7 +267,7 @@ fn an_older_mtime_swap_after_a_clean_build() {
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     let file = fs::File::options().write(true).open(models.path("tiny").join(PTE)).unwrap();
     file.set_modified(long_ago).unwrap();
-    let main = root().join("app/src/main.rs");
+    let main = root().join("app/src/model.rs");
     fs::File::options().append(true).open(main).unwrap().set_modified(SystemTime::now()).unwrap();
 
     let app = models.built_app();

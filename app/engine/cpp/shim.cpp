@@ -10,10 +10,12 @@
 #include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -92,6 +94,59 @@ class LoadedModule final : public executorch::extension::module::Module {
   }
 };
 
+Error fail(Error error, const char* message) {
+  record(0, kError, "", "", 0, message, std::strlen(message));
+  return error;
+}
+
+// Planned memory of `forward`, on large pages where the system has them: the cache's keys of one head lie a few hundred
+// bytes apart, so that attention touches a new small page at every other key. Fresh mappings are zero, as the runtime's
+// own would be, but cost nothing until they are used.
+class Arena final {
+ public:
+  Arena() = default;
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  ~Arena() {
+    for (const auto& mapping : mappings_) munmap(mapping.first, mapping.second);
+  }
+
+  Error map(const executorch::runtime::MethodMeta& meta) {
+    const size_t count = meta.num_memory_planned_buffers();
+    mappings_.reserve(count);
+    buffers_.reserve(count);
+    for (size_t i = 0; i < count; i++) {
+      const auto size = meta.memory_planned_buffer_size(i);
+      if (!size.ok()) return size.error();
+      if (*size < 0 || static_cast<uint64_t>(*size) > SIZE_MAX - kLargePage)
+        return fail(Error::InvalidProgram, "planned memory: no such size");
+      const size_t bytes = static_cast<size_t>(*size);
+      // A page more than it takes, so that it can begin at a large page.
+      const size_t mapped = bytes + kLargePage;
+      void* const base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+      if (base == MAP_FAILED) return fail(Error::MemoryAllocationFailed, "planned memory: cannot be mapped");
+      mappings_.emplace_back(base, mapped);
+      const uintptr_t begin = (reinterpret_cast<uintptr_t>(base) + kLargePage - 1) & ~(uintptr_t{kLargePage} - 1);
+#ifdef MADV_HUGEPAGE
+      // Advice: where it is refused the memory works all the same. A last part of a large page stays on small ones.
+      madvise(reinterpret_cast<void*>(begin), bytes & ~(kLargePage - 1), MADV_HUGEPAGE);
+#endif
+      buffers_.emplace_back(reinterpret_cast<uint8_t*>(begin), bytes);
+    }
+    memory_ = std::make_unique<executorch::runtime::HierarchicalAllocator>(
+        executorch::runtime::Span<executorch::runtime::Span<uint8_t>>(buffers_.data(), buffers_.size()));
+    return Error::Ok;
+  }
+
+  executorch::runtime::HierarchicalAllocator* memory() { return memory_.get(); }
+
+ private:
+  static constexpr size_t kLargePage = size_t{2} << 20;
+  std::vector<std::pair<void*, size_t>> mappings_;
+  std::vector<executorch::runtime::Span<uint8_t>> buffers_;
+  std::unique_ptr<executorch::runtime::HierarchicalAllocator> memory_;
+};
+
 template <typename Function>
 uint32_t guarded(Function function) {
   log_length = 0;  // what an earlier call complained about, and succeeded nevertheless
@@ -105,11 +160,6 @@ uint32_t guarded(Function function) {
   } catch (...) {
     return static_cast<uint32_t>(Error::Internal);
   }
-}
-
-Error fail(Error error, const char* message) {
-  record(0, kError, "", "", 0, message, std::strlen(message));
-  return error;
 }
 
 // Options grouped by backend; the map keeps spans, so the arrays live as long as it does.
@@ -171,6 +221,7 @@ struct View {
 }  // namespace
 
 struct EngineModel {
+  Arena arena;  // outlives the module, whose methods point into it
   std::unique_ptr<LoadedModule> module;
   EngineProfile* profile = nullptr;  // owned by the module
   Method* forward = nullptr;
@@ -240,7 +291,11 @@ uint32_t engine_load(const void* data, size_t size, const EngineOption* options,
     const auto verification = Program::Verification::InternalConsistency;
     error = option_count > 0 ? loaded->module->load(grouped.map, verification) : loaded->module->load(verification);
     if (error != Error::Ok) return error;
-    error = loaded->module->load_method("forward");
+    const auto meta = loaded->module->method_meta("forward");
+    if (!meta.ok()) return meta.error();
+    error = loaded->arena.map(*meta);
+    if (error != Error::Ok) return error;
+    error = loaded->module->load_method("forward", loaded->arena.memory());
     if (error != Error::Ok) return error;
     loaded->forward = loaded->module->loaded("forward");
     if (loaded->forward == nullptr) return fail(Error::NotFound, "no method forward after loading it");

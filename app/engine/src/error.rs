@@ -131,6 +131,14 @@ pub enum Error {
         /// Its code and log.
         failure: Failure,
     },
+    /// Another runtime than ExecuTorch refused.
+    #[error("{doing}: {message}")]
+    Other {
+        /// What was being done.
+        doing: &'static str,
+        /// Its own words.
+        message: String,
+    },
     /// The program is well-formed but not a model that this crate can run.
     #[error("{what}: got {got}, expected {expected}")]
     Contract {

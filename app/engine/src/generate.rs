@@ -6,9 +6,9 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::sample::Sampler;
-use crate::session::Session;
 use crate::text::Tokenizer;
 
 /// What to do when the context window is full in the middle of a reply.
@@ -118,13 +118,30 @@ pub struct Piece<'a> {
 ///
 /// # Errors
 /// When the prompt does not fit, or tokenizer, runtime or sampler fail.
-pub fn generate(
-    session: &mut Session,
+pub fn generate<D: Decoder + ?Sized>(
+    session: &mut D,
     tokenizer: &Tokenizer,
     sampler: &mut Sampler,
     prompt: &str,
     limits: &Limits,
     on_piece: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
+) -> Result<Reply> {
+    generate_until(session, tokenizer, sampler, prompt, limits, on_piece, &mut || false)
+}
+
+/// As [`generate`], but asks before each chunk of the prompt whether to go on: a long prompt takes seconds on a phone,
+/// and no piece comes before its end.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_until<D: Decoder + ?Sized>(
+    session: &mut D,
+    tokenizer: &Tokenizer,
+    sampler: &mut Sampler,
+    prompt: &str,
+    limits: &Limits,
+    on_piece: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
+    interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<Reply> {
     let started = Instant::now();
     let tokens = tokenizer.encode(prompt, false)?;
@@ -134,13 +151,21 @@ pub fn generate(
         tokenize: started.elapsed(),
         ..Statistics::default()
     };
-    let window = session.model().context();
+    let window = session.window();
     if tokens.len() > window {
         return Err(Error::WindowFull { tokens: tokens.len(), position: 0, window });
     }
     let feeding = Instant::now();
-    let logits = session.extend_to(&tokens)?;
+    let fed = feed_until(session, &tokens, interrupted)?;
     statistics.prefill = feeding.elapsed();
+    let Some(logits) = fed else {
+        return Ok(Reply {
+            text: String::new(),
+            tokens: Vec::new(),
+            finish: Finish::Interrupted,
+            statistics,
+        });
+    };
     let mut token = sampler.sample(logits)?;
     statistics.first_token = started.elapsed();
 
@@ -184,8 +209,28 @@ pub fn generate(
     Ok(reply)
 }
 
+/// Feeds a prompt as [`Decoder::extend_to`] does, chunk for chunk the same; nothing when it was interrupted, and what was
+/// fed until then stays in the cache.
+fn feed_until<'a, D: Decoder + ?Sized>(
+    session: &'a mut D,
+    tokens: &[u32],
+    interrupted: &mut dyn FnMut() -> bool,
+) -> Result<Option<&'a [f32]>> {
+    session.truncate(session.shared_prefix(tokens));
+    loop {
+        if interrupted() {
+            return Ok(None);
+        }
+        let rest = tokens.get(session.tokens().len()..).unwrap_or_default();
+        match rest.split_at_checked(session.chunk()) {
+            Some((chunk, more)) if !more.is_empty() => session.prefill(chunk)?,
+            _ => return session.prefill(rest).map(Some),
+        };
+    }
+}
+
 /// Makes room in a full window; says whether there is any.
-fn make_room(session: &mut Session, policy: WindowPolicy) -> Result<bool> {
+fn make_room<D: Decoder + ?Sized>(session: &mut D, policy: WindowPolicy) -> Result<bool> {
     let WindowPolicy::Slide { keep, forget } = policy else { return Ok(false) };
     let held = session.tokens();
     let Some(after) = keep.checked_add(forget).filter(|after| forget > 0 && *after < held.len()) else {

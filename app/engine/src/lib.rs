@@ -12,12 +12,14 @@
 #[expect(unsafe_code, reason = "maps files and advises the system about pages")]
 mod bytes;
 pub mod chat;
+mod decoder;
 mod error;
 #[expect(unsafe_code, reason = "calls the C interface of the runtime")]
 mod ffi;
 pub mod generate;
 #[cfg(test)]
 mod kernel_tests;
+pub mod measure;
 mod model;
 mod packed;
 pub mod runtime;
@@ -26,6 +28,7 @@ mod session;
 pub mod text;
 
 pub use bytes::{MODEL_ALIGNMENT, ModelBytes};
+pub use decoder::Decoder;
 pub use error::{Code, Error, Failure, Result};
 pub use ffi::{BackendOption, Event, OptionValue, Value};
 pub use model::{LoadOptions, Metadata, Model};

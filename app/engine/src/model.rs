@@ -154,6 +154,14 @@ impl Model {
         self.bytes.release_pages()
     }
 
+    /// [`Self::release_pages`] where it is cheap: pages of a mapped file come back from the page cache, those of a binary
+    /// would be read from the disk again.
+    pub(crate) fn release_mapped(&self) {
+        if matches!(self.bytes, Mapped::File(_)) {
+            self.bytes.release_pages();
+        }
+    }
+
     /// What became of the packed-weights cache when the model was loaded.
     pub fn packed_use(&self) -> &PackedUse {
         &self.packed_use

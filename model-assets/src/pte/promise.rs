@@ -4,13 +4,13 @@ use super::check_id::CheckId::{D11, D12, K3, L3, L4, QC};
 use super::expect::{Expect, Quantization};
 use super::limits;
 use super::report::{Place, Report};
-use super::summary::Summary;
+use super::summary::{Summary, WeightRow};
 
 pub(super) fn check(summary: &Summary, embeddings: &[(Vec<u64>, i8)], expect: &Expect, report: &mut Report) {
     check_sizes(summary, expect, report);
     check_delegation(summary, expect, report);
     if let Some(quantization) = expect.quantization {
-        check_quantization(summary, embeddings, quantization, report);
+        check_quantization(summary, embeddings, quantization, expect, report);
     }
     check_embedding(embeddings, expect, report);
 }
@@ -73,7 +73,10 @@ fn check_delegation(summary: &Summary, expect: &Expect, report: &mut Report) {
         // The network's linears are the quantized ones: rotations and means are small f32 products beside them.
         Some(quantization @ (Quantization::Int8 | Quantization::Int4)) => {
             let rows = summary.weights.iter().filter(|row| row.delegated && row.role == "linear");
-            rows.filter(|row| row.dtype == filter_dtype(quantization)).map(|row| row.tensors).sum()
+            let promised = |row: &&WeightRow| {
+                row.dtype == filter_dtype(quantization) || is_head(row, quantization, expect)
+            };
+            rows.filter(promised).map(|row| row.tensors).sum()
         }
         Some(Quantization::Fp32) | None => summary.delegated_linears,
     };
@@ -94,17 +97,29 @@ fn filter_dtype(quantization: Quantization) -> &'static str {
     }
 }
 
+/// Whether a row is the 8-bit output head of a 4-bit model, alone and of the embedding's size: the matrix that it shares
+/// with the embedding has no 4-bit form that both can read.
+fn is_head(row: &WeightRow, quantization: Quantization, expect: &Expect) -> bool {
+    let sizes = expect.vocab.zip(expect.dim);
+    let params = sizes.and_then(|(vocab, dim)| vocab.checked_mul(dim));
+    quantization == Quantization::Int4
+        && row.dtype == filter_dtype(Quantization::Int8)
+        && row.tensors == 1
+        && params == Some(row.params)
+}
+
 /// QC: every filter, and every embedding, has the promised dtype.
 fn check_quantization(
     summary: &Summary,
     embeddings: &[(Vec<u64>, i8)],
     quantization: Quantization,
+    expect: &Expect,
     report: &mut Report,
 ) {
     let at = Place::root("weights");
     let filter = filter_dtype(quantization);
     let embedding = if quantization == Quantization::Fp32 { "f32" } else { "i8" };
-    let linear = |row: &&super::summary::WeightRow| row.delegated && row.role == "linear";
+    let linear = |row: &&WeightRow| row.delegated && row.role == "linear";
     let promised: u64 =
         summary.weights.iter().filter(linear).filter(|row| row.dtype == filter).map(|row| row.params).sum();
     let auxiliary_max = promised.checked_div(AUXILIARY_DIVISOR).unwrap_or_default();
@@ -115,7 +130,8 @@ fn check_quantization(
             _ => continue,
         };
         let auxiliary = row.delegated && row.dtype == "f32" && row.params <= auxiliary_max;
-        if row.dtype != expected && !auxiliary {
+        let head = row.delegated && is_head(row, quantization, expect);
+        if row.dtype != expected && !auxiliary && !head {
             let got = format!("{} {} parameters in {} {}s", row.params, row.dtype, row.tensors, row.role);
             report.reject(QC, &at, "weights without the promised quantization", got, expected);
         }
@@ -152,5 +168,46 @@ fn check_embedding(embeddings: &[(Vec<u64>, i8)], expect: &Expect, report: &mut 
         {
             report.reject(K3, &at, "columns against the width of the model", columns, dim);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn linear(dtype: &str, tensors: u32, params: u64) -> WeightRow {
+        let (role, dtype) = ("linear".to_owned(), dtype.to_owned());
+        WeightRow { delegated: true, role, dtype, tensors, params, bytes: params }
+    }
+
+    /// Findings of QC for a 4-bit model of two layers' linears and these rows; vocabulary 100, width 8.
+    fn int4(rows: Vec<WeightRow>, linears: u32) -> usize {
+        let expect = Expect {
+            quantization: Some(Quantization::Int4),
+            delegated_linears: Some(linears),
+            vocab: Some(100),
+            dim: Some(8),
+            ..Expect::default()
+        };
+        let mut weights = vec![linear("qbint4", 14, 10_000)];
+        weights.extend(rows);
+        let summary = Summary { weights, ..Summary::default() };
+        let mut report = Report::default();
+        check(&summary, &[(vec![100, 8], 1)], &expect, &mut report);
+        report.rejects().filter(|finding| finding.id == QC).count()
+    }
+
+    #[test]
+    fn a_4_bit_model_may_have_one_8_bit_head() {
+        assert_eq!(int4(vec![linear("qcint8", 1, 800)], 15), 0);
+        assert_eq!(int4(vec![], 14), 0);
+    }
+
+    #[test]
+    fn nothing_else_of_it_may_have_8_bits() {
+        // Of another size, and therefore not counted either.
+        assert_eq!(int4(vec![linear("qcint8", 1, 792)], 15), 2);
+        assert_eq!(int4(vec![linear("qcint8", 2, 800)], 16), 2);
+        assert_eq!(int4(vec![linear("f32", 1, 800)], 15), 2);
     }
 }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     EXIT_GH, EXIT_GH_ACCESS, Failure,
-    weights::token::{TOKEN_VARIABLES, Token},
+    token::{TOKEN_VARIABLES, Token},
 };
 
 /// Older ones lack `gh run download --name` for big artifacts and `gh secret set` from a pipe.

@@ -4,7 +4,6 @@
 //! left alone, so every command can be run again.
 
 mod gh;
-pub(crate) mod import;
 mod plan;
 mod watch;
 
@@ -20,9 +19,11 @@ use model_assets::{dir::ModelDir, recipe::Source};
 use crate::{
     EXIT_GH, EXIT_GH_ACCESS, EXIT_REFUSED, Failure, Outcome,
     console::Console,
-    export, predict, supervise,
+    export,
+    fetch::import::import,
+    predict, supervise,
+    token::{Token, environment},
     verify::refused,
-    weights::token::{Token, environment},
     workspace::Workspace,
 };
 
@@ -35,12 +36,9 @@ use self::{
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
-    /// The repository on GitHub; from the remote `origin` otherwise
+    /// The repository on GitHub; from `GH_REPO` or the remote `origin` otherwise
     #[arg(long, value_name = "OWNER/NAME", global = true)]
     repo: Option<String>,
-    /// The work tree, if it is not this one
-    #[arg(long, value_name = "DIR", global = true)]
-    root: Option<Utf8PathBuf>,
     /// Print the plan and do nothing
     #[arg(long, global = true)]
     dry_run: bool,
@@ -84,31 +82,18 @@ enum Action {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let root = args.root.clone().unwrap_or_else(|| workspace.root().to_owned());
-    let shell = xshell::Shell::new()?;
-    shell.change_dir(&root);
-    let token = Token::find(environment)?;
-    let gh = Gh::find(&shell, token.clone())?;
-    supervise::watch_interrupts()?;
-    let repo = match &args.repo {
-        Some(name) => gh::check_repository(name)?,
-        None => origin(&shell)?,
-    };
-    let ci = Ci {
-        shell,
-        gh,
-        token,
-        repo,
-        root,
-        interval: Duration::from_secs(args.interval),
-        console: Console::new(args.json),
-    };
+    let ci = Ci::open(workspace, args.repo.clone(), Duration::from_secs(args.interval), args.json)?;
     match &args.action {
         Action::Setup => ci.setup(args),
         Action::Run { model, no_watch } => ci.start(args, model, *no_watch),
         Action::Watch { id } => watch::watch(&ci.gh, &ci.repo, *id, ci.interval, &ci.console),
-        Action::Fetch { id, model, attested } => ci.fetch(args, *id, model, *attested),
+        Action::Fetch { id, model, attested } => ci.fetch(args.dry_run, *id, model, *attested),
     }
+}
+
+/// Brings a finished run's model home, proves it and publishes it.
+pub(crate) fn fetch(workspace: &Workspace, id: u64, model: &str, json: bool) -> Outcome {
+    Ci::open(workspace, None, Duration::ZERO, json)?.fetch(false, id, model, false)
 }
 
 /// The repository that `origin` names.
@@ -135,6 +120,25 @@ struct Ci {
 }
 
 impl Ci {
+    fn open(
+        workspace: &Workspace,
+        repo: Option<String>,
+        interval: Duration,
+        json: bool,
+    ) -> Result<Self, Failure> {
+        let root = workspace.root().to_owned();
+        let shell = xshell::Shell::new()?;
+        shell.change_dir(&root);
+        let token = Token::find(environment)?;
+        let gh = Gh::find(&shell, token.clone())?;
+        supervise::watch_interrupts()?;
+        let repo = match repo.or_else(|| environment("GH_REPO")) {
+            Some(name) => gh::check_repository(&name)?,
+            None => origin(&shell)?,
+        };
+        Ok(Self { shell, gh, token, repo, root, interval, console: Console::new(json) })
+    }
+
     /// Looks at everything that `setup` may change; changes nothing.
     fn seen(&self) -> Result<Seen, Failure> {
         // A folder inside another repository is not one itself.
@@ -230,10 +234,10 @@ impl Ci {
             return Ok(());
         }
         watch::watch(&self.gh, &self.repo, run.id, self.interval, &self.console)?;
-        self.fetch(args, run.id, model, false)
+        self.fetch(args.dry_run, run.id, model, false)
     }
 
-    fn fetch(&self, args: &Args, id: u64, model: &str, attested: bool) -> Outcome {
+    fn fetch(&self, dry_run: bool, id: u64, model: &str, attested: bool) -> Outcome {
         let dir = self.models().dir(model);
         let recipe = dir.recipe().map_err(refused)?;
         let state = self.root.join(".proofmark");
@@ -250,7 +254,7 @@ impl Ci {
             "--dir",
             artifact.as_str(),
         ];
-        if args.dry_run {
+        if dry_run {
             let argv = ["gh"].iter().chain(&download).map(|&word| word.to_owned()).collect();
             let why = "the artifact; it is proved and published afterwards".to_owned();
             return print(&[Step { why, argv, secret_on_stdin: false }]);
@@ -280,7 +284,7 @@ impl Ci {
             self.attestation(&artifact.join(recipe.file_name()))?;
         }
         self.console.step("prove");
-        let manifest = import::import(&dir, &artifact, &work)?;
+        let manifest = import(&dir, &artifact, &work)?;
         fs::remove_dir_all(&work).with_context(|| format!("{work}: cannot be removed"))?;
         self.console.published(&manifest);
         Ok(())

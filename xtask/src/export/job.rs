@@ -35,7 +35,7 @@ use crate::{
 use super::{
     Args,
     inputs::worker_digest,
-    publish::{WORK_PTE, WORK_REFERENCE, publish},
+    publish::{WORK_PTE, WORK_REFERENCE, publish, replace},
 };
 
 const REFERENCE_PROMPT_TOKENS: u32 = 24;
@@ -93,7 +93,7 @@ impl Job<'_> {
     pub(super) fn attempt(&self, args: &Args, attempt: u32, receipt: &Receipt) -> anyhow::Result<Manifest> {
         fs::create_dir_all(&self.work)?;
         if matches!(self.source, Source::Random { .. }) {
-            self.stage_rehearsal()?;
+            stage_rehearsal(self.workspace, &self.dir)?;
         }
         let request = self.work.join("request.json");
         let response = self.work.join("response.json");
@@ -108,25 +108,6 @@ impl Job<'_> {
         let run = supervise::run(&self.workspace.python(), &script, &request, &log, &bounds, &self.console)?;
         let response = read_response(&response, &run)?;
         self.publish(&run, response, attempt, receipt)
-    }
-
-    /// A rehearsal has a models directory of its own: it can never replace a model of real weights, nor be committed.
-    fn stage_rehearsal(&self) -> anyhow::Result<()> {
-        let real = ModelDir::new(self.workspace.models(), &self.recipe.name);
-        fs::create_dir_all(self.dir.path())?;
-        fs::copy(real.recipe_path(), self.dir.recipe_path())?;
-        fs::copy(real.policy_path(), self.dir.policy_path())?;
-        Ok(())
-    }
-
-    /// A checkpoint from elsewhere brings its tokenizer along; one that lies beside the recipe is left alone.
-    fn adopt_tokenizer(&self) -> anyhow::Result<()> {
-        let place = self.dir.path().join(&self.recipe.tokens.tokenizer);
-        let Some(folder) = self.checkpoint.as_ref().filter(|_| !place.exists()) else { return Ok(()) };
-        let from = folder.join(&self.recipe.tokens.tokenizer);
-        let temporary = place.with_extension("new");
-        fs::copy(&from, &temporary).with_context(|| format!("{from}: cannot be copied to {place}"))?;
-        Ok(fs::rename(temporary, place)?)
     }
 
     pub(super) fn request(&self) -> anyhow::Result<serde_json::Value> {
@@ -211,7 +192,7 @@ impl Job<'_> {
             fs::read(self.dir.path().join(name)).with_context(|| format!("{name}: cannot be read"))
         };
         if !random {
-            self.adopt_tokenizer()?;
+            adopt_tokenizer(&self.dir, &self.recipe, self.checkpoint.as_deref())?;
         }
         let tokenizer = if random { None } else { Some(read(&self.recipe.tokens.tokenizer)?) };
         let chat_template =
@@ -284,6 +265,28 @@ impl Job<'_> {
     }
 }
 
+/// A rehearsal has a models directory of its own: it can never replace a model of real weights, nor be committed.
+pub(super) fn stage_rehearsal(workspace: &Workspace, dir: &ModelDir) -> anyhow::Result<()> {
+    let real = ModelDir::new(workspace.models(), dir.name());
+    fs::create_dir_all(dir.path())?;
+    fs::copy(real.recipe_path(), dir.recipe_path())?;
+    fs::copy(real.policy_path(), dir.policy_path())?;
+    Ok(())
+}
+
+/// A checkpoint from elsewhere brings its tokenizer along; one that lies beside the recipe is left alone.
+pub(super) fn adopt_tokenizer(
+    dir: &ModelDir,
+    recipe: &Recipe,
+    checkpoint: Option<&Utf8Path>,
+) -> anyhow::Result<()> {
+    let place = dir.path().join(&recipe.tokens.tokenizer);
+    let Some(folder) = checkpoint.filter(|_| !place.exists()) else { return Ok(()) };
+    let from = folder.join(&recipe.tokens.tokenizer);
+    let bytes = fs::read(&from).with_context(|| format!("{from}: cannot be read"))?;
+    replace(dir, &recipe.tokens.tokenizer, &bytes)
+}
+
 /// The held-out texts of a model.
 pub(super) fn heldout_texts(workspace: &Workspace, dir: &ModelDir) -> Utf8PathBuf {
     let own = dir.path().join("heldout.jsonl");
@@ -310,7 +313,7 @@ fn read_response(path: &Utf8Path, run: &Run) -> anyhow::Result<Response> {
     bail!("stage `{stage}`: {error}{hint} (peak {peak} bytes)")
 }
 
-fn revision(workspace: &Workspace) -> Option<String> {
+pub(super) fn revision(workspace: &Workspace) -> Option<String> {
     let shell = xshell::Shell::new().ok()?;
     shell.change_dir(workspace.root());
     let head = xshell::cmd!(shell, "git rev-parse HEAD").quiet().ignore_stderr().read().ok()?;
@@ -318,6 +321,6 @@ fn revision(workspace: &Workspace) -> Option<String> {
     Some(if changes.is_empty() { head } else { format!("{head}-dirty") })
 }
 
-fn now() -> String {
+pub(super) fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }

@@ -5,9 +5,11 @@
 //!
 //! **Invariant:** what is published was loaded and run by the engine, and its logits agree with the eager model's.
 
+mod gguf;
 mod inputs;
 mod job;
 mod publish;
+mod weights;
 
 use std::{fs, sync::atomic::Ordering};
 
@@ -27,8 +29,8 @@ use crate::{
     setup::{self, Receipt},
     supervise,
     verify::{self, refused},
-    weights,
-    workspace::Workspace,
+    weights as fetched,
+    workspace::{Workspace, try_lock},
 };
 
 use self::{inputs::inputs_digest, job::Job};
@@ -43,6 +45,9 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
+    /// What the file is for: `llamacpp` is the reserve, a GGUF of the same checkpoint
+    #[arg(long, value_enum, default_value_t = Runtime::Executorch)]
+    runtime: Runtime,
     /// Use random weights at the real shapes: shows time, memory and size before one has the licence
     #[arg(long)]
     rehearse: bool,
@@ -69,15 +74,38 @@ pub(crate) struct Args {
     stall_timeout: u64,
 }
 
+/// What runs the exported file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Runtime {
+    /// A `.pte` for the app
+    Executorch,
+    /// A `.gguf` for llama.cpp
+    Llamacpp,
+}
+
 impl Args {
     /// As if `cargo xtask export` had been typed.
     pub(crate) fn of_default_model() -> Self {
+        Self::typed(&[])
+    }
+
+    /// As if `cargo xtask export --runtime llamacpp` had been typed.
+    pub(crate) fn of_reserve() -> Self {
+        Self::typed(&["--runtime", "llamacpp"])
+    }
+
+    /// As if `cargo xtask export MODEL --rehearse --force` had been typed.
+    pub(crate) fn of_rehearsal(model: &str) -> Self {
+        Self::typed(&[model, "--rehearse", "--force"])
+    }
+
+    fn typed(arguments: &[&str]) -> Self {
         #[derive(clap::Parser)]
         struct Line {
             #[command(flatten)]
             args: Args,
         }
-        <Line as clap::Parser>::parse_from(["export"]).args
+        <Line as clap::Parser>::parse_from(std::iter::once(&"export").chain(arguments)).args
     }
 }
 
@@ -93,13 +121,18 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         && let (Source::Hub { .. }, None) = (&source, &args.checkpoint)
     {
         // What the worker would be asked depends on files that a dry run does not fetch.
-        let plan = weights::Plan::new(&recipe, &workspace.weights(), args.offline, String::new());
+        let plan = fetched::Plan::new(&recipe, &workspace.weights(), args.offline, String::new());
         let plan = plan.map(|plan| plan.describe()).transpose()?;
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(());
     }
     let console = Console::new(args.json);
     let checkpoint = checkpoint(workspace, &dir, &recipe, &source, args, &console)?;
+    if args.runtime == Runtime::Llamacpp {
+        let work = workspace.state().join("work").join(format!("{}-gguf", args.model));
+        let job = gguf::Job { workspace, dir, recipe, policy, source, checkpoint, work, console };
+        return if args.dry_run { job.describe() } else { job.run(args.force) };
+    }
     let inputs = inputs_digest(
         checkpoint.as_deref(),
         &recipe,
@@ -146,7 +179,7 @@ fn checkpoint(
             ))
         }
         (Source::Path { path }, None) => Ok(Some(dir.path().join(path))),
-        (Source::Hub { .. }, None) => weights::checkpoint(workspace, recipe, args.offline, console),
+        (Source::Hub { .. }, None) => fetched::checkpoint(workspace, recipe, args.offline, console),
     }
 }
 
@@ -179,10 +212,11 @@ fn escalation(job: &Job<'_>, story: &[String]) -> String {
     format!(
         "export of `{}` failed {ATTEMPTS_MAX} times; nothing was published\n\n{}\n\nwhat to do: mend the cause named \
          above and run `cargo xtask export {}`; for want of memory, run it on a larger machine; if ExecuTorch itself \
-         is in the way, the reserve is a GGUF of the same checkpoint for llama.cpp, which this version does not \
-         export\n\nlast lines of the log:\n{tail}\n",
+         is in the way, the reserve is a GGUF of the same checkpoint for llama.cpp: `cargo xtask export {} --runtime \
+         llamacpp`\n\nlast lines of the log:\n{tail}\n",
         job.recipe.name,
         story.join("\n\n"),
+        job.recipe.name,
         job.recipe.name
     )
 }
@@ -227,9 +261,8 @@ fn is_proved(dir: &ModelDir) -> bool {
 pub(crate) fn lock(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> {
     fs::create_dir_all(folder)?;
     let path = folder.join(model);
-    let file = fs::File::create(&path).with_context(|| format!("{path}: cannot be made"))?;
-    file.try_lock().map_err(|_| {
-        Failure::new(EXIT_EXPORT, anyhow!("{path}: another export of `{model}` is running"), "wait for it")
-    })?;
-    Ok(file)
+    try_lock(&path)?.ok_or_else(|| {
+        let error = anyhow!("{path}: another export or fetch of `{model}` is running");
+        Failure::new(EXIT_EXPORT, error, "wait for it")
+    })
 }

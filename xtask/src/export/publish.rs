@@ -11,8 +11,11 @@ use model_assets::{
     check::Validated,
     digest::Digest,
     dir::{ModelDir, pending_name},
+    eq::TRANSCRIPT_FILE,
     manifest::{LOG_FILE, MANIFEST_FILE, Manifest},
 };
+
+use crate::whole::WholeFile;
 
 /// Name of the `.pte` in a work directory.
 pub(crate) const WORK_PTE: &str = "model.pte";
@@ -29,10 +32,16 @@ pub(crate) fn publish(
     let (proven, claimed) = (validated.sha256(), manifest.sha256);
     ensure!(proven == claimed, "manifest: got sha256 {claimed}, expected the proven file's {proven}");
     let place = dir.path();
-    let files = [
-        (work.join(WORK_PTE), &manifest.file, manifest.sha256),
+    let mut files = vec![
+        (work.join(WORK_PTE), manifest.file.as_str(), manifest.sha256),
         (work.join(WORK_REFERENCE), &manifest.reference.name, manifest.reference.sha256),
     ];
+    let eq = manifest.evidence.as_ref().and_then(|evidence| evidence.eq.as_ref());
+    if let Some(eq) = eq.filter(|_| work.join(TRANSCRIPT_FILE).exists()) {
+        files.push((work.join(TRANSCRIPT_FILE), TRANSCRIPT_FILE, eq.transcript));
+    }
+    // Takes its space on the disk before anything moves: what is left are renames.
+    let commit = staged(dir, MANIFEST_FILE, &manifest.to_bytes())?;
     for (from, name, sha256) in &files {
         fs::File::open(from)?.sync_all()?;
         fs::rename(from, place.join(pending_name(name, *sha256)))
@@ -40,16 +49,32 @@ pub(crate) fn publish(
     }
     fs::rename(work.join(LOG_FILE), place.join(LOG_FILE))?;
     sync_dir(&place)?;
-    write_manifest(dir, manifest)?;
-    for (_, name, sha256) in &files {
-        fs::rename(place.join(pending_name(name, *sha256)), place.join(name))?;
-        sweep(&place, name)?;
-    }
+    commit.put_in_place()?;
+    settle(&place, manifest)?;
     sync_dir(&place)
 }
 
-/// Removes what publishes that were killed before their commit point left behind.
-fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<()> {
+/// Gives the files of the manifest their plain names, and removes what publishes that were killed before their commit
+/// point left behind.
+fn settle(place: &Utf8Path, manifest: &Manifest) -> anyhow::Result<()> {
+    let eq = manifest.evidence.as_ref().and_then(|evidence| evidence.eq.as_ref());
+    let named = [
+        (manifest.file.as_str(), Some(manifest.sha256)),
+        (&manifest.reference.name, Some(manifest.reference.sha256)),
+        (TRANSCRIPT_FILE, eq.map(|eq| eq.transcript)),
+    ];
+    for (name, sha256) in named {
+        let pending = sha256.map(|sha256| place.join(pending_name(name, sha256)));
+        if let Some(pending) = pending.filter(|pending| pending.exists()) {
+            fs::rename(pending, place.join(name)).with_context(|| format!("{place}/{name}"))?;
+        }
+        sweep(place, name)?;
+    }
+    Ok(())
+}
+
+/// Removes every pending file of this name.
+pub(super) fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<()> {
     for entry in place.read_dir_utf8()? {
         let entry = entry?;
         let suffix = entry.file_name().strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
@@ -68,15 +93,18 @@ pub(crate) fn write_manifest(dir: &ModelDir, manifest: &Manifest) -> anyhow::Res
 
 /// Replaces a file of a model's directory, whole: killed at any instant, the old one is there or the new one.
 pub(crate) fn replace(dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-    let (place, temporary) = (dir.path().join(name), dir.path().join(format!(".{name}.new")));
-    let mut file = fs::File::create(&temporary).with_context(|| format!("{temporary}: cannot be made"))?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, &place).with_context(|| format!("{place}: cannot be put in place"))?;
-    sync_dir(&dir.path())
+    staged(dir, name, bytes)?.put_in_place()
 }
 
-fn sync_dir(path: &Utf8Path) -> anyhow::Result<()> {
+fn staged(dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Result<WholeFile> {
+    let place = dir.path().join(name);
+    let mut file = WholeFile::create(&place)?;
+    file.write_all(bytes).with_context(|| format!("{place}: cannot be written"))?;
+    file.sync().with_context(|| format!("{place}: cannot be synced"))?;
+    Ok(file)
+}
+
+pub(super) fn sync_dir(path: &Utf8Path) -> anyhow::Result<()> {
     fs::File::open(path)?.sync_all().with_context(|| format!("{path}: cannot be synced"))
 }
 

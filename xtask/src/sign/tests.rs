@@ -22,7 +22,7 @@ impl Models {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let models = Utf8PathBuf::from_path_buf(folder.path().join("models")).unwrap();
-        let real = Workspace::find().unwrap().models();
+        let real = Workspace::find(None).unwrap().models();
         fs::create_dir_all(models.join("tiny")).unwrap();
         fs::copy(real.join("policy.toml"), models.join("policy.toml")).unwrap();
         for entry in real.join("tiny").read_dir_utf8().unwrap().flatten() {
@@ -205,7 +205,7 @@ fn a_rehearsal_and_a_directory_with_links_are_not_signed() {
 #[test]
 fn keys_are_made_once_are_private_and_stay_out_of_the_repository() {
     use std::os::unix::fs::PermissionsExt as _;
-    let workspace = Workspace::find().unwrap();
+    let workspace = Workspace::find(None).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::from_path_buf(folder.path().join("release.pem")).unwrap();
     key::make(&workspace, &path).unwrap();

@@ -10,11 +10,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     digest::Digest,
     manifest::FileRecord,
+    name::is_plain,
     recipe::{Recipe, Source},
 };
 use serde::{Deserialize, Serialize};
-
-use super::tree::is_plain;
 
 const RECEIPT: &str = ".proofmark-receipt.json";
 const RECEIPT_SCHEMA: u32 = 1;

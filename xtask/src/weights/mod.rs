@@ -5,12 +5,7 @@
 //! code without the last resort.
 
 mod cache;
-mod client;
-mod download;
-mod endpoint;
-mod fault;
-mod progress;
-pub(crate) mod token;
+mod hub;
 mod tree;
 
 use std::{fs, time::Duration};
@@ -25,21 +20,26 @@ use model_assets::{
 use serde_json::json;
 
 use crate::{
-    EXIT_FETCH, Failure, Outcome, console::Console, predict, supervise, verify::refused, workspace::Workspace,
+    EXIT_FETCH, Failure, Outcome,
+    console::Console,
+    http::{
+        client::Client,
+        download::{self, DISK_HINT, DISK_SPARE_BYTES, Wanted},
+        endpoint::Endpoint,
+        fault::{Fault, Patience},
+        progress::Progress,
+    },
+    predict, supervise,
+    token::{Token, environment},
+    verify::refused,
+    workspace::Workspace,
 };
 
 use self::{
     cache::Receipt,
-    client::Client,
-    endpoint::Endpoint,
-    fault::{Fault, Patience},
-    progress::Progress,
-    token::{Token, environment},
-    tree::{INDEX, Tree, Wanted},
+    hub::Hub,
+    tree::{INDEX, Tree},
 };
-
-/// Disk that must stay free.
-const DISK_SPARE_BYTES: u64 = 256 << 20;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -72,8 +72,7 @@ pub(crate) struct Args {
 /// What decides a fetch: pure data, printed by `--dry-run`.
 pub(crate) struct Plan {
     recipe: Recipe,
-    repo: String,
-    revision: String,
+    hub: Hub,
     folder: Utf8PathBuf,
     offline: bool,
     patience: Patience,
@@ -112,8 +111,7 @@ impl Plan {
         let said = environment("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
         Some(Self {
             recipe: recipe.clone(),
-            repo: repo.clone(),
-            revision: revision.clone(),
+            hub: Hub { repo: repo.clone(), revision: revision.clone() },
             folder: cache::folder(weights, repo, revision),
             offline: offline || ["1", "true", "yes", "on"].contains(&said.as_str()),
             patience: Patience::new(Duration::from_secs(30), 6),
@@ -125,12 +123,13 @@ impl Plan {
     pub(crate) fn describe(&self) -> anyhow::Result<serde_json::Value> {
         let endpoint = Endpoint::find(environment)?;
         let token = Token::find(environment)?;
-        let Self { repo, revision, folder, .. } = self;
+        let Self { hub, folder, .. } = self;
+        let Hub { repo, revision } = hub;
         Ok(json!({
             "fetch": format!("{repo}@{revision}"), "into": folder, "offline": self.offline,
             "have": Receipt::proved(folder, &self.recipe).is_ok_and(|receipt| receipt.is_some()),
-            "list": endpoint.url(&format!("api/models/{repo}/tree/{revision}"))?.to_string(),
-            "files": endpoint.url(&format!("{repo}/resolve/{revision}/"))?.to_string(),
+            "list": hub.tree_url(&endpoint)?.to_string(),
+            "files": hub.file_url(&endpoint, "")?.to_string(),
             "wanted": [tree::CONFIG, self.recipe.tokens.tokenizer, format!("{} or {INDEX} and its shards", tree::SINGLE)],
             "weights_bytes_max": tree::weights_bytes_max(&self.recipe),
             "pinned": matches!(&self.recipe.source, Source::Hub { files, .. } if !files.is_empty()),
@@ -157,8 +156,8 @@ impl Plan {
         fs::create_dir_all(&self.folder).with_context(|| format!("{}: cannot be made", self.folder))?;
         let _lock = self.lock()?;
         let (endpoint, token) = (Endpoint::find(environment)?, Token::find(environment)?);
-        let client = Client::new(endpoint, token, self.patience, &self.repo, &self.revision);
-        let tree = Tree::fetch(&client)?;
+        let client = Client::new(endpoint, token, self.patience, self.hub.clone());
+        let tree = Tree::fetch(&client, &self.hub)?;
         let mut progress = Progress::new(console);
         let wanted = tree.needed(&self.recipe)?;
         self.room(&wanted)?;
@@ -172,7 +171,7 @@ impl Plan {
         progress.finish();
         cache::no_strangers(&self.folder, &records)?;
         self.all_pinned(&records)?;
-        let receipt = Receipt::new(&self.repo, &self.revision, records);
+        let receipt = Receipt::new(&self.hub.repo, &self.hub.revision, records);
         receipt.write(&self.folder)?;
         Ok(receipt)
     }
@@ -184,8 +183,9 @@ impl Plan {
         progress: &mut Progress<'_>,
     ) -> Result<Vec<FileRecord>, Fault> {
         let one = |wanted: &Wanted| {
-            download::file(client, &self.folder, wanted, &mut |bytes, failed| {
-                progress.seen(&wanted.name, bytes, wanted.bytes, failed);
+            let url = self.hub.file_url(&client.endpoint, &wanted.name)?;
+            download::file(client, &url, &self.folder, wanted, &mut |bytes, total, failed| {
+                progress.seen(&wanted.name, bytes, total, failed);
             })
         };
         wanted.iter().map(one).collect()
@@ -193,7 +193,7 @@ impl Plan {
 
     /// Refuses what cannot fit: the shapes bound the sum of the weights, and the disk bounds what is still to come.
     fn room(&self, wanted: &[Wanted]) -> Result<(), Fault> {
-        let (total, most) = (sum(wanted.iter().map(|w| w.bytes)), tree::weights_bytes_max(&self.recipe));
+        let (total, most) = (sum(wanted.iter().map(|w| w.size.max())), tree::weights_bytes_max(&self.recipe));
         // Configuration and tokenizer have bounds of their own.
         let most = most.saturating_add(128 << 20);
         if total > most {
@@ -208,10 +208,7 @@ impl Plan {
                 let needed = missing.saturating_add(DISK_SPARE_BYTES);
                 let error =
                     anyhow!("{}: got {free} bytes of free disk, expected at least {needed}", self.folder);
-                Err(Fault::Fatal {
-                    error,
-                    hint: Some("free space on this disk, then run the command again".to_owned()),
-                })
+                Err(Fault::Fatal { error, hint: Some(DISK_HINT.to_owned()) })
             }
             _ => Ok(()),
         }
@@ -236,7 +233,7 @@ impl Plan {
                 return Err(Fault::Interrupted);
             }
             if !told {
-                eprintln!("waiting for another fetch of {} to finish", self.repo);
+                eprintln!("waiting for another fetch of {} to finish", self.hub.repo);
                 told = true;
             }
             std::thread::sleep(Duration::from_millis(200));

@@ -9,17 +9,22 @@ use anyhow::{Context as _, anyhow, ensure};
 use model_assets::{
     digest::Digest,
     limits::{CHECKPOINT_FILES_MAX, TOKENIZER_BYTES_MAX},
+    name::is_plain,
     recipe::{Recipe, Source},
 };
 use serde::Deserialize;
 use ureq::http::Uri;
 
-use crate::predict;
-
-use super::{
-    client::{Client, text},
-    fault::{Attempts, Fault},
+use crate::{
+    http::{
+        client::{Client, text},
+        download::{Listed, Pin, Size, Wanted},
+        fault::{Attempts, Fault},
+    },
+    predict,
 };
+
+use super::hub::Hub;
 
 const PAGE_BYTES_MAX: u64 = 8 << 20;
 const PAGES_MAX: usize = 20;
@@ -32,25 +37,6 @@ const HEADERS_BYTES_MAX: u64 = 64 << 20;
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-
-/// What a file's bytes must hash to, by the hub's word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Expected {
-    /// Of a file in large-file storage.
-    Sha256(Digest),
-    /// SHA-1 of git's blob object, of any other file.
-    GitBlob([u8; 20]),
-}
-
-/// A file that is wanted.
-#[derive(Debug, Clone)]
-pub(super) struct Wanted {
-    pub(super) name: String,
-    pub(super) bytes: u64,
-    pub(super) expected: Expected,
-    /// The recipe's own digest.
-    pub(super) pin: Option<Digest>,
-}
 
 /// One entry of the tree API; keys that are not used are ignored, the API grows.
 #[derive(Deserialize)]
@@ -71,13 +57,13 @@ struct Lfs {
 }
 
 /// The hub's list of the repository's top-level files.
-pub(super) struct Tree(BTreeMap<String, (u64, Expected)>);
+pub(super) struct Tree(BTreeMap<String, (u64, Listed)>);
 
 impl Tree {
     /// Asks for the list, page by page.
-    pub(super) fn fetch(client: &Client) -> Result<Self, Fault> {
+    pub(super) fn fetch(client: &Client, hub: &Hub) -> Result<Self, Fault> {
         let mut files = BTreeMap::new();
-        let mut url = client.tree_url()?;
+        let mut url = hub.tree_url(&client.endpoint)?;
         for _ in 0..PAGES_MAX {
             let (entries, next) = page(client, &url)?;
             for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
@@ -124,7 +110,7 @@ impl Tree {
     }
 
     fn want(&self, name: &str, recipe: &Recipe) -> anyhow::Result<Wanted> {
-        let (bytes, expected) =
+        let (bytes, listed) =
             *self.0.get(name).with_context(|| format!("{name}: not in the repository at this revision"))?;
         let most = bytes_max(name, recipe);
         ensure!(bytes <= most, "{name}: the hub declares {bytes} bytes, expected at most {most}");
@@ -137,10 +123,11 @@ impl Tree {
             ),
             _ => None,
         };
-        if let (Some(pin), Expected::Sha256(hub)) = (pin, expected) {
+        if let (Some(pin), Listed::Sha256(hub)) = (pin, listed) {
             ensure!(pin == hub, "{name}: the hub has sha256 {hub}, expected the recipe's {pin}");
         }
-        Ok(Wanted { name: name.to_owned(), bytes, expected, pin })
+        let pin = pin.map(|sha256| Pin { sha256, whose: "the recipe's" });
+        Ok(Wanted { name: name.to_owned(), size: Size::Exactly(bytes), listed, pin })
     }
 }
 
@@ -160,14 +147,14 @@ pub(super) fn weights_bytes_max(recipe: &Recipe) -> u64 {
 }
 
 impl Entry {
-    fn read(self) -> Result<(String, (u64, Expected)), String> {
+    fn read(self) -> Result<(String, (u64, Listed)), String> {
         let wrong = |what: &str| Err(format!("list of files: `{}`: {what}", self.path));
         let Some(lfs) = &self.lfs else {
             let Some(oid) = hex20(&self.oid) else { return wrong("its oid is not 40 hex digits") };
-            return Ok((self.path, (self.size, Expected::GitBlob(oid))));
+            return Ok((self.path, (self.size, Listed::GitBlob(oid))));
         };
         let Some(oid) = Digest::parse(&lfs.oid) else { return wrong("its lfs oid is not 64 hex digits") };
-        Ok((self.path, (lfs.size, Expected::Sha256(oid))))
+        Ok((self.path, (lfs.size, Listed::Sha256(oid))))
     }
 }
 
@@ -203,12 +190,6 @@ fn page(client: &Client, url: &Uri) -> Result<(Vec<Entry>, Option<String>), Faul
 fn next_page(link: &str) -> Option<String> {
     let next = link.split(',').find(|part| part.contains("rel=\"next\""))?;
     Some(next.split_once('<')?.1.split_once('>')?.0.to_owned())
-}
-
-/// A name that is a file in this folder and nowhere else.
-pub(super) fn is_plain(name: &str) -> bool {
-    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    (1..=200).contains(&name.len()) && !name.starts_with('.') && name.chars().all(known)
 }
 
 fn hex20(text: &str) -> Option<[u8; 20]> {

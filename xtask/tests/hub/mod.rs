@@ -1,6 +1,6 @@
 //! A server on loopback that speaks the hub's endpoints: the list of files, `resolve` with its redirect to storage on
 //! another origin, ranges. A test bends its answers.
-#![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "helpers of a test fail by panicking")]
+#![allow(dead_code, clippy::unwrap_used, clippy::allow_attributes, reason = "helpers of several tests")]
 
 use std::{
     collections::{BTreeMap, HashMap},

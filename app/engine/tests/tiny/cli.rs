@@ -261,8 +261,7 @@ fn bench_measures() {
         .find(|event| event["name"].as_str().unwrap().ends_with("llama::custom_sdpa.out"));
     assert_eq!(number(attention.unwrap(), "/calls_per_token"), 5.0);
 
-    let text =
-        stdout(&["bench", "--model", model.as_str(), "--repeats", "1", "--chunk", "64", "--keep-pages"]);
+    let text = stdout(&["bench", "--model", model.as_str(), "--repeats", "1", "--chunk", "64"]);
     for word in ["load", "pp64", "tg128", "memory", "roofline"] {
         assert!(text.contains(word), "{text}");
     }

@@ -201,3 +201,38 @@ fn a_tokenizer_of_another_model_is_refused() {
     assert!(matches!(Tokenizer::from_file(&tiny("config.json"), 1024), Err(Error::Tokenizer(_))));
     assert!(matches!(Tokenizer::from_file("/no/such/file".into(), 1024), Err(Error::Io { .. })));
 }
+
+#[test]
+fn a_prompt_is_interrupted_between_its_chunks_and_goes_on_where_it_was() {
+    let mut chat = Chat::new();
+    let prompt = chat.prompt(&[&"i feel happy today ".repeat(60)]);
+    let whole = chat.generate(&prompt, Settings::default(), &chat.limits()).0;
+    assert!(whole.statistics.prompt_tokens > 128, "{:?}", whole.statistics);
+    chat.session.reset();
+
+    let mut asked = 0;
+    let mut interrupted = || {
+        asked += 1;
+        asked > 1
+    };
+    let mut sampler = Sampler::new(Settings::default()).unwrap();
+    let limits = chat.limits();
+    let Chat { session, tokenizer, .. } = &mut chat;
+    let mut on_piece = |_: Piece<'_>| panic!("a piece of an interrupted prompt");
+    let reply = engine::generate::generate_until(
+        session,
+        tokenizer,
+        &mut sampler,
+        &prompt,
+        &limits,
+        &mut on_piece,
+        &mut interrupted,
+    )
+    .unwrap();
+    assert_eq!((reply.finish, reply.tokens.len()), (Finish::Interrupted, 0));
+    assert_eq!(chat.session.position(), 128);
+
+    let again = chat.generate(&prompt, Settings::default(), &chat.limits()).0;
+    assert_eq!(again.statistics.reused_tokens, 128);
+    assert_eq!(again.text, whole.text);
+}

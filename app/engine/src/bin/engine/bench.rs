@@ -9,16 +9,17 @@ use std::time::Instant;
 use camino::Utf8PathBuf;
 use clap::Args;
 use engine::chat::{Message, Role};
+use engine::measure::speed::{TTFT_PROMPT, decode, mean_sd, prefill, spread, timed};
+use engine::measure::{bandwidth, machine};
 use engine::{LoadOptions, PackedUse, Session, runtime};
 use model_assets::digest::Digest;
-use model_assets::evidence::{Benchmark, Energy, MemorySteps, Resident, Roofline, Speed, SweepStep};
+use model_assets::evidence::{Benchmark, Energy, MemorySteps, Resident, Roofline, SweepStep};
 use serde::Serialize;
 
-use crate::check::spread;
+use crate::ModelArgs;
 use crate::output::{Failed, print, print_json};
 use crate::profile::{Profile, profile};
 use crate::writer::Writer;
-use crate::{ModelArgs, bandwidth, machine};
 
 /// Tokens of the first prefill and of `pp64`.
 const PREFILL_TOKENS: usize = 64;
@@ -26,8 +27,6 @@ const PREFILL_TOKENS: usize = 64;
 const LONG_PREFILL_TOKENS: usize = 512;
 /// Tokens decoded.
 const DECODE_TOKENS: [usize; 2] = [32, 128];
-/// The conversation whose first token is waited for.
-const TTFT_PROMPT: &str = "I have a talk in ten minutes and my heart is racing. What can I do to calm down?";
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -42,9 +41,6 @@ pub(crate) struct BenchArgs {
     /// Tokens per prefill call.
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
-    /// Keep the model file's pages in memory after the first prefill.
-    #[arg(long)]
-    keep_pages: bool,
     /// Record time per operator; the speeds then include the recording.
     #[arg(long)]
     profile: bool,
@@ -121,9 +117,6 @@ fn measure(
     session.prefill(short)?;
     let first_prefill_ms = began.elapsed().as_secs_f64() * 1e3;
     let first = resident();
-    if !args.keep_pages {
-        session.model().release_pages();
-    }
     let mut speeds = vec![prefill(session, short, args.repeats)?];
     if long.len() > short.len() {
         speeds.push(prefill(session, &long, args.repeats)?);
@@ -226,61 +219,6 @@ fn energy(session: &mut Session, tokens: &[u32]) -> engine::Result<Option<Energy
     tokens.iter().try_for_each(|token| session.decode(*token).map(|_| ()))?;
     let spent = before.zip(counter.microjoules()).map(|(before, after)| counter.joules(before, after));
     Ok(spent.map(|joules| Energy { joules_per_token: joules / tokens.len() as f64, counter: counter.name }))
-}
-
-fn prefill(session: &mut Session, tokens: &[u32], repeats: u32) -> engine::Result<Speed> {
-    speed(format!("pp{}", tokens.len()), tokens.len(), repeats, || {
-        session.reset();
-        session.prefill(tokens).map(|_| ())
-    })
-}
-
-/// Decodes given tokens from an almost empty cache, as llama-bench does.
-fn decode(session: &mut Session, tokens: &[u32], count: usize, repeats: u32) -> engine::Result<Speed> {
-    let (first, rest) = tokens.split_at(1.min(tokens.len()));
-    let rest = rest.get(..count).unwrap_or(rest);
-    session.reset();
-    session.prefill(first)?;
-    speed(format!("tg{}", rest.len()), rest.len(), repeats, || {
-        session.truncate(1);
-        rest.iter().try_for_each(|token| session.decode(*token).map(|_| ()))
-    })
-}
-
-fn speed(
-    name: String,
-    tokens: usize,
-    repeats: u32,
-    work: impl FnMut() -> engine::Result<()>,
-) -> engine::Result<Speed> {
-    let rates: Vec<f64> = timed(repeats, work)?.into_iter().map(|seconds| tokens as f64 / seconds).collect();
-    let (mean, sd) = mean_sd(&rates);
-    Ok(Speed {
-        name,
-        tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
-        repeats,
-        mean,
-        sd,
-        min: rates.iter().copied().fold(f64::INFINITY, f64::min),
-        max: rates.iter().copied().fold(0.0, f64::max),
-    })
-}
-
-/// Seconds of each repeat, after one that does not count.
-fn timed(repeats: u32, mut work: impl FnMut() -> engine::Result<()>) -> engine::Result<Vec<f64>> {
-    work()?;
-    let mut once = |_| {
-        let started = Instant::now();
-        work().map(|()| started.elapsed().as_secs_f64())
-    };
-    (0..repeats).map(&mut once).collect()
-}
-
-fn mean_sd(values: &[f64]) -> (f64, f64) {
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-    (mean, variance.sqrt())
 }
 
 fn table(bench: &Benchmark, profile: Option<&Profile>) -> String {

@@ -4,15 +4,14 @@ use std::time::Instant;
 
 use camino::Utf8PathBuf;
 use clap::Args;
+use engine::measure::{heldout, parity::Comparison, reference::Reference, speed::spread};
 use engine::{Session, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::{EngineCheck, Load, Parity};
 
 use crate::output::{Failed, write_json};
-use crate::parity::Comparison;
-use crate::reference::Reference;
 use crate::writer::Writer;
-use crate::{ModelArgs, exit, heldout};
+use crate::{ModelArgs, exit};
 
 /// Tokens of the run that needs no reference.
 const SYNTHETIC_PROMPT_TOKENS: usize = 16;
@@ -37,7 +36,8 @@ pub(crate) struct CheckArgs {
 }
 
 pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
-    let reference = args.reference.as_deref().map(Reference::read).transpose()?;
+    let unusable = |message| Failed::new(exit::REFERENCE, message);
+    let reference = args.reference.as_deref().map(Reference::read).transpose().map_err(unusable)?;
     args.model.set_threads()?;
     let options = args.model.options(false)?;
     let opened = Instant::now();
@@ -48,13 +48,18 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
     let failed = Failed::run(&args.model.model);
     let (prompt, decode, parity) = match &reference {
         Some(reference) => {
-            runner.fits(reference)?;
+            let model = runner.session.model();
+            let fits = reference.fits(model.vocab(), model.context(), model.prefill_max());
+            fits.map_err(|message| unusable(format!("reference: {message}")))?;
             let mut parity = runner.parity(reference).map_err(&failed)?;
             if let (Some(texts), Some(tokenizer), Some(template)) =
                 (&reference.heldout, &args.tokenizer, &args.template)
             {
                 let writer = Writer::open(runner.session.model(), tokenizer, template)?;
-                let heldout = heldout::measure(runner.session, &writer, texts, reference.vocab);
+                let session = &mut *runner.session;
+                session.set_chunk(session.model().prefill_max()).map_err(&failed)?;
+                let encode = |messages: &[_]| writer.encode(messages, false);
+                let heldout = heldout::measure(session, &encode, texts, reference.vocab);
                 parity.heldout = Some(heldout.map_err(&failed)?);
             }
             (reference.prompt.len(), reference.decode.len(), Some(parity))
@@ -91,42 +96,6 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// A reference of another model is a mistake in the call, not a failure of the model.
-    fn fits(&self, reference: &Reference) -> Result<(), Failed> {
-        let model = self.session.model();
-        let wrong = |message: String| Err(Failed::new(exit::REFERENCE, format!("reference: {message}")));
-        let tokens = reference.prompt.len() + reference.decode.len();
-        if reference.vocab != model.vocab() as usize {
-            return wrong(format!(
-                "got rows of {} logits, expected the model's {}",
-                reference.vocab,
-                model.vocab()
-            ));
-        }
-        let foreign = |token: &&u32| **token >= model.vocab();
-        let texts = reference.heldout.iter().flat_map(|heldout| &heldout.tokens);
-        if let Some(text) = texts.clone().find(|text| text.len() > model.context()) {
-            return wrong(format!(
-                "got a text of {} tokens, expected at most {}",
-                text.len(),
-                model.context()
-            ));
-        }
-        let mut all = reference.prompt.iter().chain(&reference.decode).chain(texts.flatten());
-        if let Some(token) = all.find(foreign) {
-            return wrong(format!("got token {token}, expected less than {}", model.vocab()));
-        }
-        if reference.prompt.len() > model.prefill_max() || tokens > model.context() {
-            return wrong(format!(
-                "got {} prompt tokens and {tokens} in all, expected at most {} and {}",
-                reference.prompt.len(),
-                model.prefill_max(),
-                model.context()
-            ));
-        }
-        Ok(())
-    }
-
     fn parity(&mut self, reference: &Reference) -> engine::Result<Parity> {
         let whole = [reference.prompt.len()];
         let started = Instant::now();
@@ -190,10 +159,4 @@ impl Runner<'_> {
         self.finite &= logits.iter().all(|logit| logit.is_finite());
         Ok((prompt, decode))
     }
-}
-
-/// `count` token ids spread over a vocabulary.
-pub(crate) fn spread(count: usize, vocab: u32) -> Vec<u32> {
-    // An odd multiplier close to the golden ratio of 2^32 scatters consecutive numbers.
-    (1..=count as u64).map(|i| (i.wrapping_mul(2_654_435_761) % u64::from(vocab)) as u32).collect()
 }

@@ -8,15 +8,10 @@
 #![forbid(unsafe_code)]
 
 mod answer;
-mod bandwidth;
 mod bench;
 mod check;
-mod heldout;
-mod machine;
 mod output;
-mod parity;
 mod profile;
-mod reference;
 mod run;
 mod talk;
 mod writer;

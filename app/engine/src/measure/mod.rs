@@ -1,0 +1,8 @@
+//! What evidence is made of, whatever runtime is measured: logits compared with the eager model's, speeds, the machine.
+
+pub mod bandwidth;
+pub mod heldout;
+pub mod machine;
+pub mod parity;
+pub mod reference;
+pub mod speed;

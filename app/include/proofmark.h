@@ -1,0 +1,50 @@
+/* Proofmark's chat core for hosts in Kotlin, Swift or C.
+ *
+ * A handle, and JSON in and out: the commands and events are those of src/message.rs. Every function but
+ * proofmark_close and proofmark_free_string may be called from any thread. Strings that are handed out are UTF-8 and
+ * freed by proofmark_free_string.
+ */
+#ifndef PROOFMARK_H
+#define PROOFMARK_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PROOFMARK_OK 0      /* the command was taken */
+#define PROOFMARK_INVALID 1 /* it is no command */
+#define PROOFMARK_BUSY 2    /* too many commands wait */
+#define PROOFMARK_GONE 3    /* the core has ended */
+
+typedef struct Proofmark Proofmark;
+
+/* Starts the core. config: {"cache": DIR} and, as wanted, "data": DIR for conversations that are kept, "model_path":
+ * FILE, or "model_fd": N with "model_offset" and "model_bytes" for an uncompressed asset of a package, "threads": N.
+ * NULL on failure; then *error, unless error is NULL, says why and is to be freed. The first event is "card"; then
+ * "installing" while a linked model is proved for the first time; then "ready" or "refused". */
+Proofmark *proofmark_start(const char *config, char **error);
+
+/* Sends a command such as {"command":"say","text":"hello"}; never waits. */
+int proofmark_send(const Proofmark *core, const char *command, char **error);
+
+/* Ends the reply being written, at once. */
+void proofmark_stop(const Proofmark *core);
+
+/* The next event, to be freed; NULL when none came within timeout_ms, or the core has ended. */
+char *proofmark_next_event(const Proofmark *core, uint32_t timeout_ms);
+
+/* Which model is inside and what proved it, to be freed. */
+char *proofmark_provenance(void);
+
+void proofmark_free_string(char *text);
+
+/* Ends the core and waits until everything is on disk. No other call may use it any more. */
+void proofmark_close(Proofmark *core);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,88 @@
+//! `reserve check`: the evidence that a GGUF loads, runs and computes what it should.
+
+use std::time::Instant;
+
+use camino::Utf8PathBuf;
+use clap::Args;
+use engine::{
+    Decoder,
+    measure::{heldout, reference::Reference, speed::spread},
+    runtime, sample,
+};
+use model_assets::{
+    evidence::Load,
+    reserve::{RESERVE_RUNTIME, ReserveCheck},
+};
+use reserve::{Runtime, Session};
+
+use crate::{ModelArgs, Outcome, text};
+
+/// Tokens of a run that needs no reference.
+const PROMPT_TOKENS: usize = 16;
+const DECODE_TOKENS: usize = 8;
+
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Logits of the eager model (safetensors); without it nothing is compared
+    #[arg(long, value_name = "FILE")]
+    reference: Option<Utf8PathBuf>,
+    /// Where the evidence goes
+    #[arg(long, value_name = "FILE")]
+    response: Utf8PathBuf,
+}
+
+pub(crate) fn run(args: &CheckArgs) -> Outcome {
+    let reference = args.reference.as_deref().map(Reference::read).transpose()?;
+    let (file, gguf) = args.model.open()?;
+    let opened = Instant::now();
+    let runtime = Runtime::start().map_err(text)?;
+    let model = args.model.load(&runtime, file)?;
+    let mut session = Session::new(&runtime, &model, args.model.threads()?).map_err(text)?;
+    let load_ms = opened.elapsed().as_secs_f64() * 1e3;
+    if let Some(reference) = &reference {
+        let fits = reference.fits(model.vocab(), model.window(), model.window());
+        fits.map_err(|message| format!("reference: {message}"))?;
+    }
+    let load = ran(&mut session, load_ms)?;
+    let words = args.model.words(&model)?;
+    let heldout = match (reference.as_ref().and_then(|it| it.heldout.as_ref().zip(Some(it.vocab))), &words) {
+        (Some((texts, vocab)), Some(words)) => {
+            let encode = |messages: &[_]| words.encode(messages, false);
+            Some(heldout::measure(&mut session, &encode, texts, vocab).map_err(text)?)
+        }
+        _ => None,
+    };
+    let check = ReserveCheck { runtime: RESERVE_RUNTIME.to_owned(), gguf, load, heldout };
+    let json = serde_json::to_vec_pretty(&check).map_err(|error| error.to_string())?;
+    std::fs::write(&args.response, json).map_err(|error| format!("{}: {error}", args.response))
+}
+
+/// A prefill and greedy steps after it.
+fn ran(session: &mut Session<'_>, load_ms: f64) -> Outcome<Load> {
+    let prompt = PROMPT_TOKENS.min(session.window() / 2);
+    let decode = DECODE_TOKENS.min(session.window() - prompt);
+    let tokens = spread(prompt, session.vocab());
+    let began = Instant::now();
+    let mut logits = session.prefill(&tokens).map_err(text)?;
+    let first_prefill_ms = began.elapsed().as_secs_f64() * 1e3;
+    let mut finite = true;
+    for _ in 0..decode {
+        finite &= logits.iter().all(|logit| logit.is_finite());
+        // Without a finite logit any token will do: the verdict is already in.
+        let token = sample::greedy(logits).unwrap_or(0);
+        logits = session.decode(token).map_err(text)?;
+    }
+    finite &= logits.iter().all(|logit| logit.is_finite());
+    let peak_rss_bytes = runtime::peak_rss_bytes().ok_or("peak memory: the system does not tell it")?;
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Ok(Load {
+        load_ms,
+        first_prefill_ms,
+        prefill_tokens: count(prompt),
+        decode_tokens: count(decode),
+        finite,
+        peak_rss_bytes,
+    })
+}

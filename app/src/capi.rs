@@ -1,0 +1,228 @@
+//! The C surface, for hosts in Kotlin, Swift or C: `include/proofmark.h`.
+//!
+//! A handle, strings of JSON in and out, nothing else: the messages are those of [`crate::message`], so a new event needs
+//! no new function. UniFFI would add its runtime, a generator and a licence that this project does not take (MPL-2.0)
+//! for seven functions.
+//!
+//! **Invariant:** no panic crosses the border, no pointer is believed to be non-null, and a string that was handed out is
+//! freed by [`proofmark_free_string`] alone.
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Mutex, PoisonError, mpsc::Receiver},
+    time::Duration,
+};
+
+use camino::Utf8PathBuf;
+use serde::Deserialize;
+
+use crate::{Asset, Config, Host, Overrides, host::Unsent, message::Event};
+
+/// The command was taken.
+pub const PROOFMARK_OK: c_int = 0;
+/// It is no command.
+pub const PROOFMARK_INVALID: c_int = 1;
+/// Too many commands wait.
+pub const PROOFMARK_BUSY: c_int = 2;
+/// The core has ended.
+pub const PROOFMARK_GONE: c_int = 3;
+
+/// A running core.
+#[derive(Debug)]
+pub struct Proofmark {
+    host: Host,
+    events: Mutex<Receiver<Event>>,
+}
+
+/// How a host starts the core.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Start {
+    /// Folder of conversations; absent, they are forgotten.
+    data: Option<Utf8PathBuf>,
+    /// Folder of what can be made again.
+    cache: Utf8PathBuf,
+    /// File of the model.
+    model_path: Option<Utf8PathBuf>,
+    /// Descriptor of a file with the model in it; the host keeps its own.
+    model_fd: Option<i32>,
+    /// Where the model begins in it.
+    #[serde(default)]
+    model_offset: u64,
+    /// Length of the model in it.
+    model_bytes: Option<u64>,
+    /// Threads.
+    threads: Option<u32>,
+}
+
+impl Start {
+    fn config(self) -> Result<Config, String> {
+        let asset = match (self.model_fd, self.model_path, self.model_bytes) {
+            (Some(fd), path, Some(len)) => Asset::Range {
+                file: duplicate(fd)?,
+                path: path.unwrap_or_else(|| format!("descriptor {fd}").into()),
+                offset: self.model_offset,
+                len,
+            },
+            (Some(_), _, None) => return Err("got model_fd, expected model_bytes with it".to_owned()),
+            (None, Some(path), _) => Asset::File(path),
+            (None, None, _) => Asset::Default,
+        };
+        let (data, cache, threads) = (self.data, self.cache, self.threads);
+        Ok(Config { data, cache, asset, threads, overrides: Overrides::default() })
+    }
+}
+
+/// A file of our own over the host's descriptor: the host may close its own at any time.
+fn duplicate(fd: i32) -> Result<std::fs::File, String> {
+    let name = if cfg!(target_vendor = "apple") { "/dev/fd" } else { "/proc/self/fd" };
+    std::fs::File::open(format!("{name}/{fd}")).map_err(|error| format!("model_fd {fd}: {error}"))
+}
+
+/// Starts the core. `config` is a JSON object with `cache` and, as wanted, `data`, `model_path`, or `model_fd` with
+/// `model_offset` and `model_bytes`, and `threads`. Answers null on failure, and why in `error` when that is not null.
+///
+/// # Safety
+/// `config` is null or a string that ends with a zero; `error` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn proofmark_start(config: *const c_char, error: *mut *mut c_char) -> *mut Proofmark {
+    let start = || -> Result<Proofmark, String> {
+        // SAFETY: the caller's promise.
+        let text = unsafe { text(config) }.ok_or("got no UTF-8 text, expected a JSON object")?;
+        let start: Start = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let (host, events) = Host::start(start.config()?).map_err(|error| error.to_string())?;
+        Ok(Proofmark { host, events: Mutex::new(events) })
+    };
+    let started = catch_unwind(start).unwrap_or_else(|_| Err("the core panicked".to_owned()));
+    match started {
+        Ok(core) => Box::into_raw(Box::new(core)),
+        Err(message) => {
+            // SAFETY: the caller's promise.
+            unsafe { tell(error, &message) };
+            std::ptr::null_mut()
+        }
+    }
+}
+
+/// Sends a command: JSON such as `{"command":"say","text":"hello"}`. Never waits. Answers one of the codes.
+///
+/// # Safety
+/// `core` is null or from [`proofmark_start`] and not closed; `command` is null or ends with a zero; `error` is null or
+/// may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn proofmark_send(
+    core: *const Proofmark,
+    command: *const c_char,
+    error: *mut *mut c_char,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let (core, text) = unsafe { (core.as_ref(), text(command)) };
+    let Some(core) = core else { return PROOFMARK_GONE };
+    let sent = catch_unwind(AssertUnwindSafe(|| {
+        let command = serde_json::from_str(text.unwrap_or_default());
+        let command = command.map_err(|error| (PROOFMARK_INVALID, error.to_string()))?;
+        core.host.send(command).map_err(|unsent| match unsent {
+            Unsent::Busy => (PROOFMARK_BUSY, unsent.to_string()),
+            Unsent::Gone => (PROOFMARK_GONE, unsent.to_string()),
+        })
+    }));
+    match sent.unwrap_or_else(|_| Err((PROOFMARK_GONE, "the core panicked".to_owned()))) {
+        Ok(()) => PROOFMARK_OK,
+        Err((code, message)) => {
+            // SAFETY: the caller's promise.
+            unsafe { tell(error, &message) };
+            code
+        }
+    }
+}
+
+/// Ends the reply being written, at once; from any thread.
+///
+/// # Safety
+/// `core` is null or from [`proofmark_start`] and not closed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn proofmark_stop(core: *const Proofmark) {
+    // SAFETY: the caller's promise.
+    if let Some(core) = unsafe { core.as_ref() } {
+        core.host.stop();
+    }
+}
+
+/// The next event as JSON, to be freed; null when none came in time. Waits for `timeout_ms` at most: not for the thread
+/// of an interface, unless it is 0. After the core has ended it answers null at once.
+///
+/// # Safety
+/// `core` is null or from [`proofmark_start`] and not closed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn proofmark_next_event(core: *const Proofmark, timeout_ms: u32) -> *mut c_char {
+    // SAFETY: the caller's promise.
+    let Some(core) = (unsafe { core.as_ref() }) else { return std::ptr::null_mut() };
+    let next = catch_unwind(AssertUnwindSafe(|| {
+        let events = core.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = events.recv_timeout(Duration::from_millis(timeout_ms.into())).ok()?;
+        serde_json::to_string(&event).ok()
+    }));
+    next.ok().flatten().map_or(std::ptr::null_mut(), |text| owned(&text))
+}
+
+/// Which model is inside and what proved it, as JSON to be freed; null when the library was altered.
+#[unsafe(no_mangle)]
+pub extern "C" fn proofmark_provenance() -> *mut c_char {
+    let text = catch_unwind(|| Some(crate::provenance().ok()?.to_string()));
+    text.ok().flatten().map_or(std::ptr::null_mut(), |text| owned(&text))
+}
+
+/// Frees a string that this library handed out.
+///
+/// # Safety
+/// `text` is null or a string from this library, not freed before.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn proofmark_free_string(text: *mut c_char) {
+    if !text.is_null() {
+        // SAFETY: the caller's promise.
+        drop(unsafe { CString::from_raw(text) });
+    }
+}
+
+/// Ends the core and waits until everything is on disk.
+///
+/// # Safety
+/// `core` is null or from [`proofmark_start`], not closed before, and no other call uses it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn proofmark_close(core: *mut Proofmark) {
+    if !core.is_null() {
+        // SAFETY: the caller's promise.
+        let Proofmark { host, events } = *unsafe { Box::from_raw(core) };
+        drop(events);
+        let _ = catch_unwind(AssertUnwindSafe(|| host.close()));
+    }
+}
+
+/// A string of the caller.
+///
+/// # Safety
+/// `text` is null or ends with a zero, and lives as long as the answer is used.
+unsafe fn text<'a>(text: *const c_char) -> Option<&'a str> {
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_str().ok()
+}
+
+/// Hands out a message.
+///
+/// # Safety
+/// `place` is null or may be written to.
+unsafe fn tell(place: *mut *mut c_char, message: &str) {
+    if !place.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { place.write(owned(message)) };
+    }
+}
+
+/// A string for the caller to free. JSON has no zero in it; in a message it would end the string.
+fn owned(text: &str) -> *mut c_char {
+    CString::new(text.replace('\0', " ")).unwrap_or_default().into_raw()
+}

@@ -1,0 +1,151 @@
+//! The model card: which model is inside, what proved it, when, and by what.
+
+use model_assets::{
+    claim::Claim,
+    eq,
+    evidence::Heldout,
+    manifest::{Manifest, WeightsKind},
+    recipe::Recipe,
+};
+use serde::Serialize;
+
+use crate::model::Model;
+
+/// What a person should be able to see of the model that they talk to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Card {
+    /// Model name.
+    pub model: String,
+    /// What the recipe says about it.
+    pub description: String,
+    /// `embedded` or `linked`.
+    pub place: &'static str,
+    /// Length of the `.pte`, bytes.
+    pub file_bytes: u64,
+    /// SHA-256 of the `.pte`.
+    pub sha256: String,
+    /// Parameters of the network.
+    pub parameters: u64,
+    /// Weight scheme.
+    pub quantization: String,
+    /// Context window, tokens.
+    pub window_tokens: u32,
+    /// Licence of the weights.
+    pub licence: String,
+    /// Words that the licence wants shown, such as `Built with Llama`.
+    pub attribution: Option<String>,
+    /// When it was exported and proved, RFC 3339.
+    pub published: String,
+    /// What exported and proved it.
+    pub made_by: String,
+    /// `dev` or `release`: what the build demanded.
+    pub proved_for: &'static str,
+    /// Verdicts: what was checked, and how it went.
+    pub proofs: Vec<Proof>,
+}
+
+/// One line of proof.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    /// What was proved.
+    pub name: &'static str,
+    /// The figure behind it.
+    pub result: String,
+}
+
+impl Card {
+    /// The card of the model that this binary was built for.
+    ///
+    /// # Errors
+    /// What the binary carries cannot be read: it was altered.
+    pub(crate) fn of(model: &Model) -> anyhow::Result<Self> {
+        let Claim { recipe, manifest, .. } = Claim::parse(model.texts()?)?;
+        Ok(Self {
+            proofs: proofs(&recipe, &manifest),
+            made_by: made_by(&manifest),
+            model: manifest.model,
+            description: recipe.description,
+            place: if model.embedded().is_some() { "embedded" } else { "linked" },
+            file_bytes: model.file_bytes,
+            sha256: model.sha256.to_owned(),
+            parameters: manifest.export.parameters,
+            quantization: manifest.export.quantization.as_str().to_owned(),
+            window_tokens: manifest.export.seq_len,
+            licence: recipe.licence.id,
+            attribution: recipe.licence.attribution,
+            published: manifest.published,
+            proved_for: model.proved_for,
+        })
+    }
+}
+
+fn made_by(manifest: &Manifest) -> String {
+    let tools = &manifest.toolchain;
+    let revision = tools.xtask_revision.as_deref().unwrap_or("an unknown revision");
+    let short = revision.get(..12).unwrap_or(revision);
+    let dirty = if revision.ends_with("-dirty") { " with local changes" } else { "" };
+    format!("cargo xtask at {short}{dirty}, ExecuTorch {}, PyTorch {}", tools.executorch, tools.torch)
+}
+
+fn proofs(recipe: &Recipe, manifest: &Manifest) -> Vec<Proof> {
+    let mut proofs = Vec::new();
+    let mut proof = |name, result| proofs.push(Proof { name, result });
+    let passed = manifest.checks.iter().filter(|check| check.passed).count();
+    proof("Static checks", format!("{passed} of {} passed", manifest.checks.len()));
+    if manifest.weights == WeightsKind::Random {
+        proof("Weights", "random: a rehearsal".to_owned());
+    }
+    let Some(evidence) = &manifest.evidence else { return proofs };
+    if let Some(load) = &evidence.load {
+        let finite = if load.finite { "finite" } else { "not finite" };
+        proof("Load", format!("ran in ExecuTorch {}, logits {finite}", evidence.bound.runtime));
+    }
+    if let Some(parity) = &evidence.parity {
+        let worst = parity.runs().iter().map(|(_, run)| run.top1_agreement).fold(1.0, f64::min);
+        proof("Parity", format!("same next token as the eager model in {:.2} % of cases", worst * 100.0));
+        if let Some(ratio) = parity.heldout.as_ref().map(Heldout::perplexity_ratio) {
+            proof("Cost of the export", format!("perplexity × {ratio:.4}"));
+        }
+    }
+    if let Some(benchmark) = &evidence.benchmark {
+        let speed = |name: &str| benchmark.speeds.iter().find(|speed| speed.name == name).map(|s| s.mean);
+        if let (Some(prefill), Some(decode)) = (speed("pp64"), speed("tg32")) {
+            let machine = &benchmark.machine.processor;
+            proof("Benchmark", format!("{prefill:.0} tok/s in, {decode:.0} tok/s out on {machine}"));
+        }
+    }
+    let items = recipe.eq.items.items().unwrap_or_default();
+    if let Some(verdict) = evidence.eq.as_ref().and_then(|eq| eq::judge(&items, &eq.items)) {
+        proof("EQ test", format!("{:.1} of 100 over {} items", verdict.score, verdict.items));
+    }
+    if let Some(quality) = &evidence.quality {
+        proof("Quality", format!("grammar accepts {:.1} % of replies", quality.pte.share() * 100.0));
+    }
+    proofs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::MODEL;
+
+    #[test]
+    fn the_card_tells_of_the_model_inside_and_of_its_proofs() {
+        let card = Card::of(&MODEL).unwrap();
+        assert_eq!((card.sha256.as_str(), card.file_bytes), (MODEL.sha256, MODEL.file_bytes));
+        let names: Vec<_> = card.proofs.iter().map(|proof| proof.name).collect();
+        assert!(names.contains(&"Static checks") && names.contains(&"Parity"), "{names:?}");
+        assert!(card.made_by.contains("ExecuTorch"), "{}", card.made_by);
+    }
+
+    #[test]
+    fn a_licence_that_wants_words_shown_has_them_on_the_card() {
+        let recipe = include_str!("../../model-assets/models/llama3.2-1b/recipe.toml");
+        let recipe = Recipe::parse(recipe).unwrap();
+        assert_eq!(recipe.licence.attribution.as_deref(), Some("Built with Llama"));
+        let texts = MODEL.texts().unwrap();
+        let with = texts.recipe.replace("[licence]\n", "[licence]\nattribution = \"Built with Llama\"\n");
+        let model = Model { recipe: with.leak().as_bytes(), ..MODEL };
+        assert_eq!(Card::of(&model).unwrap().attribution.as_deref(), Some("Built with Llama"));
+    }
+}

@@ -1,0 +1,25 @@
+//! Where an app keeps its things when its host does not say.
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+const NAME: &str = "proofmark";
+
+/// The folder of conversations: `$XDG_DATA_HOME`, or where the platform has it.
+pub fn data() -> Option<Utf8PathBuf> {
+    folder("XDG_DATA_HOME", ".local/share", "Library/Application Support")
+}
+
+/// The folder of what can be made again: packed weights, and the stamp of the installed model.
+pub fn cache() -> Option<Utf8PathBuf> {
+    folder("XDG_CACHE_HOME", ".cache", "Library/Caches")
+}
+
+fn folder(variable: &str, elsewhere: &str, apple: &str) -> Option<Utf8PathBuf> {
+    let named = |name: &str| std::env::var(name).ok().filter(|value| Utf8Path::new(value).is_absolute());
+    let in_home = if cfg!(target_vendor = "apple") { apple } else { elsewhere };
+    let folder = match named(variable) {
+        Some(folder) => Utf8PathBuf::from(folder),
+        None => Utf8PathBuf::from(named("HOME")?).join(in_home),
+    };
+    Some(folder.join(NAME))
+}

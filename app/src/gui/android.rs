@@ -1,0 +1,59 @@
+//! Where Android enters: the same window, with the folders and the asset of the package.
+//!
+//! **Invariant:** the model is mapped where it lies in the package, uncompressed; nothing is unpacked.
+
+use camino::Utf8PathBuf;
+use slint::android::{
+    AndroidApp,
+    android_activity::{MainEvent, PollEvent},
+};
+
+use super::front;
+use crate::{Asset, Config, model::MODEL};
+
+#[expect(unsafe_code, reason = "the name by which the activity finds it")]
+#[unsafe(no_mangle)]
+fn android_main(app: AndroidApp) {
+    let started = config(&app).and_then(|config| {
+        let initialized = slint::android::init_with_event_listener(app, |event| {
+            // In the background the system may end the process at any time; what it gets back keeps it alive longer.
+            if let PollEvent::Main(MainEvent::Pause | MainEvent::LowMemory) = event {
+                front::with(super::Front::pause);
+            }
+        });
+        initialized?;
+        super::run(config)
+    });
+    if let Err(error) = started {
+        // Goes to the system's log.
+        eprintln!("error: {error:#}");
+    }
+}
+
+fn config(app: &AndroidApp) -> anyhow::Result<Config> {
+    let files = app.internal_data_path().ok_or_else(|| anyhow::anyhow!("the app has no folder"))?;
+    let files = Utf8PathBuf::try_from(files)?;
+    // Beside `files`: emptied by the system at updates, which is right for packed weights.
+    let cache = files.parent().map_or_else(|| files.join("cache"), |folder| folder.join("code_cache"));
+    let (data, asset) = (Some(files.join("conversations")), asset(app)?);
+    Ok(Config { data, cache, asset, ..Config::default() })
+}
+
+/// The model as an asset of the package; nothing to find for an embedded one.
+fn asset(app: &AndroidApp) -> anyhow::Result<Asset> {
+    if MODEL.embedded().is_some() {
+        return Ok(Asset::Default);
+    }
+    let name = model_assets::manifest::Manifest::parse(MODEL.manifest)?.file;
+    let path = std::ffi::CString::new(name.clone())?;
+    let found = app.asset_manager().open(&path).and_then(|asset| asset.open_file_descriptor());
+    let found = found.ok_or_else(|| {
+        anyhow::anyhow!("{name}: got no such asset stored uncompressed, expected the model of this app")
+    })?;
+    Ok(Asset::Range {
+        file: std::fs::File::from(found.fd),
+        path: Utf8PathBuf::from(name),
+        offset: u64::try_from(found.offset)?,
+        len: u64::try_from(found.size)?,
+    })
+}

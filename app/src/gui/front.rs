@@ -1,0 +1,464 @@
+//! Between the core and the screens: events become what is shown, clicks become commands.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::mpsc::Receiver,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use camino::Utf8PathBuf;
+use engine::{chat::Role, generate::Finish};
+use slint::{ComponentHandle as _, Global as _, Model as _, ModelRc, SharedString, VecModel};
+
+use super::ui::{AppWindow, Bubble, Core, Entry, Fact, Screen};
+use crate::{
+    Card, Config, Conversation, Format, Host, Settings, Summary, dirs,
+    message::{Command, Event, Memory, Reply},
+    settings::Appearance,
+};
+
+const MEGABYTE: f64 = 1e6;
+
+thread_local! {
+    /// The front of this thread, for closures that are sent to it.
+    static FRONT: RefCell<Option<Rc<Front>>> = const { RefCell::new(None) };
+}
+
+/// Keeps a front for [`with`].
+pub(super) fn remember(front: Rc<Front>) {
+    FRONT.with(|kept| *kept.borrow_mut() = Some(front));
+}
+
+/// Does something with the front of this thread, if there is one.
+pub(super) fn with(act: impl FnOnce(&Front)) {
+    let front = FRONT.with(|kept| kept.borrow().clone());
+    if let Some(front) = front {
+        act(&front);
+    }
+}
+
+/// Ends the core of this thread's front.
+pub(super) fn close() {
+    if let Some(front) = FRONT.with(|kept| kept.borrow_mut().take()) {
+        front.close();
+    }
+}
+
+/// A window and the core behind it.
+pub struct Front {
+    ui: slint::Weak<AppWindow>,
+    host: RefCell<Option<Host>>,
+    bubbles: Rc<VecModel<Bubble>>,
+    /// The reply being written: its row, once it has one.
+    growing: Cell<Option<usize>>,
+    /// What was said and is not replied to yet; none while a reply is regenerated.
+    said: RefCell<Option<String>>,
+    settings: RefCell<Settings>,
+    documents: Option<Utf8PathBuf>,
+}
+
+impl std::fmt::Debug for Front {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Front").finish_non_exhaustive()
+    }
+}
+
+impl Front {
+    /// Starts the core and ties it to the window. The caller brings the events back through [`Self::apply`].
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn start(ui: &AppWindow, config: Config) -> std::io::Result<(Rc<Self>, Receiver<Event>)> {
+        let documents = config.data.as_ref().map(|data| data.join("exported"));
+        let (host, events) = Host::start(config)?;
+        let bubbles = Rc::new(VecModel::default());
+        Core::get(ui).set_bubbles(ModelRc::from(bubbles.clone()));
+        let front = Rc::new(Self {
+            ui: ui.as_weak(),
+            host: Some(host).into(),
+            bubbles,
+            growing: None.into(),
+            said: None.into(),
+            settings: RefCell::default(),
+            documents,
+        });
+        front.tie(&Core::get(ui));
+        Ok((front, events))
+    }
+
+    /// Ends the core; everything is on disk afterwards.
+    pub fn close(&self) {
+        if let Some(host) = self.host.take() {
+            host.close();
+        }
+    }
+
+    /// Gives back memory and stops a reply: the app is no longer looked at.
+    pub fn pause(&self) {
+        self.send(Command::Pause);
+    }
+
+    fn tie(self: &Rc<Self>, core: &Core<'_>) {
+        /// A callback that holds the front weakly: the window must not keep the core alive.
+        macro_rules! tie {
+            ($on:ident, |$front:ident $(, $argument:ident)*| $act:expr) => {{
+                let weak = Rc::downgrade(self);
+                core.$on(move |$($argument),*| if let Some($front) = weak.upgrade() { $act });
+            }};
+        }
+        tie!(on_say, |front, text| front.say(&text));
+        tie!(on_stop, |front| front.stop());
+        tie!(on_regenerate, |front| front.regenerate());
+        tie!(on_begin, |front| front.begin());
+        tie!(on_list, |front| front.list());
+        tie!(on_open, |front, id| front.open(id));
+        tie!(on_delete, |front, id| front.send(Command::Delete { id: id.into() }));
+        tie!(on_export, |front, id| {
+            front.send(Command::Export { id: Some(id.into()), format: Format::Markdown });
+        });
+        tie!(on_keep_settings, |front| front.keep_settings());
+        core.on_leave(|| {
+            // Without a loop, as in a test, there is nothing to leave.
+            let _ = slint::quit_event_loop();
+        });
+    }
+
+    fn send(&self, command: Command) {
+        let sent = self.host.borrow().as_ref().map(|host| host.send(command));
+        if let Some(Err(unsent)) = sent {
+            self.notice(&unsent.to_string());
+        }
+    }
+
+    fn say(&self, text: &str) {
+        let text = text.trim();
+        if !text.is_empty() {
+            self.replying(true);
+            self.send(Command::Say { text: text.to_owned() });
+        }
+    }
+
+    /// Shown at once; the core follows within a token.
+    fn stop(&self) {
+        if let Some(host) = self.host.borrow().as_ref() {
+            host.stop();
+        }
+        self.notice("Stopped");
+    }
+
+    fn regenerate(&self) {
+        self.replying(true);
+        self.send(Command::Regenerate);
+    }
+
+    fn begin(&self) {
+        self.send(Command::New);
+        self.core(|core| core.set_screen(Screen::Chat));
+    }
+
+    fn open(&self, id: i32) {
+        self.send(Command::Open { id: id.into() });
+        self.core(|core| core.set_screen(Screen::Chat));
+    }
+
+    fn list(&self) {
+        self.send(Command::List);
+        self.notice("");
+        self.core(|core| core.set_screen(Screen::Conversations));
+    }
+
+    fn keep_settings(&self) {
+        let mut settings = self.settings.borrow().clone();
+        self.core(|core| {
+            settings.system = core.get_system().into();
+            // A slider computes in floats: 0.7 must not become 0.70000005.
+            settings.temperature = (core.get_temperature() * 100.0).round() / 100.0;
+            settings.tokens_max = core.get_tokens_max().unsigned_abs();
+            settings.appearance = match core.get_scheme() {
+                1 => Appearance::Light,
+                2 => Appearance::Dark,
+                _ => Appearance::System,
+            };
+        });
+        if settings != *self.settings.borrow() {
+            self.send(Command::Set { settings });
+        }
+    }
+
+    /// Shows what happened, in order.
+    pub fn apply_all(&self, events: impl IntoIterator<Item = Event>) {
+        events.into_iter().for_each(|event| self.apply(event));
+    }
+
+    /// Shows what happened.
+    pub fn apply(&self, event: Event) {
+        match event {
+            Event::Card { card } => self.core(|core| show_card(core, &card)),
+            Event::Installing { done_bytes, total_bytes } => self.installing(done_bytes, total_bytes),
+            Event::Refused { reason, hint } => self.core(|core| {
+                core.set_refusal_reason(reason.into());
+                core.set_refusal_hint(hint.into());
+                core.set_screen(Screen::Refused);
+            }),
+            Event::Ready { warning, settings, .. } => {
+                self.show_settings(settings);
+                self.notice(&warning.unwrap_or_default());
+                self.core(|core| core.set_screen(Screen::Chat));
+            }
+            Event::Said { text, .. } => self.show_said(text),
+            Event::Piece { text, reply_tokens, decode_tokens_per_second } => {
+                self.grow(&text);
+                self.core(|core| {
+                    let figures = format!("{reply_tokens} tokens, {decode_tokens_per_second:.1} tok/s");
+                    core.set_figures(figures.into());
+                });
+            }
+            Event::Reply(reply) => self.show_reply(&reply),
+            Event::Error { message } => self.show_error(&message),
+            Event::Opened { conversation } => self.show_conversation(conversation.as_ref()),
+            Event::Listed { conversations } => self.show_list(&conversations),
+            Event::Exported { name, document } => self.write_document(&name, &document),
+            Event::Settings { settings } => self.show_settings(settings),
+            Event::Memory(memory) => self.core(|core| core.set_figures(memory_text(&memory).into())),
+        }
+    }
+
+    fn core(&self, act: impl FnOnce(&Core<'_>)) {
+        if let Some(ui) = self.ui.upgrade() {
+            act(&Core::get(&ui));
+        }
+    }
+
+    fn notice(&self, text: &str) {
+        self.core(|core| core.set_notice(text.into()));
+    }
+
+    fn replying(&self, replying: bool) {
+        self.core(|core| {
+            core.set_replying(replying);
+            if replying {
+                core.set_notice(SharedString::default());
+            }
+        });
+    }
+
+    /// The last bubble moved or grew.
+    fn scroll(&self) {
+        self.core(|core| {
+            core.set_growth(core.get_growth().wrapping_add(1));
+            core.set_can_regenerate(self.bubbles.row_count() > 0);
+        });
+    }
+
+    fn installing(&self, done: u64, total: u64) {
+        let megabytes = |bytes: u64| bytes as f64 / MEGABYTE;
+        self.core(|core| {
+            core.set_installed(done as f32 / total.max(1) as f32);
+            core.set_install_detail(format!("{:.1} of {:.1} MB", megabytes(done), megabytes(total)).into());
+            core.set_screen(Screen::Installing);
+        });
+    }
+
+    fn show_said(&self, text: Option<String>) {
+        self.growing.set(None);
+        match &text {
+            Some(text) => self.bubbles.push(bubble(true, text)),
+            // Another reply takes the place of the last one.
+            None => {
+                if let Some(row) = self.bubbles.row_count().checked_sub(1)
+                    && self.bubbles.row_data(row).is_some_and(|bubble| !bubble.mine)
+                {
+                    self.bubbles.remove(row);
+                }
+            }
+        }
+        let title = text.as_deref().filter(|_| self.bubbles.row_count() == 1).map(str::to_owned);
+        self.said.replace(text);
+        if let Some(title) = title {
+            self.core(|core| core.set_title(title.into()));
+        }
+        self.scroll();
+    }
+
+    fn grow(&self, text: &str) {
+        let row = self.growing.get().unwrap_or_else(|| {
+            self.bubbles.push(bubble(false, ""));
+            self.bubbles.row_count() - 1
+        });
+        self.growing.set(Some(row));
+        if let Some(before) = self.bubbles.row_data(row) {
+            self.bubbles.set_row_data(row, bubble(false, &format!("{}{text}", before.text)));
+        }
+        self.scroll();
+    }
+
+    fn show_reply(&self, reply: &Reply) {
+        if !reply.text.is_empty() {
+            // The core's word, whatever pieces came.
+            self.grow("");
+            if let Some(row) = self.growing.get() {
+                self.bubbles.set_row_data(row, bubble(false, &reply.text));
+            }
+        }
+        self.growing.set(None);
+        self.said.replace(None);
+        self.replying(false);
+        let forgotten = match reply.forgotten {
+            0 => String::new(),
+            count => format!("The window is full: the model no longer sees the first {count} messages"),
+        };
+        self.notice(match reply.finish {
+            Finish::Interrupted => "Stopped",
+            Finish::Length => "The reply has reached the most tokens that are set",
+            Finish::Window => "The window is full",
+            Finish::Stop => &forgotten,
+        });
+        self.core(|core| core.set_figures(figures(reply).into()));
+        self.scroll();
+    }
+
+    fn show_error(&self, message: &str) {
+        // What was said was taken back with it: give it to the person again.
+        if self.said.replace(None).is_some()
+            && let Some(row) = self.bubbles.row_count().checked_sub(1)
+        {
+            self.bubbles.remove(row);
+        }
+        self.growing.set(None);
+        self.replying(false);
+        self.notice(message);
+        self.scroll();
+    }
+
+    fn show_conversation(&self, conversation: Option<&Conversation>) {
+        let messages = conversation.map(|conversation| conversation.messages.as_slice()).unwrap_or_default();
+        let bubbles = messages.iter().map(|kept| bubble(kept.role == Role::User, &kept.content));
+        self.bubbles.set_vec(bubbles.collect::<Vec<_>>());
+        self.growing.set(None);
+        self.said.replace(None);
+        self.replying(false);
+        self.core(|core| {
+            core.set_title(conversation.map(|one| one.title.as_str()).unwrap_or_default().into());
+            core.set_notice(SharedString::default());
+        });
+        self.scroll();
+    }
+
+    fn show_list(&self, conversations: &[Summary]) {
+        let entries: Vec<Entry> = conversations.iter().filter_map(entry).collect();
+        self.core(|core| core.set_conversations(ModelRc::new(VecModel::from(entries))));
+    }
+
+    fn show_settings(&self, settings: Settings) {
+        self.core(|core| {
+            core.set_system(settings.system.as_str().into());
+            core.set_temperature(settings.temperature);
+            core.set_tokens_max(i32::try_from(settings.tokens_max).unwrap_or(i32::MAX));
+            core.set_scheme(match settings.appearance {
+                Appearance::System => 0,
+                Appearance::Light => 1,
+                Appearance::Dark => 2,
+            });
+        });
+        self.settings.replace(settings);
+    }
+
+    fn write_document(&self, name: &str, document: &str) {
+        let folder = self.documents.clone().or_else(dirs::data).unwrap_or_default();
+        let path = folder.join(name);
+        let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, document));
+        self.notice(&match written {
+            Ok(()) => format!("Written to {path}"),
+            Err(error) => format!("{path}: {error}"),
+        });
+    }
+}
+
+fn bubble(mine: bool, text: &str) -> Bubble {
+    Bubble { mine, text: text.into(), rtl: is_rtl(text) }
+}
+
+/// Whether the first letter with a direction is of a script that runs from right to left.
+fn is_rtl(text: &str) -> bool {
+    let rtl = |c: char| {
+        matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}'
+            | '\u{10800}'..='\u{10fff}' | '\u{1e800}'..='\u{1efff}')
+    };
+    text.chars().find(|c| c.is_alphabetic()).is_some_and(rtl)
+}
+
+fn entry(summary: &Summary) -> Option<Entry> {
+    let created = UNIX_EPOCH + Duration::from_secs(summary.created.unsigned_abs());
+    let when = humantime::format_rfc3339_seconds(created).to_string();
+    let when = when.get(..10).unwrap_or(&when);
+    Some(Entry {
+        // An interface that counts in 32 bits; two thousand million conversations are out of its reach.
+        id: i32::try_from(summary.id).ok()?,
+        title: summary.title.as_str().into(),
+        detail: format!("{when}, {} messages", summary.messages).into(),
+    })
+}
+
+fn figures(reply: &Reply) -> String {
+    let of = &reply.statistics;
+    let memory = of.memory.as_ref().map(memory_text).map(|text| format!("\n{text}")).unwrap_or_default();
+    format!(
+        "{} tokens, {:.1} tok/s; first after {:.0} ms; prompt {} tokens ({} cached), {:.0} tok/s; \
+         window {} of {}{memory}",
+        of.reply_tokens,
+        of.decode_tokens_per_second,
+        of.ttft_ms,
+        of.prompt_tokens,
+        of.reused_tokens,
+        of.prefill_tokens_per_second,
+        of.held_tokens,
+        of.window_tokens
+    )
+}
+
+fn memory_text(memory: &Memory) -> String {
+    let megabytes = |bytes: u64| bytes as f64 / MEGABYTE;
+    format!(
+        "memory {:.1} MB + {:.1} MB of files, peak {:.1} MB",
+        megabytes(memory.anonymous_bytes),
+        megabytes(memory.file_bytes),
+        megabytes(memory.peak_bytes)
+    )
+}
+
+fn show_card(core: &Core<'_>, card: &Card) {
+    let fact = |name: &str, value: &str| Fact { name: name.into(), value: value.into() };
+    let facts = vec![
+        fact("Place", card.place),
+        fact("Size", &format!("{:.2} MB", card.file_bytes as f64 / MEGABYTE)),
+        fact("Parameters", &format!("{:.2} million", card.parameters as f64 / 1e6)),
+        fact("Weights", &card.quantization),
+        fact("Window", &format!("{} tokens", card.window_tokens)),
+        fact("SHA-256", &card.sha256),
+        fact("Exported", &card.published),
+        fact("By", &card.made_by),
+        fact("Proved for", card.proved_for),
+        fact("Licence", &card.licence),
+    ];
+    let proofs: Vec<_> = card.proofs.iter().map(|proof| fact(proof.name, &proof.result)).collect();
+    core.set_model_name(card.model.as_str().into());
+    core.set_model_about(card.description.as_str().into());
+    core.set_attribution(card.attribution.clone().unwrap_or_default().into());
+    core.set_facts(ModelRc::new(VecModel::from(facts)));
+    core.set_proofs(ModelRc::new(VecModel::from(proofs)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_letter_decides_the_direction() {
+        for (text, rtl) in
+            [("hello", false), ("שלום", true), ("🙂 مرحبا", true), ("12 hello", false), ("", false)]
+        {
+            assert_eq!(is_rtl(text), rtl, "{text}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The core with the real model.
+
+use engine::generate::Finish;
+
+use super::*;
+use crate::{Format, Settings, message::Reply, model::MODEL};
+
+struct Core {
+    host: Host,
+    events: Receiver<Event>,
+}
+
+impl Core {
+    fn start(config: Config) -> Self {
+        let (host, events) = Host::start(config).unwrap();
+        Self { host, events }
+    }
+
+    /// A core with the embedded model, ready.
+    fn ready() -> Self {
+        let core = Self::start(Config::default());
+        assert!(matches!(core.next(), Event::Card { .. }));
+        assert!(matches!(core.next(), Event::Ready { .. }));
+        core
+    }
+
+    fn next(&self) -> Event {
+        self.events.recv().unwrap()
+    }
+
+    fn send(&self, command: Command) {
+        self.host.send(command).unwrap();
+    }
+
+    fn say(&self, text: &str) {
+        self.send(Command::Say { text: text.to_owned() });
+    }
+
+    /// The reply, and the pieces before it.
+    fn reply(&self) -> (Reply, String) {
+        let mut pieces = String::new();
+        loop {
+            match self.next() {
+                Event::Reply(reply) => return (*reply, pieces),
+                Event::Piece { text, .. } => pieces += &text,
+                Event::Said { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+fn long() -> Settings {
+    // Sampled hot, tiny goes on for long.
+    Settings { temperature: 2.0, tokens_max: 400, ..Settings::default() }
+}
+
+#[test]
+fn a_reply_comes_in_pieces_and_with_figures() {
+    let core = Core::ready();
+    core.say("hello");
+    let (reply, pieces) = core.reply();
+    assert_eq!(reply.text, pieces);
+    assert_eq!(reply.finish, Finish::Stop);
+    let of = reply.statistics;
+    assert!(of.prompt_tokens > 0 && of.reply_tokens > 0 && of.ttft_ms > 0.0 && of.held_tokens > 0, "{of:?}");
+    assert!(of.memory.is_some() || !cfg!(target_os = "linux"));
+    core.host.close();
+}
+
+#[test]
+fn a_stop_ends_the_reply_before_it_and_no_later_one() {
+    let core = Core::ready();
+    core.send(Command::Set { settings: long() });
+    assert!(matches!(core.next(), Event::Settings { .. }));
+    core.say("hello");
+    // Sent before the core can have begun: it counts all the same.
+    core.host.stop();
+    let (stopped, _) = core.reply();
+    assert_eq!(stopped.finish, Finish::Interrupted);
+    core.say("hello");
+    let (whole, _) = core.reply();
+    assert_ne!(whole.finish, Finish::Interrupted);
+    core.host.close();
+}
+
+#[test]
+fn opening_another_conversation_stops_the_reply_and_keeps_what_came() {
+    let core = Core::ready();
+    core.send(Command::Set { settings: long() });
+    core.say("hello");
+    core.send(Command::New);
+    let mut seen = Vec::new();
+    loop {
+        match core.next() {
+            Event::Opened { conversation: None } => break,
+            Event::Reply(reply) => seen.push(reply.finish),
+            _ => {}
+        }
+    }
+    assert_eq!(seen, [Finish::Interrupted]);
+    core.host.close();
+}
+
+#[test]
+fn lists_are_answered_while_a_reply_is_written() {
+    let core = Core::ready();
+    core.send(Command::Set { settings: long() });
+    core.say("hello");
+    core.send(Command::List);
+    let mut order = Vec::new();
+    while order.len() < 2 {
+        match core.next() {
+            Event::Listed { conversations } => order.push(conversations.len()),
+            Event::Reply(_) => order.push(99),
+            _ => {}
+        }
+    }
+    assert_eq!(order, [1, 99]);
+    core.host.close();
+}
+
+#[test]
+fn conversations_are_kept_opened_exported_and_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = Utf8PathBuf::try_from(folder.path().to_owned()).unwrap();
+    let config = || Config { data: Some(data.clone()), ..Config::default() };
+    let core = Core::start(config());
+    core.say("hello");
+    for _ in 0..2 {
+        core.next();
+    }
+    let (first, _) = core.reply();
+    core.host.close();
+
+    let core = Core::start(config());
+    for _ in 0..2 {
+        core.next();
+    }
+    core.send(Command::Regenerate);
+    assert!(matches!(core.next(), Event::Error { message } if message.contains("no conversation is open")));
+    core.send(Command::List);
+    let Event::Listed { conversations } = core.next() else { panic!("no list") };
+    let id = conversations.first().unwrap().id;
+    core.send(Command::Open { id });
+    let Event::Opened { conversation: Some(opened) } = core.next() else { panic!("not opened") };
+    assert_eq!((opened.messages.len(), opened.model.as_str()), (2, MODEL.sha256));
+    assert_eq!(opened.messages.last().unwrap().content, first.text);
+
+    core.send(Command::Regenerate);
+    let (again, _) = core.reply();
+    core.send(Command::Export { id: None, format: Format::Json });
+    let Event::Exported { document, .. } = core.next() else { panic!("not exported") };
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(document["messages"][1]["content"], again.text.as_str());
+    assert_eq!(document["messages"].as_array().unwrap().len(), 2);
+
+    core.send(Command::Delete { id });
+    assert!(matches!(core.next(), Event::Opened { conversation: None }));
+    assert!(matches!(core.next(), Event::Listed { conversations } if conversations.is_empty()));
+    core.send(Command::Open { id });
+    assert!(matches!(core.next(), Event::Error { .. }));
+    core.host.close();
+}
+
+#[test]
+fn a_message_that_does_not_fit_leaves_no_trace() {
+    let core = Core::ready();
+    core.say(&"very ".repeat(2000));
+    assert!(matches!(core.next(), Event::Said { .. }));
+    assert!(matches!(core.next(), Event::Error { message } if message.contains("expected at most")));
+    core.send(Command::List);
+    assert!(matches!(core.next(), Event::Listed { conversations } if conversations.is_empty()));
+    core.host.close();
+}
+
+#[test]
+fn a_front_that_stands_still_costs_no_token() {
+    let core = Core::ready();
+    core.send(Command::Set { settings: long() });
+    for _ in 0..4 {
+        core.say("tell me of the sea");
+    }
+    // Long enough for the queue to fill up, were it not for joined pieces; the last reply waits for room.
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(matches!(core.next(), Event::Settings { .. }));
+    for _ in 0..4 {
+        let (reply, pieces) = core.reply();
+        assert_eq!(reply.text, pieces);
+    }
+    core.host.close();
+}
+
+#[test]
+fn a_tampered_asset_is_refused_and_nothing_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Utf8PathBuf::try_from(folder.path().join("model.pte")).unwrap();
+    let mut bytes = MODEL.embedded().expect("the tests want an embedded model").to_vec();
+    bytes[1_500_000] ^= 1;
+    std::fs::write(&place, bytes).unwrap();
+    let cache = Utf8PathBuf::try_from(folder.path().join("cache")).unwrap();
+    let core = Core::start(Config { asset: Asset::File(place), cache, ..Config::default() });
+    let events: Vec<_> = core.events.iter().collect();
+    assert!(matches!(events.first(), Some(Event::Card { .. })));
+    assert!(events.iter().any(|event| matches!(event, Event::Installing { .. })), "{events:?}");
+    let Some(Event::Refused { reason, hint }) = events.last() else { panic!("{events:?}") };
+    assert!(reason.contains("sha256: manifest.json: got ") && hint.contains("install"), "{reason} {hint}");
+    assert_eq!(core.host.send(Command::List), Err(Unsent::Gone));
+    core.host.close();
+}

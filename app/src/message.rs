@@ -1,0 +1,224 @@
+//! What a front says to the core, and what the core says to a front.
+//!
+//! These are also the JSON of `app --json` and of the C surface: a front in another language sees the same.
+
+use engine::generate::Finish;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    card::Card,
+    document::Format,
+    settings::Settings,
+    store::{Conversation, Summary},
+};
+
+/// What a front asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Say something; begins a conversation when none is open.
+    Say {
+        /// What.
+        text: String,
+    },
+    /// Reply again to what was said last.
+    Regenerate,
+    /// Leave the conversation; the next thing said begins another.
+    New,
+    /// Go on with a conversation that was kept.
+    Open {
+        /// Its number.
+        id: i64,
+    },
+    /// Delete a conversation.
+    Delete {
+        /// Its number.
+        id: i64,
+    },
+    /// List the conversations.
+    List,
+    /// Write a conversation down.
+    Export {
+        /// Its number; the open one when absent.
+        #[serde(default)]
+        id: Option<i64>,
+        /// How.
+        format: Format,
+    },
+    /// Set what can be set, and keep it.
+    Set {
+        /// All of it.
+        settings: Settings,
+    },
+    /// Tell how much memory is in use.
+    Memory,
+    /// The app goes to the background, or the system is short of memory: stop, and give back what can be had again.
+    Pause,
+}
+
+impl Command {
+    /// Whether a reply being written is of no more use.
+    pub(crate) fn interrupts(&self) -> bool {
+        matches!(self, Self::New | Self::Open { .. } | Self::Delete { .. } | Self::Regenerate | Self::Pause)
+    }
+
+    /// Whether it can be done while a reply is being written.
+    pub(crate) fn is_read_only(&self) -> bool {
+        matches!(self, Self::List | Self::Export { .. } | Self::Memory)
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// What is known of the model before it is loaded; always the first event.
+    Card {
+        /// The card.
+        card: Box<Card>,
+    },
+    /// The model's file is being proved for the first time.
+    Installing {
+        /// Bytes read.
+        done_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
+    /// There is no model to talk to; nothing follows.
+    Refused {
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The model waits for the first message.
+    Ready {
+        /// From the start of the core until now, milliseconds.
+        start_ms: f64,
+        /// What a person should be told.
+        warning: Option<String>,
+        /// What is set.
+        settings: Settings,
+    },
+    /// What was said is on disk; a reply follows.
+    Said {
+        /// Number of the conversation.
+        id: i64,
+        /// What was said; absent when it is being replied to once more.
+        text: Option<String>,
+    },
+    /// The reply grows.
+    Piece {
+        /// More of its text.
+        text: String,
+        /// Tokens so far.
+        reply_tokens: usize,
+        /// Tokens per second so far.
+        decode_tokens_per_second: f64,
+    },
+    /// The reply ended and is on disk.
+    Reply(Box<Reply>),
+    /// What was asked for failed; all is as before.
+    Error {
+        /// Why.
+        message: String,
+    },
+    /// A conversation was opened; none is open when absent.
+    Opened {
+        /// All of it.
+        conversation: Option<Conversation>,
+    },
+    /// The conversations, newest first.
+    Listed {
+        /// All of them.
+        conversations: Vec<Summary>,
+    },
+    /// A conversation as a document.
+    Exported {
+        /// A name for the file.
+        name: String,
+        /// What is in it.
+        document: String,
+    },
+    /// What is set now.
+    Settings {
+        /// All of it.
+        settings: Settings,
+    },
+    /// Memory of this process.
+    Memory(Memory),
+}
+
+/// A finished reply.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Reply {
+    /// Its text.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Messages at the start of the conversation that the model no longer sees.
+    pub forgotten: usize,
+    /// Figures.
+    pub statistics: Statistics,
+}
+
+/// Figures of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Statistics {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of the prompt that were still in the cache.
+    pub reused_tokens: usize,
+    /// Tokens of the reply.
+    pub reply_tokens: usize,
+    /// From the message to the first token, milliseconds.
+    pub ttft_ms: f64,
+    /// Prompt tokens fed per second.
+    pub prefill_tokens_per_second: f64,
+    /// Tokens of the reply per second.
+    pub decode_tokens_per_second: f64,
+    /// Tokens in the context window.
+    pub held_tokens: usize,
+    /// Tokens that it can hold.
+    pub window_tokens: usize,
+    /// Memory; absent where the system does not tell.
+    pub memory: Option<Memory>,
+}
+
+/// Resident memory of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Memory {
+    /// Heap, stacks, packed weights.
+    pub anonymous_bytes: u64,
+    /// Mapped files; the system can take them back.
+    pub file_bytes: u64,
+    /// Peak of the whole.
+    pub peak_bytes: u64,
+}
+
+impl Memory {
+    /// Now.
+    pub(crate) fn now() -> Option<Self> {
+        let engine::runtime::Memory { anonymous_bytes, file_bytes, peak_bytes } = engine::runtime::memory()?;
+        Some(Self { anonymous_bytes, file_bytes, peak_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_json_and_nothing_unknown_passes() {
+        let parse = |text: &str| serde_json::from_str::<Command>(text);
+        assert_eq!(parse(r#"{"command":"say","text":"hi"}"#).unwrap(), Command::Say { text: "hi".into() });
+        assert_eq!(
+            parse(r#"{"command":"export","format":"markdown"}"#).unwrap(),
+            Command::Export { id: None, format: Format::Markdown }
+        );
+        assert_eq!(parse(r#"{"command":"new"}"#).unwrap(), Command::New);
+        for bad in [r#"{"command":"say"}"#, r#"{"command":"fly"}"#, r#"{"command":"open","id":"x"}"#, "[]"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! What runs on the model's thread.
+
+use std::{
+    collections::VecDeque,
+    ops::ControlFlow,
+    sync::mpsc::{Receiver, TryRecvError},
+    time::Instant,
+};
+
+use anyhow::Context as _;
+use engine::generate::{Finish, Piece};
+
+use crate::{
+    Card,
+    chat::{Chat, Turn, Watch, Wish},
+    document,
+    host::{Config, Gone, Outlet, Stopper},
+    install::{self, Refusal},
+    message::{Command, Event, Memory, Reply, Statistics},
+    model::MODEL,
+    settings::Settings,
+    store::Store,
+};
+
+/// A command and its number.
+type Numbered = (u64, Command);
+
+/// Events of an installation: enough for a bar that moves.
+const PROGRESS_STEPS: u64 = 50;
+/// Commands put off until a reply ended; then the queue itself fills up, and a front is told.
+const WAITING_MAX: usize = 32;
+
+/// The core, from start to end.
+pub(crate) fn run(
+    config: Config,
+    // Before the commands: locals drop in reverse, and who sees the events end may count on commands being refused.
+    mut outlet: Outlet,
+    commands: Receiver<Numbered>,
+    stopper: &Stopper,
+    started: Instant,
+) {
+    // A front that goes away ends the core; there is nobody left to tell.
+    let _: Result<(), Gone> = match Worker::start(config, &mut outlet, stopper) {
+        Ok((worker, warning)) => worker.serve(&commands, &mut outlet, started, warning),
+        Err(Refusal { reason, hint }) => outlet.send(Event::Refused { reason, hint }),
+    };
+}
+
+/// Everything that the model's thread owns.
+struct Worker {
+    chat: Chat,
+    store: Store,
+    settings: Settings,
+    /// The open conversation.
+    open: Option<i64>,
+    /// Replies that were regenerated: each wants another start of the random sequence.
+    again: u64,
+    /// Commands that came while a reply was being written.
+    waiting: VecDeque<Numbered>,
+    stopper: Stopper,
+}
+
+impl Worker {
+    fn start(
+        config: Config,
+        outlet: &mut Outlet,
+        stopper: &Stopper,
+    ) -> Result<(Self, Option<String>), Refusal> {
+        let cannot = |error: anyhow::Error| Refusal {
+            reason: format!("{error:#}"),
+            hint: "start the app again; if that does not help, install it again".to_owned(),
+        };
+        let card = Box::new(Card::of(&MODEL).map_err(cannot)?);
+        // A front that is gone is noticed at the next event.
+        let _ = outlet.send(Event::Card { card });
+        let tokenizer = MODEL.tokenizer().context("the model has random weights and no tokenizer");
+        let tokenizer = tokenizer.map_err(cannot)?;
+        let template = MODEL.chat_template().context("the model has no chat template").map_err(cannot)?;
+        let store = Store::open(config.data.as_deref()).map_err(cannot)?;
+        let kept = store.settings().map_err(cannot)?.unwrap_or_default();
+        let settings = config.overrides.over(kept);
+        settings.check().map_err(|error| cannot(anyhow::Error::msg(error)))?;
+
+        let mut told = 0;
+        let bytes = install::open(&MODEL, config.asset, &config.cache, &mut |done_bytes| {
+            if done_bytes >= told + MODEL.file_bytes / PROGRESS_STEPS || done_bytes == MODEL.file_bytes {
+                told = done_bytes;
+                let total_bytes = MODEL.file_bytes;
+                let _ = outlet.send_or_join(Event::Installing { done_bytes, total_bytes });
+            }
+        })?;
+        let packed = install::packed_cache(&MODEL, &bytes, &config.cache);
+        match config.threads {
+            Some(threads) => {
+                engine::runtime::set_threads(threads).map_err(|error| cannot(error.into()))?;
+            }
+            // Refused while another core of this process has a model: then its number holds.
+            None => _ = engine::runtime::threads_default().and_then(engine::runtime::set_threads),
+        }
+        let (mut chat, warning) = Chat::load(bytes, tokenizer, template, packed).map_err(cannot)?;
+        chat.set_system(&settings.system);
+        let stopper = stopper.clone();
+        let worker = Self { chat, store, settings, open: None, again: 0, waiting: VecDeque::new(), stopper };
+        Ok((worker, warning))
+    }
+
+    fn serve(
+        mut self,
+        commands: &Receiver<Numbered>,
+        outlet: &mut Outlet,
+        started: Instant,
+        warning: Option<String>,
+    ) -> Result<(), Gone> {
+        let start_ms = started.elapsed().as_secs_f64() * 1e3;
+        outlet.send(Event::Ready { start_ms, warning, settings: self.settings.clone() })?;
+        while !self.stopper.is_closed() {
+            let next = self.waiting.pop_front().map_or_else(|| commands.recv(), Ok);
+            let Ok((number, command)) = next else { return Ok(()) };
+            let done = match command {
+                Command::Say { text } => self.say(number, &text, commands, outlet),
+                Command::Regenerate => self.regenerate(number, commands, outlet),
+                other => self.act(other, outlet),
+            };
+            match done {
+                Ok(sent) => sent?,
+                Err(error) => outlet.send(Event::Error { message: format!("{error:#}") })?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what needs no model. The outer error is told; the inner one ends the core.
+    fn act(&mut self, command: Command, outlet: &mut Outlet) -> anyhow::Result<Result<(), Gone>> {
+        let Self { chat, store, settings, open, .. } = self;
+        let event = match command {
+            Command::Say { .. } | Command::Regenerate => return Ok(Ok(())),
+            Command::New => {
+                *open = None;
+                chat.set_turns([].into_iter());
+                Event::Opened { conversation: None }
+            }
+            Command::Open { id } => {
+                let conversation = store.conversation(id)?;
+                chat.set_turns(conversation.messages.iter().map(|kept| (kept.role, kept.content.as_str())));
+                *open = Some(id);
+                Event::Opened { conversation: Some(conversation) }
+            }
+            Command::Delete { id } => {
+                store.delete(id)?;
+                if *open == Some(id) {
+                    *open = None;
+                    chat.set_turns([].into_iter());
+                    if let Err(gone) = outlet.send(Event::Opened { conversation: None }) {
+                        return Ok(Err(gone));
+                    }
+                }
+                Event::Listed { conversations: store.list()? }
+            }
+            Command::Set { settings: wanted } => {
+                wanted.check().map_err(anyhow::Error::msg)?;
+                store.keep_settings(&wanted)?;
+                chat.set_system(&wanted.system);
+                settings.clone_from(&wanted);
+                Event::Settings { settings: wanted }
+            }
+            Command::Pause => {
+                chat.release_pages();
+                Event::Memory(Memory::now().unwrap_or_default())
+            }
+            command @ (Command::List | Command::Export { .. } | Command::Memory) => {
+                read(store, *open, command)?
+            }
+        };
+        Ok(outlet.send(event))
+    }
+
+    fn say(
+        &mut self,
+        number: u64,
+        text: &str,
+        commands: &Receiver<Numbered>,
+        outlet: &mut Outlet,
+    ) -> anyhow::Result<Result<(), Gone>> {
+        // On disk before the model begins: a kill costs at most the reply.
+        let id = self.store.said(self.open, text, MODEL.sha256)?;
+        let before = self.open.replace(id);
+        if let Err(gone) = outlet.send(Event::Said { id, text: Some(text.to_owned()) }) {
+            return Ok(Err(gone));
+        }
+        let Settings { tokens_max, .. } = self.settings;
+        let wish = Wish { sampling: self.settings.sampling(), tokens_max: tokens_max as usize };
+        let (chat, mut watcher) = self.watcher(number, commands, outlet);
+        let turn = chat.say(text, wish, &mut watcher);
+        let gone = watcher.gone;
+        match turn {
+            Ok(turn) => self.finish(id, turn, false, gone, outlet),
+            Err(error) => {
+                self.store.take_back(id)?;
+                self.open = before;
+                Err(error)
+            }
+        }
+    }
+
+    fn regenerate(
+        &mut self,
+        number: u64,
+        commands: &Receiver<Numbered>,
+        outlet: &mut Outlet,
+    ) -> anyhow::Result<Result<(), Gone>> {
+        let id = self.open.context("no conversation is open")?;
+        self.again += 1;
+        let (sampling, tokens_max) = (self.settings.again(self.again), self.settings.tokens_max as usize);
+        if let Err(gone) = outlet.send(Event::Said { id, text: None }) {
+            return Ok(Err(gone));
+        }
+        let (chat, mut watcher) = self.watcher(number, commands, outlet);
+        let turn = chat.regenerate(Wish { sampling, tokens_max }, &mut watcher)?;
+        let gone = watcher.gone;
+        self.finish(id, turn, true, gone, outlet)
+    }
+
+    fn watcher<'a>(
+        &'a mut self,
+        number: u64,
+        commands: &'a Receiver<Numbered>,
+        outlet: &'a mut Outlet,
+    ) -> (&'a mut Chat, Watcher<'a>) {
+        let Self { chat, store, open, waiting, stopper, .. } = self;
+        let (store, stopper, open) = (&*store, &*stopper, *open);
+        (chat, Watcher { number, commands, outlet, store, open, waiting, stopper, gone: false })
+    }
+
+    /// Keeps a reply and tells of it.
+    fn finish(
+        &mut self,
+        id: i64,
+        turn: Turn,
+        instead: bool,
+        gone: bool,
+        outlet: &mut Outlet,
+    ) -> anyhow::Result<Result<(), Gone>> {
+        let Turn { reply, forgotten } = turn;
+        self.store.replied(id, &reply.text, name(reply.finish), instead)?;
+        if gone {
+            return Ok(Err(Gone));
+        }
+        let ((held_tokens, window_tokens), of) = (self.chat.window(), reply.statistics);
+        let statistics = Statistics {
+            prompt_tokens: of.prompt_tokens,
+            reused_tokens: of.reused_tokens,
+            reply_tokens: of.reply_tokens,
+            ttft_ms: of.first_token.as_secs_f64() * 1e3,
+            prefill_tokens_per_second: of.prefill_rate(),
+            decode_tokens_per_second: of.decode_rate(),
+            held_tokens,
+            window_tokens,
+            memory: Memory::now(),
+        };
+        let kept_the_old = instead && reply.text.is_empty();
+        let reply = Reply { text: reply.text, finish: reply.finish, forgotten, statistics };
+        if let Err(gone) = outlet.send(Event::Reply(Box::new(reply))) {
+            return Ok(Err(gone));
+        }
+        if kept_the_old {
+            let conversation = Some(self.store.conversation(id)?);
+            return Ok(outlet.send(Event::Opened { conversation }));
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Answers what only looks.
+fn read(store: &Store, open: Option<i64>, command: Command) -> anyhow::Result<Event> {
+    match command {
+        Command::Export { id, format } => {
+            let id = id.or(open).context("no conversation is open")?;
+            let document = document::document(&store.conversation(id)?, format)?;
+            Ok(Event::Exported { name: format!("conversation-{id}.{}", format.extension()), document })
+        }
+        Command::List => Ok(Event::Listed { conversations: store.list()? }),
+        _ => Ok(Event::Memory(Memory::now().unwrap_or_default())),
+    }
+}
+
+/// As serde names it.
+fn name(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+        Finish::Window => "window",
+        Finish::Interrupted => "interrupted",
+    }
+}
+
+/// Looks, while a reply is being written, whether it still should be, and answers what can be answered meanwhile.
+struct Watcher<'a> {
+    number: u64,
+    commands: &'a Receiver<Numbered>,
+    outlet: &'a mut Outlet,
+    store: &'a Store,
+    open: Option<i64>,
+    waiting: &'a mut VecDeque<Numbered>,
+    stopper: &'a Stopper,
+    gone: bool,
+}
+
+impl Watcher<'_> {
+    /// Answers commands that only look; the others wait.
+    fn look(&mut self) {
+        while self.waiting.len() < WAITING_MAX {
+            let (number, command) = match self.commands.try_recv() {
+                Ok(numbered) => numbered,
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => return self.gone = true,
+            };
+            if !command.is_read_only() {
+                self.waiting.push_back((number, command));
+                continue;
+            }
+            let event = read(self.store, self.open, command);
+            let event = event.unwrap_or_else(|error| Event::Error { message: format!("{error:#}") });
+            self.gone |= self.outlet.send(event).is_err();
+        }
+    }
+
+    fn should_stop(&mut self) -> bool {
+        self.look();
+        self.gone || self.stopper.is_stopped(self.number)
+    }
+}
+
+impl Watch for Watcher<'_> {
+    fn piece(&mut self, piece: Piece<'_>) -> ControlFlow<()> {
+        if self.should_stop() {
+            return ControlFlow::Break(());
+        }
+        let sent = self.outlet.send_or_join(Event::Piece {
+            text: piece.text.to_owned(),
+            reply_tokens: piece.statistics.reply_tokens,
+            decode_tokens_per_second: piece.statistics.decode_rate(),
+        });
+        self.gone |= sent.is_err();
+        if self.gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn interrupted(&mut self) -> bool {
+        self.should_stop()
+    }
+}

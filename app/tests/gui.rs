@@ -1,0 +1,284 @@
+//! The graphical front with the real model: clicks, keys and accessible actions go in, what a screen reader would say
+//! comes out. The software renderer draws every step, without a display.
+#![expect(clippy::unwrap_used, reason = "a test ends at what it does not foresee")]
+
+use std::{rc::Rc, sync::mpsc::Receiver};
+
+use app::{
+    Asset, Config, Overrides,
+    gui::{AppWindow, Core, Front, HeadlessScreen, Screen, install_headless},
+    message::Event,
+};
+use camino::Utf8PathBuf;
+use i_slint_backend_testing::{AccessibleRole, ElementHandle};
+use slint::{ComponentHandle as _, Global as _, LogicalPosition, Model as _, platform::WindowEvent};
+
+struct Window {
+    ui: AppWindow,
+    front: Rc<Front>,
+    events: Receiver<Event>,
+    screen: HeadlessScreen,
+    folder: tempfile::TempDir,
+}
+
+impl Window {
+    fn open(config: impl FnOnce(&tempfile::TempDir) -> Config) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let screen = install_headless((840, 1520)).unwrap();
+        let ui = AppWindow::new().unwrap();
+        ui.show().unwrap();
+        let (front, events) = Front::start(&ui, config(&folder)).unwrap();
+        Self { ui, front, events, screen, folder }
+    }
+
+    fn ready() -> Self {
+        let window = Self::open(|folder| {
+            let data = Utf8PathBuf::try_from(folder.path().to_owned()).unwrap();
+            Config { data: Some(data), ..Config::default() }
+        });
+        window.until(|event| matches!(event, Event::Ready { .. }));
+        window
+    }
+
+    fn core(&self) -> Core<'_> {
+        Core::get(&self.ui)
+    }
+
+    /// Shows events until one of a kind, and draws.
+    fn until(&self, last: impl Fn(&Event) -> bool) {
+        loop {
+            let event = self.events.recv().unwrap();
+            let done = last(&event);
+            self.front.apply(event);
+            if done {
+                self.screen.draw();
+                return;
+            }
+        }
+    }
+
+    fn reply(&self) {
+        self.until(|event| matches!(event, Event::Reply(_)));
+    }
+
+    /// The element that a screen reader calls so.
+    fn element(&self, label: &str) -> ElementHandle {
+        self.screen.draw();
+        let found = ElementHandle::find_by_accessible_label(&self.ui, label).filter(|e| e.is_valid());
+        let mut found: Vec<_> = found.collect();
+        // A caption is hidden from screen readers; what it stands over has the same name.
+        found.sort_by_key(|e| matches!(e.accessible_role(), None | Some(AccessibleRole::None)));
+        found.into_iter().next().unwrap_or_else(|| panic!("no element is called `{label}`"))
+    }
+
+    fn is_there(&self, label: &str) -> bool {
+        self.screen.draw();
+        ElementHandle::find_by_accessible_label(&self.ui, label).next().is_some()
+    }
+
+    /// As a screen reader or a switch does it.
+    fn act(&self, label: &str) {
+        self.element(label).invoke_accessible_default_action();
+        self.screen.draw();
+    }
+
+    /// As a finger or a mouse does it.
+    fn click(&self, label: &str) {
+        let element = self.element(label);
+        let (at, size) = (element.absolute_position(), element.size());
+        let position = LogicalPosition::new(at.x + size.width / 2.0, at.y + size.height / 2.0);
+        let button = slint::platform::PointerEventButton::Left;
+        let window = self.ui.window();
+        window.dispatch_event(WindowEvent::PointerMoved { position });
+        window.dispatch_event(WindowEvent::PointerPressed { position, button });
+        window.dispatch_event(WindowEvent::PointerReleased { position, button });
+        self.screen.draw();
+    }
+
+    fn keys(&self, text: &str) {
+        for c in text.chars() {
+            let text: slint::SharedString = c.into();
+            self.ui.window().dispatch_event(WindowEvent::KeyPressed { text: text.clone() });
+            self.ui.window().dispatch_event(WindowEvent::KeyReleased { text });
+        }
+    }
+
+    /// What is in the bubbles: whether mine, and the text.
+    fn bubbles(&self) -> Vec<(bool, String)> {
+        self.core().get_bubbles().iter().map(|bubble| (bubble.mine, bubble.text.into())).collect()
+    }
+
+    fn say(&self, text: &str) {
+        self.element("Message").set_accessible_value(text);
+        self.act("Send");
+    }
+}
+
+#[test]
+fn a_message_is_typed_sent_and_answered_in_a_bubble() {
+    let window = Window::ready();
+    window.click("Message");
+    window.keys("hello");
+    window.keys("\n");
+    assert!(window.core().get_replying());
+    assert!(window.is_there("Stop") && !window.is_there("Send"));
+    // It grows while it comes.
+    window.until(|event| matches!(event, Event::Piece { .. }));
+    assert_eq!(window.bubbles().len(), 2);
+    window.reply();
+    let bubbles = window.bubbles();
+    assert_eq!(bubbles.first(), Some(&(true, "hello".to_owned())));
+    assert!(!bubbles[1].0 && !bubbles[1].1.is_empty(), "{bubbles:?}");
+    assert!(window.is_there("You: hello") && window.is_there(&format!("Model: {}", bubbles[1].1)));
+    // Clicked this time.
+    window.element("Message").set_accessible_value("i feel sad today");
+    window.click("Send");
+    window.reply();
+    assert_eq!(window.bubbles().len(), 4);
+    window.front.close();
+}
+
+#[test]
+fn a_reply_is_stopped_and_another_one_takes_its_place() {
+    let window = Window::ready();
+    window.core().set_temperature(2.0);
+    window.core().set_tokens_max(400);
+    window.core().invoke_keep_settings();
+    window.until(|event| matches!(event, Event::Settings { .. }));
+    window.element("Message").set_accessible_value("tell me of the sea");
+    let button = window.element("Send");
+    button.invoke_accessible_default_action();
+    assert!(window.core().get_replying());
+    // The same button; shown at once, before the core can have answered.
+    button.invoke_accessible_default_action();
+    assert_eq!(window.core().get_notice(), "Stopped");
+    window.reply();
+    assert!(!window.core().get_replying());
+    assert!(window.is_there("Send") && !window.is_there("Stop"));
+    // How far the stopped one got is the machine's business; a whole one is wanted for what follows.
+    window.act("Regenerate");
+    window.reply();
+    let first = window.bubbles();
+    // Sampled anew each time; a small model may well say the same twice.
+    let another = (0..20).any(|_| {
+        window.act("Regenerate");
+        window.reply();
+        assert_eq!((window.bubbles().len(), &window.bubbles()[0]), (2, &first[0]));
+        window.bubbles()[1] != first[1]
+    });
+    assert!(another);
+    // Escape stops as well.
+    window.act("Regenerate");
+    window.click("Message");
+    window.keys("\u{1b}");
+    window.reply();
+    assert_eq!(window.bubbles().len(), 2);
+    window.front.close();
+}
+
+#[test]
+fn settings_are_set_by_a_screen_reader_and_kept() {
+    let window = Window::ready();
+    window.act("Settings");
+    window.element("System prompt").set_accessible_value("be kind");
+    let slider = window.element("Temperature");
+    assert_eq!(slider.accessible_role(), Some(AccessibleRole::Slider));
+    slider.set_accessible_value("0.7");
+    window.act("Back");
+    window.until(|event| matches!(event, Event::Settings { .. }));
+    assert_eq!(window.core().get_screen(), Screen::Chat);
+    window.front.close();
+
+    let data = Utf8PathBuf::try_from(window.folder.path().to_owned()).unwrap();
+    let (host, events) = app::Host::start(Config { data: Some(data), ..Config::default() }).unwrap();
+    let ready = events.iter().find_map(|event| match event {
+        Event::Ready { settings, .. } => Some(settings),
+        _ => None,
+    });
+    let settings = ready.unwrap();
+    assert_eq!((settings.system.as_str(), settings.temperature), ("be kind", 0.7));
+    host.close();
+}
+
+#[test]
+fn conversations_are_listed_exported_opened_and_deleted_after_a_second_question() {
+    let window = Window::ready();
+    window.say("hello");
+    window.reply();
+    window.act("New chat");
+    window.until(|event| matches!(event, Event::Opened { .. }));
+    assert!(window.bubbles().is_empty());
+    window.say("the weather is bad");
+    window.reply();
+    window.act("Chats");
+    window.until(|event| matches!(event, Event::Listed { .. }));
+    window.act("Export hello");
+    window.until(|event| matches!(event, Event::Exported { .. }));
+    let written = std::fs::read_to_string(window.folder.path().join("exported/conversation-1.md")).unwrap();
+    assert!(written.contains("> hello"), "{written}");
+
+    window.act("Delete the weather is bad");
+    assert!(window.is_there("Delete hello"), "nothing is deleted at the first click");
+    window.act("Really delete the weather is bad");
+    window.until(|event| matches!(event, Event::Listed { .. }));
+    assert!(!window.is_there("Delete the weather is bad"));
+    assert_eq!(window.core().get_screen(), Screen::Conversations);
+    window.act("Open hello");
+    window.until(|event| matches!(event, Event::Opened { .. }));
+    assert_eq!(window.core().get_screen(), Screen::Chat);
+    assert_eq!(window.bubbles().len(), 2);
+    window.front.close();
+}
+
+#[test]
+fn the_model_card_names_the_model_and_its_proofs() {
+    let window = Window::ready();
+    window.act("Model");
+    let card = app::card().unwrap();
+    assert!(window.is_there(&format!("SHA-256: {}", card.sha256)));
+    assert!(window.is_there(&format!("Exported: {}", card.published)));
+    for proof in &card.proofs {
+        assert!(window.is_there(&format!("{}: {}", proof.name, proof.result)), "{}", proof.name);
+    }
+    window.front.close();
+}
+
+#[test]
+fn a_tampered_model_shows_the_installation_and_then_why_it_is_refused() {
+    let window = Window::open(|folder| {
+        let place = Utf8PathBuf::try_from(folder.path().join("model.pte")).unwrap();
+        std::fs::write(&place, vec![7; app::card().unwrap().file_bytes as usize]).unwrap();
+        let cache = Utf8PathBuf::try_from(folder.path().join("cache")).unwrap();
+        Config { asset: Asset::File(place), cache, overrides: Overrides::default(), ..Config::default() }
+    });
+    window.until(|event| matches!(event, Event::Installing { .. }));
+    assert!(window.is_there("Proving the model"));
+    window.until(|event| matches!(event, Event::Refused { .. }));
+    assert!(window.is_there("This model is not the one that was proved"));
+    let reason = window.core().get_refusal_reason();
+    assert!(reason.contains("sha256: manifest.json: got "), "{reason}");
+    assert!(window.is_there(&format!("Reason: {reason}")));
+    // Nothing to chat with, but a card to look at.
+    window.act("Model card");
+    assert!(window.is_there(&format!("SHA-256: {}", app::card().unwrap().sha256)));
+    window.act("Back");
+    assert!(window.is_there("Quit"));
+    window.front.close();
+}
+
+#[test]
+fn long_text_other_directions_and_emoji_are_drawn() {
+    let window = Window::ready();
+    for text in ["مرحبا بالعالم", "🙂👩‍👩‍👧", &"a long word: ".repeat(60), "one\ntwo\n\nthree"]
+    {
+        window.say(text);
+        window.reply();
+    }
+    let rtl: Vec<bool> = window.core().get_bubbles().iter().filter(|b| b.mine).map(|b| b.rtl).collect();
+    assert_eq!(rtl, [true, false, false, false]);
+    let before = window.screen.draw();
+    window.core().set_scheme(2);
+    let after = window.screen.draw();
+    assert!(before != after, "dark is not light");
+    window.front.close();
+}

@@ -1,0 +1,136 @@
+//! The door for the reserve: [`validate_reserve`] does for a `.gguf` what [`validate`](super::validate) does for a `.pte`.
+
+use super::{Finding, Ledger, Profile, Refusal, Severity, Validated, judge, text};
+use crate::{
+    digest::Digest,
+    gguf,
+    manifest::WeightsKind,
+    pte::ReadAt,
+    recipe::{Delivery, EvidenceKind},
+    reserve::{self, ReserveBinding, ReserveClaim},
+};
+
+/// Runs every check over `source`, byte by byte, and judges the claim for `profile`.
+///
+/// A release demands the same evidence as on the engine. What is measured on the reserve is load and parity, so a recipe
+/// or policy that demands more refuses a release on it until that is measured too.
+///
+/// # Errors
+/// The refusal with every reason and the command that mends it.
+pub fn validate_reserve<S: ReadAt>(
+    source: S,
+    claim: &ReserveClaim,
+    profile: Profile,
+) -> Result<Validated<S, gguf::Summary>, Refusal> {
+    let mut ledger = Ledger::default();
+    claim_rules(claim, &mut ledger);
+    let verified = claim
+        .expect()
+        .map_err(|message| ("reserve-recipe", "recipe.toml".to_owned(), message, String::new()));
+    let verified = verified.and_then(|expect| {
+        gguf::verify(&source, &expect).map_err(|it| (it.rule.as_str(), it.location, it.got, it.expected))
+    });
+    let verified = match verified {
+        Ok(verified) => Some(verified),
+        Err((id, location, got, expected)) => {
+            ledger.push(Severity::Reject, id, &location, &got, &expected);
+            None
+        }
+    };
+    ledger.passed_all("gguf", usize::from(verified.is_none()), "every rule for a GGUF");
+    let file_bytes = source.len().unwrap_or_default();
+    ledger.rule("file-size", "reserve.json", file_bytes, claim.manifest.file_bytes);
+    let sha256 = verified.as_ref().map(|it| Digest::from_bytes(it.sha256));
+    ledger.rule("sha256", "reserve.json", text(sha256), claim.manifest.sha256);
+    let same = verified.as_ref().map(|it| &it.summary) == Some(&claim.manifest.structure);
+    let got = if same { "the file's own" } else { "another structure than the file's" };
+    ledger.judge("structure", "reserve.json", same, got, "the file's own");
+    evidence_rules(claim, sha256, profile, &mut ledger);
+    match (ledger.rejects(), verified, sha256) {
+        (false, Some(verified), Some(sha256)) => Ok(Validated {
+            source,
+            sha256,
+            file_bytes,
+            // llama.cpp maps a file: there is nothing to embed it into.
+            delivery: Delivery::Link,
+            summary: verified.summary,
+            warnings: ledger.findings,
+            checks: ledger.checks,
+        }),
+        _ => Err(Refusal {
+            model: claim.recipe.name.clone(),
+            hint: hint(claim, profile, &ledger.findings),
+            findings: ledger.findings,
+        }),
+    }
+}
+
+/// Rules between the contract files, whatever the bytes are.
+fn claim_rules(claim: &ReserveClaim, ledger: &mut Ledger) {
+    let ReserveClaim { recipe, policy, manifest, .. } = claim;
+    if let Err(error) = recipe.within(policy) {
+        ledger.fail("policy", "recipe.toml", error.to_string(), "a recipe within policy.toml");
+    }
+    ledger.rule("model-name", "reserve.json", &manifest.model, &recipe.name);
+    ledger.rule("file-name", "reserve.json", &manifest.file, reserve::file_name(recipe));
+    let now = claim.bound();
+    ledger.rule("recipe-digest", "reserve.json", manifest.bound.recipe, now.recipe);
+    ledger.rule("policy-digest", "reserve.json", manifest.bound.policy, now.policy);
+    ledger.rule("tokenizer-digest", "reserve.json", text(manifest.bound.tokenizer), text(now.tokenizer));
+    ledger.rule(
+        "template-digest",
+        "reserve.json",
+        text(manifest.bound.chat_template),
+        text(now.chat_template),
+    );
+    let random = manifest.weights == WeightsKind::Random;
+    if !random && (claim.tokenizer.is_none() || claim.chat_template.is_none()) {
+        ledger.fail("tokenizer", "tokenizer.json", "no tokenizer or template", "the model's");
+    }
+    let random_source = matches!(manifest.source.source, crate::recipe::Source::Random { .. });
+    ledger.rule("weights-kind", "reserve.json", random, random_source);
+}
+
+fn evidence_rules(claim: &ReserveClaim, sha256: Option<Digest>, profile: Profile, ledger: &mut Ledger) {
+    let ReserveClaim { recipe, policy, manifest, .. } = claim;
+    let random = manifest.weights == WeightsKind::Random;
+    if profile == Profile::Release && random {
+        ledger.fail("weights", "reserve.json", "random weights", "a checkpoint, in a release build");
+    }
+    let demanded = recipe.demands(profile, policy);
+    let evidence = manifest.evidence.as_ref();
+    for kind in &demanded {
+        if !evidence.is_some_and(|evidence| evidence.has(*kind)) {
+            let id = format!("evidence-{}", kind.as_str());
+            ledger.fail(&id, "reserve.json", "none", format!("{} on llama.cpp", kind.as_str()));
+        }
+    }
+    let Some(evidence) = evidence else { return };
+    let current = sha256.map(|gguf| ReserveBinding::current(gguf, claim.bound()));
+    let fresh = current.as_ref() == Some(&evidence.bound);
+    if !fresh && !demanded.is_empty() {
+        ledger.fail(
+            "evidence-binding",
+            "reserve.json",
+            "evidence of other files or another runtime",
+            "of these",
+        );
+    }
+    // As for the engine: evidence that was measured and failed is never passed over.
+    if fresh && (!random || demanded.contains(&EvidenceKind::Load)) {
+        judge::load("evidence-load", &evidence.load, ledger);
+    }
+    if let Some(heldout) = evidence.heldout.as_ref().filter(|_| fresh && !random) {
+        // Not against the eager quantized model: it is quantized per channel, a GGUF per block of 32.
+        judge::heldout_fp32("evidence-parity", heldout, &recipe.parity, ledger);
+    }
+}
+
+fn hint(claim: &ReserveClaim, profile: Profile, findings: &[Finding]) -> String {
+    let name = &claim.recipe.name;
+    let mut rejects = findings.iter().filter(|finding| finding.severity == Severity::Reject);
+    if profile == Profile::Release && rejects.all(|it| it.id.starts_with("evidence")) {
+        return "the reserve is measured for load and parity only; release on ExecuTorch".to_owned();
+    }
+    format!("run: cargo xtask export {name} --runtime llamacpp --force")
+}

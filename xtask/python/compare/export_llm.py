@@ -1,0 +1,69 @@
+"""Upstream's exporter at a model's shapes, on random weights: `export_llm.py REQUEST`.
+
+The request names the architecture as a recipe does, the context window and the folder for the result. Upstream makes up
+random weights when it is given no checkpoint, so the run needs no licence.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+OUTPUT_NAME = "upstream"
+
+
+def params(shape: dict) -> dict:
+    """The architecture in the words of upstream's `ModelArgs`."""
+    args = {
+        "dim": shape["dim"],
+        "n_layers": shape["layers"],
+        "n_heads": shape["heads"],
+        "n_kv_heads": shape["kv_heads"],
+        "head_dim": shape["head_dim"],
+        "hidden_dim": shape["ffn"],
+        "vocab_size": shape["vocab"],
+        "norm_eps": shape["norm_eps"],
+        "rope_theta": shape["rope_theta"],
+    }
+    if scaling := shape.get("rope_scaling"):
+        args |= {
+            "use_scaled_rope": True,
+            "rope_scale_factor": int(scaling["factor"]),
+            "high_freq_factor": int(scaling["high_freq_factor"]),
+        }
+    return args
+
+
+def arguments(request: dict, params_file: Path) -> list[str]:
+    """INT8 weights per channel with INT8 activations and an INT8 embedding, on XNNPACK: what the recipe is too."""
+    window = request["seq_len"]
+    return [
+        "base.model_class=llama3_2",
+        f"base.params={params_file}",
+        "model.use_kv_cache=True",
+        "model.use_sdpa_with_kv_cache=True",
+        "backend.xnnpack.enabled=True",
+        "quantization.qmode=torchao:8da8w",
+        "quantization.embedding_quantize='8,0'",
+        f"export.max_seq_length={window}",
+        f"export.max_context_length={window}",
+        f"export.output_dir={request['folder']}",
+        f"export.output_name={OUTPUT_NAME}.pte",
+        # Hydra would make folders of logs where it is started.
+        "hydra.run.dir=.",
+        "hydra.output_subdir=null",
+    ]
+
+
+def main() -> None:
+    request = json.loads(Path(sys.argv[1]).read_text())
+    params_file = Path(request["folder"]) / "params.json"
+    params_file.write_text(json.dumps(params(request["architecture"])))
+    sys.argv = ["export_llm", *arguments(request, params_file)]
+    runpy.run_module("executorch.extension.llm.export.export_llm", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+//! `cargo xtask app`: what the default tests leave out because Slint takes long to compile: the tests of the graphical
+//! front and of the C surface, pictures of the screens, and the figures in the documentation.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow};
+use camino::{Utf8Path, Utf8PathBuf};
+use serde_json::Value;
+
+use crate::{EXIT_TESTS, Failure, Outcome, export, setup, workspace::Workspace};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Test the graphical front and the C surface; without a display
+    Test,
+    /// Draw every screen with the software renderer
+    Screenshots {
+        /// Where the pictures go
+        #[arg(value_name = "DIR", default_value = "docs/screenshots")]
+        folder: Utf8PathBuf,
+    },
+    /// Measure size, start-up and idle CPU of the release build; with a display also of the window
+    Bench {
+        /// Repeats; the median counts
+        #[arg(long, default_value_t = 9)]
+        repeats: u32,
+        /// How long the app is watched doing nothing, seconds
+        #[arg(long, default_value_t = 10)]
+        idle_seconds: u64,
+    },
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    setup::ensure(workspace)?;
+    // The gate lets no app be built without a proved model.
+    export::run(workspace, &export::Args::of_default_model())?;
+    match &args.what {
+        What::Test => test(workspace),
+        What::Screenshots { folder } => screenshots(workspace, folder),
+        What::Bench { repeats, idle_seconds } => {
+            bench(workspace, (*repeats).max(1) as usize, Duration::from_secs(*idle_seconds))
+        }
+    }
+}
+
+fn shell(workspace: &Workspace) -> anyhow::Result<xshell::Shell> {
+    let shell = xshell::Shell::new()?;
+    shell.change_dir(workspace.root());
+    Ok(shell)
+}
+
+fn test(workspace: &Workspace) -> Outcome {
+    let shell = shell(workspace)?;
+    xshell::cmd!(shell, "cargo test -p app --features gui-test,capi --no-fail-fast")
+        .run()
+        .map_err(|_| Failure::new(EXIT_TESTS, anyhow!("the tests of the app failed"), "cargo xtask app test"))
+}
+
+fn screenshots(workspace: &Workspace, folder: &Utf8Path) -> Outcome {
+    let shell = shell(workspace)?;
+    Ok(xshell::cmd!(shell, "cargo run -p app --features gui -- --screenshots {folder}").run()?)
+}
+
+fn bench(workspace: &Workspace, repeats: usize, idle: Duration) -> Outcome {
+    let shell = shell(workspace)?;
+    let built = workspace.root().join("target/release/app");
+    let model = embedded_bytes(workspace)?;
+    println!("| | terminal | with the window |\n|---|---|---|");
+    let mut columns = Vec::new();
+    for (features, window) in [("", false), ("gui", true)] {
+        xshell::cmd!(shell, "cargo build --release -p app --features {features}").quiet().run()?;
+        let own = fs::metadata(&built).with_context(|| built.clone())?.len();
+        let stripped = tempfile::NamedTempFile::new()?;
+        let to = stripped.path();
+        xshell::cmd!(shell, "strip -o {to} {built}").quiet().run()?;
+        let bare = fs::metadata(to)?.len().saturating_sub(model);
+        columns.push(Column {
+            bytes: own.saturating_sub(model),
+            bare,
+            ready_ms: median((0..repeats).map(|_| ready(&built)).collect::<Result<_, _>>()?),
+            first_frame_ms: match window {
+                true => Some(median((0..repeats).map(|_| first_frame(&built)).collect::<Result<_, _>>()?)),
+                false => None,
+            },
+            idle: match (window, std::env::var_os("DISPLAY")) {
+                (true, None) => None,
+                (true, Some(_)) => Some(idle_share(&built, &["--gui"], idle)?),
+                (false, _) => Some(idle_share(&built, &["--json"], idle)?),
+            },
+        });
+    }
+    let row = |name: &str, cell: &dyn Fn(&Column) -> String| {
+        println!("| {name} | {} |", columns.iter().map(cell).collect::<Vec<_>>().join(" | "));
+    };
+    row("binary without the model, bytes", &|column| column.bytes.to_string());
+    row("the same, stripped", &|column| column.bare.to_string());
+    let milliseconds = |value: Option<f64>| value.map_or("none".to_owned(), |ms| format!("{ms:.1}"));
+    row("first frame, ms", &|column| milliseconds(column.first_frame_ms));
+    row("ready for a message, ms", &|column| milliseconds(Some(column.ready_ms)));
+    row("CPU while idle, % of a core", &|column| {
+        column.idle.map_or("no display".to_owned(), |share| format!("{:.2}", share * 100.0))
+    });
+    Ok(())
+}
+
+/// What was measured of one build.
+struct Column {
+    bytes: u64,
+    bare: u64,
+    first_frame_ms: Option<f64>,
+    ready_ms: f64,
+    idle: Option<f64>,
+}
+
+/// Bytes of the model inside the default build.
+fn embedded_bytes(workspace: &Workspace) -> anyhow::Result<u64> {
+    let path = workspace.models().join("tiny/manifest.json");
+    let bytes = fs::read(&path).with_context(|| path.clone())?;
+    Ok(model_assets::manifest::Manifest::parse(&bytes)?.file_bytes)
+}
+
+/// From the start of the process to `ready`, milliseconds.
+fn ready(app: &Utf8Path) -> anyhow::Result<f64> {
+    let data = tempfile::tempdir()?;
+    let since = Instant::now();
+    let child = start(app, &["--json"], data.path())?;
+    let elapsed = since.elapsed().as_secs_f64() * 1e3;
+    end(child)?;
+    Ok(elapsed)
+}
+
+fn first_frame(app: &Utf8Path) -> anyhow::Result<f64> {
+    let data = tempfile::tempdir()?;
+    let output = Command::new(app).args(["--start-up", "--data"]).arg(data.path()).output()?;
+    let figures: Value = serde_json::from_slice(&output.stdout).context("--start-up")?;
+    figures["first_frame_ms"].as_f64().context("--start-up: got no first_frame_ms")
+}
+
+/// Starts the app and waits until it is ready; with a window, which says nothing, for two seconds.
+fn start(app: &Utf8Path, arguments: &[&str], data: &std::path::Path) -> anyhow::Result<Child> {
+    let mut child = Command::new(app)
+        .args(arguments)
+        .arg("--data")
+        .arg(data)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    if !arguments.contains(&"--json") {
+        std::thread::sleep(Duration::from_secs(2));
+        return Ok(child);
+    }
+    let output = child.stdout.take().context("no standard output")?;
+    for line in BufReader::new(output).lines() {
+        let event: Value = serde_json::from_str(&line?)?;
+        if event["event"] == "ready" {
+            return Ok(child);
+        }
+    }
+    Err(anyhow!("{app} ended before it was ready"))
+}
+
+fn end(mut child: Child) -> anyhow::Result<()> {
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+/// Share of one core that an app takes that nobody talks to.
+fn idle_share(app: &Utf8Path, arguments: &[&str], idle: Duration) -> anyhow::Result<f64> {
+    let data = tempfile::tempdir()?;
+    let child = start(app, arguments, data.path())?;
+    let before = cpu_ticks(child.id())?;
+    std::thread::sleep(idle);
+    let ticks = cpu_ticks(child.id())?.saturating_sub(before);
+    end(child)?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    Ok(ticks as f64 / per_second as f64 / idle.as_secs_f64())
+}
+
+/// Processor time of a process, user and system.
+fn cpu_ticks(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
+    // The name, in brackets, may hold spaces.
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let field = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok());
+    field(11).zip(field(12)).map(|(user, system)| user + system).with_context(|| path)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(super::median(vec![3.0, 1.0, 100.0]), 3.0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_has_used_a_processor() {
+        let mut sum = 0_u64;
+        while super::cpu_ticks(std::process::id()).unwrap() == 0 {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `bench --against export-llm`: an export by `cargo xtask export --rehearse` beside one by upstream's `export_llm`.
+//!
+//! Both start from the same shapes and random weights, and their workers are sampled by the same supervisor. Our time is
+//! the whole command with its proofs and publish; upstream's ends with the file written.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use camino::Utf8Path;
+use model_assets::{dir::ModelDir, manifest::LOG_FILE, recipe::Recipe};
+use serde_json::json;
+
+use crate::{
+    Failure,
+    console::Console,
+    engine::{self, Profile},
+    export, setup,
+    supervise::{self, Bounds, Run},
+    verify::refused,
+    workspace::Workspace,
+};
+
+use super::against::{self, Comparison, Row};
+
+/// Upstream keeps the weights in memory several times; see what it takes rather than stop it.
+const MEMORY_BYTES_MAX: u64 = 64_000_000_000;
+const STALL: Duration = Duration::from_secs(900);
+const MB: f64 = 1e6;
+
+/// Runs both exports, ours first.
+///
+/// # Errors
+/// One of them fails, or ours is refused.
+pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> Result<Comparison, Failure> {
+    let recipe = ModelDir::new(workspace.models(), model).recipe().map_err(refused)?;
+    setup::ensure(workspace)?;
+    // Neither side waits for a compiler.
+    engine::build(workspace, Profile::Dev)?;
+    let load = against::load();
+    let rehearsal = ModelDir::new(workspace.rehearsals(), model);
+    if rehearsal.manifest_path().exists() {
+        // A reproduced model would keep the figures of its first export.
+        fs::remove_file(rehearsal.manifest_path())?;
+    }
+    let began = Instant::now();
+    export::run(workspace, &export::Args::of_rehearsal(model))?;
+    let our_seconds = began.elapsed().as_secs_f64();
+    let manifest = rehearsal.manifest().map_err(refused)?.context("the rehearsal published no manifest")?;
+    let worker: f64 = manifest.export.stages.iter().map(|stage| stage.seconds).sum();
+    console.step("export_llm: export");
+    let began = Instant::now();
+    let (run, file_bytes) = upstream(workspace, &recipe, console)?;
+    let their_seconds = began.elapsed().as_secs_f64();
+    let anonymous = manifest.export.peak_anon_bytes.unwrap_or_default();
+    let mb = |name: &str, ours: u64, theirs: u64| Row::new(name, "MB", ours as f64 / MB, theirs as f64 / MB);
+    Ok(Comparison {
+        what: format!("{model}: export of random weights"),
+        machine: None,
+        load,
+        sides: ["cargo xtask export", "export_llm"],
+        rows: vec![
+            Row::new("whole command (ours with load, parity and publish)", "s", our_seconds, their_seconds),
+            Row::new("until the file is written", "s", worker, their_seconds),
+            mb("peak anonymous memory", anonymous, run.peak_anon_bytes),
+            mb("peak resident memory", manifest.export.peak_rss_bytes, run.peak_rss_bytes),
+            mb("file", manifest.file_bytes, file_bytes),
+        ],
+    })
+}
+
+/// Runs upstream's exporter; returns what it used and the size of its file, bytes.
+fn upstream(workspace: &Workspace, recipe: &Recipe, console: &Console) -> anyhow::Result<(Run, u64)> {
+    let folder = tempfile::tempdir_in(workspace.state())?;
+    let folder = Utf8Path::from_path(folder.path()).context("a path is not UTF-8")?.canonicalize_utf8()?;
+    let request = folder.join("request.json");
+    let asked = json!({
+        "architecture": recipe.architecture, "seq_len": recipe.export.seq_len, "folder": folder,
+    });
+    fs::write(&request, serde_json::to_vec(&asked)?)?;
+    let script = workspace.python_sources().join("compare/export_llm.py");
+    let bounds = Bounds { memory_bytes_max: MEMORY_BYTES_MAX, stall: STALL };
+    let run =
+        supervise::run(&workspace.python(), &script, &request, &folder.join(LOG_FILE), &bounds, console)?;
+    if let Some(reason) = &run.killed {
+        bail!("{script}: export_llm {reason}");
+    }
+    let file = folder.join("upstream.pte");
+    if !run.ok || !file.exists() {
+        bail!("{script}: export_llm failed:\n{}", run.tail.join("\n"));
+    }
+    let bytes = fs::metadata(&file)?.len();
+    Ok((run, bytes))
+}

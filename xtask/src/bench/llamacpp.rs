@@ -1,0 +1,112 @@
+//! `bench --against llamacpp`: the engine beside the reserve, on files of the same checkpoint, with the same tokens, prefill
+//! chunks, threads and repeats.
+//!
+//! Rounds alternate, so that a machine that slows down does so for both, and each side is a process of its own, so that
+//! the memory of one is not the other's.
+
+use model_assets::{
+    check::{self, Profile},
+    dir::ModelDir,
+    evidence::{Benchmark, MemorySteps, Speed},
+};
+
+use crate::{
+    Failure,
+    console::Console,
+    engine::{Engine, Files},
+    reserve::Reserve,
+    verify::{failed, refused},
+    workspace::Workspace,
+};
+
+use super::against::{self, Comparison, Row, median};
+
+const ROUNDS: u32 = 3;
+
+/// Runs both sides in turn.
+///
+/// # Errors
+/// There is no proved GGUF, or one side does not load or run.
+pub(super) fn compare(
+    workspace: &Workspace,
+    dir: &ModelDir,
+    files: &Files,
+    (repeats, threads): (u32, Option<u32>),
+    console: &Console,
+) -> Result<Comparison, Failure> {
+    let mut claim = dir.reserve_claim().map_err(refused)?;
+    let (path, file) = dir.open_gguf(&claim.manifest).map_err(refused)?;
+    // Speed is measured on what the bytes prove; evidence that failed is another command's matter.
+    claim.manifest.evidence = None;
+    check::validate_reserve(file, &claim, Profile::Dev).map_err(|refusal| refused(refusal.into()))?;
+    let measured = || -> anyhow::Result<Comparison> {
+        let engine = Engine::open(workspace, crate::engine::Profile::Release)?;
+        let reserve = Reserve::open(workspace, console)?;
+        let load = against::load();
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let one = engine.measure(files, repeats, threads, &files.words(), console)?;
+            console.step("llama.cpp: benchmark");
+            theirs.push(reserve.bench(&claim, dir, &path, repeats, one.threads)?);
+            ours.push(one);
+        }
+        let first = ours.first();
+        let threads = first.map_or(0, |one| one.threads);
+        Ok(Comparison {
+            what: format!("{} and {path}, {threads} threads, {ROUNDS} rounds of {repeats}", files.pte),
+            machine: first.map(|one| one.machine.clone()),
+            load,
+            sides: ["engine", "llama.cpp"],
+            rows: rows(&ours, &theirs),
+        })
+    };
+    measured().map_err(|error| failed(dir, error))
+}
+
+/// One row for each figure that both sides have.
+fn rows(ours: &[Benchmark], theirs: &[Benchmark]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, unit, pick: &dyn Fn(&Benchmark) -> Option<f64>| {
+        let all = |side: &[Benchmark]| side.iter().map(pick).collect::<Option<Vec<f64>>>();
+        if let (Some(ours), Some(theirs)) = (all(ours), all(theirs)) {
+            rows.push(Row::new(name, unit, median(&ours), median(&theirs)));
+        }
+    };
+    let mb = |bytes: u64| bytes as f64 / super::MB;
+    row("model file", "MB", &|b| Some(mb(b.file_bytes)));
+    row("load, pages dropped", "ms", &|b| b.load_cold_ms);
+    row("load, warm", "ms", &|b| Some(b.load_warm_ms));
+    row("first prefill of 64", "ms", &|b| Some(b.first_prefill_ms));
+    row("time to first token", "ms", &|b| b.ttft_ms);
+    for Speed { name, .. } in ours.first().iter().flat_map(|one| &one.speeds) {
+        row(name, "tok/s", &|b| b.speed(name).map(|speed| speed.mean));
+    }
+    let memory = |b: &Benchmark, part: fn(&MemorySteps) -> u64| b.memory.as_ref().map(|m| mb(part(m)));
+    row("resident memory, peak", "MB", &|b| memory(b, |m| m.peak_bytes));
+    row("steady: anonymous", "MB", &|b| memory(b, |m| m.steady.anonymous_bytes));
+    row("steady: file-backed", "MB", &|b| memory(b, |m| m.steady.file_bytes));
+    row("share of the memory's bandwidth", "%", &|b| Some(b.roofline.share * 100.0));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_medians_and_those_that_one_side_lacks_are_left_out() {
+        let ours = crate::bench::tests::sample();
+        let slower = |factor: f64| {
+            let mut it = Benchmark { ttft_ms: None, ..ours.clone() };
+            it.speeds.iter_mut().for_each(|speed| speed.mean /= factor);
+            it
+        };
+        let rows =
+            rows(&[ours.clone(), ours.clone(), ours.clone()], &[slower(2.0), slower(4.0), slower(5.0)]);
+        let prefill = rows.iter().find(|row| row.figure == "pp64").unwrap();
+        assert!((prefill.ratio - 4.0).abs() < 1e-9, "{prefill:?}");
+        assert!(!rows.iter().any(|row| row.figure == "time to first token"));
+        let memory = rows.iter().find(|row| row.figure == "steady: anonymous").unwrap();
+        assert!((memory.ours - 9.0).abs() < 1e-9 && memory.unit == "MB");
+    }
+}

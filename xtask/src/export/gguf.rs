@@ -1,0 +1,301 @@
+//! `cargo xtask export --runtime llamacpp`: checkpoint → `.gguf` → every check → load and held-out texts in llama.cpp →
+//! publish. No Python: a GGUF is numbers in a row. (A rehearsal asks the worker's generator for its numbers.)
+//!
+//! **Invariant:** memory does not grow with the model: a few rows are read, quantized and written at a time.
+//!
+//! **Invariant:** as for a `.pte`: what is published went through [`check::validate_reserve`], `reserve.json` is renamed
+//! last, and killed at any instant the directory holds the old reserve or the new one.
+
+use std::{
+    fs,
+    io::{BufWriter, Write as _},
+    time::Instant,
+};
+
+use anyhow::{Context as _, anyhow, ensure};
+use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::{
+    check::{self, Profile},
+    digest::Digest,
+    dir::{ModelDir, pending_name},
+    gguf::{self, ALIGNMENT_BYTES, BLOCK_WEIGHTS, Kind, Tensor, plan::Origin},
+    manifest::{SourceRecord, WeightsKind},
+    policy::Policy,
+    recipe::{Recipe, Source},
+    reserve::{
+        self, RESERVE_FILE, RESERVE_SCHEMA, ReserveBinding, ReserveClaim, ReserveEvidence, ReserveExport,
+        ReserveManifest,
+    },
+};
+
+use crate::{
+    EXIT_EXPORT, Failure, Outcome, console::Console, reserve::Reserve, setup, supervise, workspace::Workspace,
+};
+
+use super::{
+    job::{now, revision},
+    publish::{replace, sweep, sync_dir},
+    weights::{Checkpoint, Generator, Weights},
+};
+
+/// Weights of a chunk: a few megabytes as `f32`.
+const CHUNK_WEIGHTS: u64 = 1 << 20;
+const WORK_GGUF: &str = "model.gguf";
+
+/// One export to GGUF.
+pub(super) struct Job<'a> {
+    pub(super) workspace: &'a Workspace,
+    pub(super) dir: ModelDir,
+    pub(super) recipe: Recipe,
+    pub(super) policy: Policy,
+    pub(super) source: Source,
+    /// Where the weights are read from; `None` for random ones.
+    pub(super) checkpoint: Option<Utf8PathBuf>,
+    pub(super) work: Utf8PathBuf,
+    pub(super) console: Console,
+}
+
+impl Job<'_> {
+    pub(super) fn run(&self, force: bool) -> Outcome {
+        if !force && let Some(claim) = self.proved() {
+            let ReserveManifest { file, sha256, .. } = &claim.manifest;
+            println!("{file}: unchanged and proved: sha256 {sha256}");
+            return Ok(());
+        }
+        supervise::watch_interrupts()?;
+        let _lock = super::lock(&self.workspace.state().join("locks"), self.dir.name())?;
+        let hint = format!("run: cargo xtask doctor {}", self.recipe.name);
+        let manifest = self.export().map_err(|error| match error.downcast::<check::Refusal>() {
+            Ok(refusal) => crate::verify::refused(refusal.into()),
+            Err(error) => Failure::new(EXIT_EXPORT, error, hint),
+        })?;
+        self.console.done();
+        let ReserveManifest { file, file_bytes, sha256, .. } = &manifest;
+        println!("{file}: published: {file_bytes} bytes, sha256 {sha256}");
+        Ok(())
+    }
+
+    /// What would be written.
+    pub(super) fn describe(&self) -> Outcome {
+        let tensors = gguf::plan::tensors(&self.recipe.architecture);
+        let weights: u64 = tensors.iter().filter_map(|(tensor, _)| tensor.bytes()).sum();
+        let plan = serde_json::json!({
+            "file": reserve::file_name(&self.recipe), "runtime": reserve::RESERVE_RUNTIME,
+            "source": self.source, "checkpoint": self.checkpoint,
+            "tensors": tensors.len(), "weight_bytes": weights, "work_dir": self.work,
+        });
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+        Ok(())
+    }
+
+    /// What is published, if it is this checkpoint's and proved.
+    fn proved(&self) -> Option<ReserveClaim> {
+        let claim = self.dir.reserve_claim().ok()?;
+        let evidence = claim.manifest.evidence.as_ref()?;
+        let fresh = evidence.bound == ReserveBinding::current(claim.manifest.sha256, claim.bound());
+        let same = match &self.checkpoint {
+            Some(folder) => Checkpoint::open(folder).ok()?.files == claim.manifest.source.files,
+            None => true,
+        };
+        let (_, file) = self.dir.open_gguf(&claim.manifest).ok()?;
+        let whole = fresh && same && claim.manifest.source.source == self.source;
+        (whole && check::validate_reserve(file, &claim, Profile::Dev).is_ok()).then_some(claim)
+    }
+
+    fn export(&self) -> anyhow::Result<ReserveManifest> {
+        fs::create_dir_all(&self.work)?;
+        if self.checkpoint.is_none() {
+            super::job::stage_rehearsal(self.workspace, &self.dir)?;
+            setup::ensure(self.workspace).map_err(Failure::into_error)?;
+        } else {
+            super::job::adopt_tokenizer(&self.dir, &self.recipe, self.checkpoint.as_deref())?;
+        }
+        let words = match self.checkpoint {
+            Some(_) => Some(self.dir.words(&self.recipe)?),
+            None => None,
+        };
+        let (tokenizer, chat_template) = words.unzip();
+        let expect = reserve::expect(&self.recipe, tokenizer.as_deref(), chat_template.as_deref());
+        let expect = expect.map_err(|message| anyhow!("{message}"))?;
+        let began = Instant::now();
+        let path = self.work.join(WORK_GGUF);
+        let files = self.convert(&path, &expect)?;
+        let seconds = began.elapsed().as_secs_f64();
+        self.console.step("gguf: every check");
+        let file = fs::File::open(&path)?;
+        let proved = gguf::verify(&file, &expect).with_context(|| path.clone())?;
+        let random = self.checkpoint.is_none();
+        let mut claim = ReserveClaim {
+            manifest: ReserveManifest {
+                schema: RESERVE_SCHEMA,
+                model: self.recipe.name.clone(),
+                file: reserve::file_name(&self.recipe),
+                file_bytes: proved.summary.file_bytes,
+                sha256: Digest::from_bytes(proved.sha256),
+                weights: if random { WeightsKind::Random } else { WeightsKind::Checkpoint },
+                source: SourceRecord { source: self.source.clone(), files },
+                bound: model_assets::claim::bound(
+                    &self.recipe,
+                    &self.policy,
+                    tokenizer.as_deref(),
+                    chat_template.as_deref(),
+                ),
+                export: ReserveExport {
+                    xtask_revision: revision(self.workspace),
+                    seconds,
+                    peak_rss_bytes: peak_rss_bytes(),
+                },
+                structure: proved.summary,
+                checks: Vec::new(),
+                evidence: None,
+                published: now(),
+            },
+            recipe: self.recipe.clone(),
+            policy: self.policy.clone(),
+            tokenizer,
+            chat_template,
+        };
+        claim.manifest.evidence = Some(self.measure(&claim, &path)?);
+        let validated = check::validate_reserve(file, &claim, Profile::Dev)?;
+        claim.manifest.checks = validated.checks().to_vec();
+        // A reproduced model keeps its reviewed record: figures that vary from run to run are no reason to change it.
+        if let Ok(old) = self.dir.reserve_claim()
+            && old.manifest.covers(&claim.manifest)
+            && check::validate_reserve(validated.source().try_clone()?, &old, Profile::Dev).is_ok()
+        {
+            claim.manifest = old.manifest;
+        }
+        self.publish(&validated, &claim.manifest, &path)?;
+        fs::remove_dir_all(&self.work).with_context(|| format!("{}: cannot be removed", self.work))?;
+        Ok(claim.manifest)
+    }
+
+    /// Runs it in llama.cpp, against the eager model's answers where the `.pte`'s export has left them.
+    fn measure(&self, claim: &ReserveClaim, path: &Utf8Path) -> anyhow::Result<ReserveEvidence> {
+        let reference = self.dir.manifest().ok().flatten().map(|manifest| {
+            let record = &manifest.reference;
+            self.dir.resolve(&record.name, record.sha256)
+        });
+        let reference = reference.filter(|path| path.is_file());
+        let reserve = Reserve::open(self.workspace, &self.console)?;
+        reserve.check(claim, &self.dir, path, reference.as_deref(), &self.console)
+    }
+
+    /// Writes the file, a chunk at a time.
+    fn convert(
+        &self,
+        path: &Utf8Path,
+        expect: &gguf::Expect,
+    ) -> anyhow::Result<Vec<model_assets::manifest::FileRecord>> {
+        let plan = gguf::plan::tensors(&self.recipe.architecture);
+        let names = plan.iter().filter_map(|(_, origin)| match origin {
+            Origin::Checkpoint(name) | Origin::Interleaved { name, .. } => Some(name.clone()),
+            Origin::Constant(_) => None,
+        });
+        let names: Vec<String> = names.collect();
+        self.console.step("gguf: weights");
+        let mut weights = match (&self.checkpoint, &self.source) {
+            (Some(folder), _) => Weights::Checkpoint(Checkpoint::open(folder)?),
+            (None, Source::Random { seed }) => {
+                Weights::Random(Generator::start(self.workspace, *seed, &self.recipe.architecture, &names)?)
+            }
+            (None, other) => anyhow::bail!("{other:?}: got no checkpoint directory"),
+        };
+        let file = fs::File::create(path).with_context(|| format!("{path}: cannot be made"))?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        let table: Vec<Tensor> = plan.iter().map(|(tensor, _)| tensor.clone()).collect();
+        let metadata = expect.metadata.as_deref().unwrap_or_default();
+        out.write_all(&gguf::head_bytes(metadata, &table))?;
+        for (tensor, origin) in &plan {
+            ensure!(!supervise::interrupted(), "interrupted");
+            write_tensor(&mut out, tensor, origin, &mut weights)?;
+        }
+        let file = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        Ok(match weights {
+            Weights::Checkpoint(checkpoint) => checkpoint.files,
+            Weights::Random(_) => Vec::new(),
+        })
+    }
+
+    /// Moves the proven file into its directory; the record's rename is the commit point.
+    fn publish(
+        &self,
+        validated: &check::Validated<fs::File, gguf::Summary>,
+        manifest: &ReserveManifest,
+        path: &Utf8Path,
+    ) -> anyhow::Result<()> {
+        let (proven, claimed) = (validated.sha256(), manifest.sha256);
+        ensure!(proven == claimed, "reserve.json: got sha256 {claimed}, expected the proven file's {proven}");
+        let place = self.dir.path();
+        let pending = place.join(pending_name(&manifest.file, claimed));
+        fs::rename(path, &pending).with_context(|| format!("{pending}: cannot be put in place"))?;
+        sync_dir(&place)?;
+        replace(&self.dir, RESERVE_FILE, &manifest.to_bytes())?;
+        fs::rename(pending, place.join(&manifest.file))?;
+        sweep(&place, &manifest.file)?;
+        sync_dir(&place)
+    }
+}
+
+/// Writes one tensor and its padding.
+fn write_tensor(
+    out: &mut impl std::io::Write,
+    tensor: &Tensor,
+    origin: &Origin,
+    weights: &mut Weights,
+) -> anyhow::Result<()> {
+    let (name, head_rows) = match origin {
+        Origin::Constant(values) => {
+            put(out, tensor.kind, values)?;
+            return pad(out, tensor);
+        }
+        Origin::Checkpoint(name) => (name, None),
+        Origin::Interleaved { name, head_rows } => (name, Some(*head_rows)),
+    };
+    let shape: Vec<u64> = tensor.rows.into_iter().chain([tensor.width]).collect();
+    let (rows, width) = tensor.rows.map_or((tensor.width, 1), |rows| (rows, tensor.width));
+    // Whole heads where rows change places within one.
+    let unit = head_rows.unwrap_or(1);
+    let step = (CHUNK_WEIGHTS / (width * unit)).max(1) * unit;
+    let mut first = 0;
+    while first < rows {
+        let count = step.min(rows - first);
+        let mut chunk = vec![0.0; usize::try_from(count * width)?];
+        weights.rows(name, &shape, first, &mut chunk)?;
+        if let Some(head_rows) = head_rows {
+            chunk = gguf::interleave(&chunk, usize::try_from(head_rows)?, usize::try_from(width)?);
+        }
+        put(out, tensor.kind, &chunk)?;
+        first += count;
+    }
+    pad(out, tensor)
+}
+
+fn put(out: &mut impl std::io::Write, kind: Kind, values: &[f32]) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    match kind {
+        Kind::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+        Kind::Q8_0 => {
+            debug_assert!((values.len() as u64).is_multiple_of(BLOCK_WEIGHTS));
+            gguf::q8_0(values, &mut bytes);
+        }
+    }
+    out.write_all(&bytes)
+}
+
+fn pad(out: &mut impl std::io::Write, tensor: &Tensor) -> anyhow::Result<()> {
+    let bytes = tensor.bytes().with_context(|| format!("{}: has no size", tensor.name))?;
+    let padding = bytes.next_multiple_of(ALIGNMENT_BYTES) - bytes;
+    Ok(out.write_all(&vec![0; usize::try_from(padding)?])?)
+}
+
+/// Highest resident memory of this process so far.
+fn peak_rss_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests;

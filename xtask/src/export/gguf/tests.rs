@@ -1,0 +1,219 @@
+use model_assets::{
+    check::{Severity, validate_reserve},
+    evidence::{Heldout, Load, ParityRun},
+    recipe::EvidenceKind,
+};
+
+use super::*;
+
+/// The model `tiny` as a GGUF in a folder of the test's own, without evidence.
+fn tiny(folder: &Utf8Path) -> (ReserveClaim, Utf8PathBuf) {
+    let workspace = Workspace::find(None).unwrap();
+    let dir = ModelDir::new(workspace.models(), "tiny");
+    let (recipe, policy) = (dir.recipe().unwrap(), dir.policy().unwrap());
+    let job = Job {
+        workspace: &workspace,
+        source: recipe.source.clone(),
+        checkpoint: Some(dir.path()),
+        work: folder.to_owned(),
+        console: Console::new(false),
+        dir,
+        recipe,
+        policy,
+    };
+    let (tokenizer, template) = job.dir.words(&job.recipe).unwrap();
+    let expect = reserve::expect(&job.recipe, Some(&tokenizer), Some(&template)).unwrap();
+    let path = folder.join(WORK_GGUF);
+    let files = job.convert(&path, &expect).unwrap();
+    let proved = gguf::verify(&fs::File::open(&path).unwrap(), &expect).unwrap();
+    let (sha256, summary) = (Digest::from_bytes(proved.sha256), proved.summary);
+    let bound = model_assets::claim::bound(&job.recipe, &job.policy, Some(&tokenizer), Some(&template));
+    let manifest = ReserveManifest {
+        schema: RESERVE_SCHEMA,
+        model: "tiny".into(),
+        file: reserve::file_name(&job.recipe),
+        file_bytes: summary.file_bytes,
+        sha256,
+        weights: WeightsKind::Checkpoint,
+        source: SourceRecord { source: job.source.clone(), files },
+        bound,
+        export: ReserveExport { xtask_revision: None, seconds: 1.0, peak_rss_bytes: None },
+        structure: summary,
+        checks: Vec::new(),
+        evidence: None,
+        published: now(),
+    };
+    let Job { recipe, policy, .. } = job;
+    let claim =
+        ReserveClaim { recipe, policy, manifest, tokenizer: Some(tokenizer), chat_template: Some(template) };
+    (claim, path)
+}
+
+/// Good evidence for a claim.
+fn evidence(claim: &ReserveClaim) -> ReserveEvidence {
+    let run =
+        ParityRun { rows: 10, max_abs_diff: 9.0, mean_abs_diff: 0.1, mean_kl: 1e-3, top1_agreement: 0.99 };
+    ReserveEvidence {
+        bound: ReserveBinding::current(claim.manifest.sha256, claim.bound()),
+        load: Load {
+            load_ms: 1.0,
+            first_prefill_ms: 1.0,
+            prefill_tokens: 16,
+            decode_tokens: 8,
+            finite: true,
+            peak_rss_bytes: 1,
+        },
+        heldout: Some(Heldout {
+            texts: 3,
+            same_tokens: 3,
+            tokens: 100,
+            scored: 50,
+            quantized: run.clone(),
+            fp32: run,
+            perplexity: 1.1,
+            perplexity_quantized: 1.1,
+            perplexity_fp32: 1.1,
+            prefill_step_diff: 0.1,
+        }),
+    }
+}
+
+/// What rejects a claim about these bytes.
+fn reasons(bytes: &[u8], claim: &ReserveClaim, profile: Profile) -> Vec<String> {
+    match validate_reserve(bytes, claim, profile) {
+        Ok(proved) => {
+            assert!(proved.checks().iter().all(|check| check.passed));
+            Vec::new()
+        }
+        Err(refusal) => {
+            assert!(refusal.hint.contains("llamacpp") || profile == Profile::Release, "{}", refusal.hint);
+            let rejects = refusal.findings.iter().filter(|finding| finding.severity == Severity::Reject);
+            rejects.map(|finding| finding.id.clone()).collect()
+        }
+    }
+}
+
+#[test]
+fn the_gate_lets_through_what_the_exporter_writes_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (claim, path) = tiny(Utf8Path::from_path(folder.path()).unwrap());
+    let bytes = fs::read(path).unwrap();
+    assert_eq!(reasons(&bytes, &claim, Profile::Dev), [""; 0]);
+    let caught = |id: &str, sabotage: &dyn Fn(&mut ReserveClaim, &mut Vec<u8>)| {
+        let (mut claim, mut bytes) = (claim.clone(), bytes.clone());
+        sabotage(&mut claim, &mut bytes);
+        let reasons = reasons(&bytes, &claim, Profile::Dev);
+        assert!(reasons.iter().any(|reason| reason == id), "{id}: {reasons:?}");
+    };
+    let last = bytes.len() - 100;
+    caught("gguf-digest", &|_, bytes| bytes[last] ^= 1);
+    caught("gguf-size", &|_, bytes| bytes.truncate(last));
+    caught("gguf-metadata", &|claim, _| claim.recipe.architecture.rope_theta = 5e5);
+    caught("gguf-metadata", &|claim, _| claim.recipe.tokens.eos = vec![2]);
+    caught("gguf-metadata", &|claim, _| {
+        // A tokenizer with two tokens in each other's place.
+        let text = String::from_utf8(claim.tokenizer.take().unwrap()).unwrap();
+        let swapped = text.replace(r##""!":6,"##, r##""!":7,"##).replace(r#""\"":7,"#, r#""\"":6,"#);
+        assert_ne!(swapped, text);
+        claim.tokenizer = Some(swapped.into_bytes());
+    });
+    caught("template-digest", &|claim, _| claim.chat_template = Some("{{ messages }}".into()));
+    caught("tokenizer", &|claim, _| claim.tokenizer = None);
+    caught("gguf-tensors", &|claim, _| claim.recipe.architecture.tied = false);
+    caught("reserve-recipe", &|claim, _| {
+        claim.recipe.export.quantization = model_assets::recipe::Quantization::Fp32
+    });
+    caught("policy", &|claim, _| claim.policy.limits.file_bytes_max = 1000);
+    caught("gguf-file-bytes", &|claim, _| claim.recipe.limits.file_bytes_max = 2_000_000);
+    caught("recipe-digest", &|claim, _| claim.recipe.description = "another".into());
+    caught("model-name", &|claim, _| claim.manifest.model = "other".into());
+    caught("file-name", &|claim, _| claim.manifest.file = "other.gguf".into());
+    caught("file-size", &|claim, _| claim.manifest.file_bytes += 1);
+    caught("structure", &|claim, _| claim.manifest.structure.tensors += 1);
+    caught("weights-kind", &|claim, _| claim.manifest.weights = WeightsKind::Random);
+}
+
+#[test]
+fn evidence_is_judged_whoever_demands_it_and_a_release_demands_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut claim, path) = tiny(Utf8Path::from_path(folder.path()).unwrap());
+    let bytes = fs::read(path).unwrap();
+    claim.manifest.evidence = Some(evidence(&claim));
+    assert_eq!(reasons(&bytes, &claim, Profile::Dev), [""; 0]);
+    let judged = |id: &str, spoil: &dyn Fn(&mut ReserveEvidence)| {
+        let mut claim = claim.clone();
+        spoil(claim.manifest.evidence.as_mut().unwrap());
+        assert_eq!(reasons(&bytes, &claim, Profile::Dev), [id], "{id}");
+    };
+    judged("evidence-load", &|it| it.load.finite = false);
+    judged("evidence-parity", &|it| it.heldout.as_mut().unwrap().fp32.mean_kl = f64::NAN);
+    judged("evidence-parity", &|it| it.heldout.as_mut().unwrap().fp32.top1_agreement = 0.5);
+    judged("evidence-parity", &|it| it.heldout.as_mut().unwrap().perplexity = 2.0);
+    judged("evidence-parity", &|it| it.heldout.as_mut().unwrap().same_tokens = 2);
+    // tiny's recipe wants more of a release than is measured on the reserve.
+    let missing = ["evidence-benchmark", "evidence-eq", "evidence-quality"];
+    assert_eq!(reasons(&bytes, &claim, Profile::Release), missing);
+    claim.recipe.evidence.release = vec![EvidenceKind::Load];
+    (claim.manifest.bound, claim.manifest.evidence) = (claim.bound(), Some(evidence(&claim)));
+    assert_eq!(reasons(&bytes, &claim, Profile::Release), [""; 0]);
+    claim.manifest.evidence.as_mut().unwrap().bound.runtime = "llama-cpp-sys-2 0.0.0".into();
+    assert_eq!(reasons(&bytes, &claim, Profile::Release), ["evidence-binding"]);
+    claim.manifest.evidence = None;
+    assert_eq!(reasons(&bytes, &claim, Profile::Release), ["evidence-load", "evidence-parity"]);
+}
+
+#[test]
+fn the_quantized_weights_are_the_checkpoint_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let (claim, path) = tiny(Utf8Path::from_path(folder.path()).unwrap());
+    let file = fs::File::open(path).unwrap();
+    let (head, _) = gguf::structure(&file, &claim.expect().unwrap()).unwrap();
+    let workspace = Workspace::find(None).unwrap();
+    let mut checkpoint = Checkpoint::open(&workspace.models().join("tiny")).unwrap();
+    let read = |tensor: &Tensor| {
+        let mut bytes = vec![0; usize::try_from(tensor.bytes().unwrap()).unwrap()];
+        model_assets::pte::ReadAt::read_exact_at(&file, &mut bytes, head.bytes + tensor.offset).unwrap();
+        gguf::from_q8_0(&bytes)
+    };
+    let find = |name: &str| head.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+    for (name, source, turned) in [
+        ("token_embd.weight", "model.embed_tokens.weight", false),
+        ("blk.4.ffn_down.weight", "model.layers.4.mlp.down_proj.weight", false),
+        ("blk.2.attn_k.weight", "model.layers.2.self_attn.k_proj.weight", true),
+    ] {
+        let tensor = find(name);
+        let (rows, width) = (tensor.rows.unwrap(), tensor.width);
+        let mut expected = vec![0.0; usize::try_from(rows * width).unwrap()];
+        checkpoint.rows(source, &[rows, width], 0, &mut expected).unwrap();
+        if turned {
+            expected = gguf::interleave(&expected, 32, usize::try_from(width).unwrap());
+        }
+        let got = read(tensor);
+        let error = got.iter().zip(&expected).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        let power = expected.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>();
+        // Eight bits with a scale for every 32 weights: a few per mille of the signal.
+        assert!((error / power).sqrt() < 0.01, "{name}: {}", (error / power).sqrt());
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_not_the_recipe_s_is_refused() {
+    let workspace = Workspace::find(None).unwrap();
+    let mut checkpoint = Checkpoint::open(&workspace.models().join("tiny")).unwrap();
+    let mut out = [0.0; 4];
+    let error = checkpoint.rows("model.norm.weight", &[193], 0, &mut out).unwrap_err().to_string();
+    assert!(error.contains("got shape [192], expected [193]"), "{error}");
+    let error = checkpoint.rows("nothing.weight", &[4], 0, &mut out).unwrap_err().to_string();
+    assert!(error.contains("nothing.weight: not in the checkpoint"), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = Utf8Path::from_path(folder.path()).unwrap();
+    let error = |bytes: &[u8]| {
+        fs::write(path.join("model.safetensors"), bytes).unwrap();
+        Checkpoint::open(path).err().map(|error| format!("{error:#}")).unwrap_or_default()
+    };
+    assert!(error(b"abc").contains("no safetensors header"));
+    assert!(error(&u64::MAX.to_le_bytes()).contains("got a header of"));
+    let header = br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 3]].concat();
+    assert!(error(&file).contains("truncated"), "{}", error(&file));
+}

@@ -1,0 +1,8 @@
+//! What is fetched over https: a request with its redirects, and a file that is resumed, hashed and given its name only
+//! when it is whole. Bounded in time, memory, disk and attempts.
+
+pub(crate) mod client;
+pub(crate) mod download;
+pub(crate) mod endpoint;
+pub(crate) mod fault;
+pub(crate) mod progress;

@@ -1,0 +1,365 @@
+//! `cargo xtask inspect` on a packaged app: which model every ABI carries or links, whether its proof still holds, and
+//! whether a phone can map it in place.
+//!
+//! **Invariant:** every native library and every `.pte` of the package is looked at, found by its bytes and not by its
+//! name; a model that no proof block claims is refused like one that differs from its claim.
+
+use std::{collections::BTreeMap, fs::File};
+
+use anyhow::anyhow;
+use camino::Utf8Path;
+use model_assets::{
+    check,
+    claim::Claim,
+    provenance::{self, Block, PTE_ALIGN_BYTES, Part},
+};
+use serde::Serialize;
+
+use crate::{
+    EXIT_REFUSED, EXIT_UNSUPPORTED, Failure, Outcome,
+    inspect_app::Verdict,
+    package::{Item, Kind, Package, android_abi, native},
+};
+
+/// What the runtime needs of a program's first byte; the mapping itself begins at the page before.
+const MAP_ALIGN_BYTES: u64 = 16;
+
+pub(crate) fn run_zip(path: &Utf8Path, file: &File, as_json: bool) -> Outcome {
+    let hint = "build the package again with the platform's own tools";
+    let package = Package::open_zip(file).map_err(|error| {
+        Failure::new(EXIT_REFUSED, error.context(format!("{path}: not a sound package")), hint)
+    })?;
+    match package {
+        Some(package) => inspect(path, &package, as_json),
+        None => {
+            let error =
+                anyhow!("{path}: got an archive laid out like no app, expected an .apk, .aab or .ipa");
+            Err(Failure::new(EXIT_UNSUPPORTED, error, "unpack it and inspect the app inside"))
+        }
+    }
+}
+
+pub(crate) fn run_folder(path: &Utf8Path, as_json: bool) -> Outcome {
+    let package = Package::open_folder(path)
+        .map_err(|error| Failure::new(EXIT_REFUSED, error, "inspect the app as its build left it"))?;
+    inspect(path, &package, as_json)
+}
+
+fn inspect(path: &Utf8Path, package: &Package, as_json: bool) -> Outcome {
+    let refused = |error: anyhow::Error| {
+        Failure::new(EXIT_REFUSED, error.context(path.to_string()), "build the app again from a proved model")
+    };
+    let report = Report::of(path, package).map_err(refused)?;
+    if report.libraries.is_empty() {
+        let error = anyhow!("{path}: got no native library, expected an app that the gate built");
+        return Err(Failure::new(EXIT_UNSUPPORTED, error, "run: cargo xtask mobile android --dry-run"));
+    }
+    if as_json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.text());
+    }
+    match report.faults.first() {
+        None => Ok(()),
+        Some(first) => {
+            let error = anyhow!("{path}: got {} faults, expected none: {first}", report.faults.len());
+            Err(Failure::new(
+                EXIT_REFUSED,
+                error,
+                "do not ship this package; build it again from a proved model",
+            ))
+        }
+    }
+}
+
+/// What is said of a package.
+#[derive(Serialize)]
+struct Report<'a> {
+    file: &'a Utf8Path,
+    kind: Kind,
+    libraries: Vec<Library>,
+    models: Vec<Asset>,
+    /// What a phone can live with, and a person should know.
+    warnings: Vec<String>,
+    /// What must not ship.
+    faults: Vec<String>,
+}
+
+/// A native file.
+#[derive(Serialize)]
+struct Library {
+    name: String,
+    abis: Vec<String>,
+    /// The smallest alignment of what a loader maps.
+    page_bytes: u64,
+    blocks: Vec<Found>,
+}
+
+/// A proof block in a native file.
+#[derive(Serialize)]
+struct Found {
+    offset: u64,
+    model: String,
+    sha256: String,
+    linked: bool,
+    proved_for_dev: bool,
+    proved_for_release: bool,
+    verdict: String,
+    #[serde(skip)]
+    claim: Claim,
+}
+
+/// A packaged `.pte`.
+#[derive(Serialize)]
+struct Asset {
+    name: String,
+    bytes: u64,
+    /// Offset in the package when it is stored as it is.
+    stored_at: Option<u64>,
+    /// The power of two that the offset is a multiple of, up to pages of 16 KiB.
+    aligned_bytes: Option<u64>,
+    /// Whether a phone maps it out of the package; absent where the package is unpacked before.
+    in_place: Option<bool>,
+    proved_for_dev: bool,
+    proved_for_release: bool,
+    verdict: String,
+}
+
+impl<'a> Report<'a> {
+    fn of(path: &'a Utf8Path, package: &Package) -> anyhow::Result<Self> {
+        let mut report = Self {
+            file: path,
+            kind: package.kind(),
+            libraries: Vec::new(),
+            models: Vec::new(),
+            warnings: Vec::new(),
+            faults: Vec::new(),
+        };
+        let mut programs = Vec::new();
+        for item in package.items() {
+            let head = package.head(item)?;
+            if native::is_native(&head) {
+                report.library(package, item)?;
+            } else if head.get(4..8) == Some(b"ET12") || item.name.ends_with(".pte") {
+                programs.push(item);
+            }
+        }
+        report.judge_abis();
+        report.judge_models(package, &programs)?;
+        Ok(report)
+    }
+
+    fn library(&mut self, package: &Package, item: &Item) -> anyhow::Result<()> {
+        let name = &item.name;
+        let source = package.open(item)?;
+        let slices = match native::slices(&*source) {
+            Ok(slices) => slices,
+            Err(error) => {
+                self.faults.push(format!("{name}: cannot be read: {error}"));
+                return Ok(());
+            }
+        };
+        let placed = android_abi(name).filter(|_| matches!(package.kind(), Kind::Apk | Kind::Aab));
+        if let Some(abi) = placed
+            && let Some(other) = slices.iter().find(|slice| slice.abi != abi)
+        {
+            self.faults.push(format!("{name}: got code for {}, expected {abi}", other.abi));
+        }
+        let page_bytes = slices.iter().map(|slice| slice.page_bytes).min().unwrap_or_default();
+        if page_bytes < PTE_ALIGN_BYTES {
+            self.warnings.push(format!(
+                "{name}: got segments aligned to {page_bytes}: phones with pages of {PTE_ALIGN_BYTES} bytes cannot load it"
+            ));
+        }
+        let abis = match placed {
+            Some(abi) => vec![abi.to_owned()],
+            None => slices.iter().map(|slice| slice.abi.to_owned()).collect(),
+        };
+        let mut blocks = Vec::new();
+        match provenance::find(&*source) {
+            Err(error) => self.faults.push(format!("{name}: {error}")),
+            Ok(found) => blocks.extend(found.into_iter().map(|block| {
+                let verdict = Verdict::of(&block, &*source, &slices);
+                Found::new(block, &verdict)
+            })),
+        }
+        for block in blocks.iter().filter(|block| !block.proved_for_dev && (!block.linked || block.refused()))
+        {
+            self.faults.push(format!("{name}: {}", block.verdict));
+        }
+        self.libraries.push(Library { name: name.clone(), abis, page_bytes, blocks });
+        Ok(())
+    }
+
+    /// Every ABI must carry a proof, and all the same one: otherwise two phones run different models.
+    fn judge_abis(&mut self) {
+        let mut abis: BTreeMap<&str, Vec<&Found>> = BTreeMap::new();
+        for library in &self.libraries {
+            for abi in &library.abis {
+                abis.entry(abi).or_default().extend(&library.blocks);
+            }
+        }
+        let mut faults = Vec::new();
+        let mut first: Option<(&str, &Found)> = None;
+        for (abi, blocks) in abis {
+            if blocks.is_empty() {
+                faults.push(format!("{abi}: got no proof block, expected a library that the gate built"));
+            }
+            for block in blocks {
+                match first {
+                    None => first = Some((abi, block)),
+                    Some((other, expected)) if !same(&expected.claim, &block.claim) => faults.push(format!(
+                        "{abi}: got model {} {}, expected that of {other}: {} {}",
+                        block.model, block.sha256, expected.model, expected.sha256
+                    )),
+                    Some(_) => {}
+                }
+            }
+        }
+        self.faults.extend(faults);
+    }
+
+    /// Every packaged program must be what a linked claim says, and every linked claim must have its program.
+    fn judge_models(&mut self, package: &Package, programs: &[&Item]) -> anyhow::Result<()> {
+        let mut claims: Vec<&Claim> = Vec::new();
+        for block in self.libraries.iter().flat_map(|library| &library.blocks).filter(|block| block.linked) {
+            if !claims.iter().any(|claim| same(claim, &block.claim)) {
+                claims.push(&block.claim);
+            }
+        }
+        let mut faults = Vec::new();
+        for claim in &claims {
+            let file = &claim.manifest.file;
+            if !programs.iter().any(|item| item.file_name() == file) {
+                faults.push(format!("{file}: got no such file in the package, expected the linked model"));
+            }
+        }
+        for item in programs {
+            let claim = claims.iter().find(|claim| claim.manifest.file == item.file_name());
+            let verdict = match claim {
+                Some(claim) => prove(package, item, claim)?,
+                None => Verdict::judged(false, |_| Err("a model that no proof block claims".to_owned())),
+            };
+            if let Err(reason) = &verdict.dev {
+                faults.push(format!("{}: {reason}", item.name));
+            }
+            let asset = Asset::new(package.kind(), item, &verdict);
+            if asset.in_place == Some(false) {
+                self.warnings.push(format!("{}: cannot be mapped in place: {}", item.name, placement(item)));
+            }
+            self.models.push(asset);
+        }
+        self.faults.extend(faults);
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        let kind = match self.kind {
+            Kind::Apk => "Android package",
+            Kind::Aab => "Android bundle",
+            Kind::Ipa => "iOS package",
+            Kind::AppFolder => "app folder",
+        };
+        let mut lines = vec![format!("{}: {kind}", self.file)];
+        for library in &self.libraries {
+            let abis = library.abis.join(", ");
+            lines.push(format!("{abis}: {} (aligned to {})", library.name, library.page_bytes));
+            for block in &library.blocks {
+                lines.push(format!("  model      {}, block at {}", block.model, block.offset));
+                lines.push(format!("  sha256     {}", block.sha256));
+                lines.push(format!("  verdict    {}", block.verdict));
+            }
+        }
+        for asset in &self.models {
+            lines.push(format!("{}: {} bytes", asset.name, asset.bytes));
+            lines.push(format!("  in place   {}", asset.placement()));
+            lines.push(format!("  verdict    {}", asset.verdict));
+        }
+        lines.extend(self.warnings.iter().map(|warning| format!("warning: {warning}")));
+        lines.extend(self.faults.iter().map(|fault| format!("fault: {fault}")));
+        lines.join("\n") + "\n"
+    }
+}
+
+impl Found {
+    fn new(block: Block, verdict: &Verdict) -> Self {
+        let manifest = &block.claim.manifest;
+        Self {
+            offset: block.offset,
+            model: manifest.model.clone(),
+            sha256: manifest.sha256.to_string(),
+            linked: verdict.linked,
+            proved_for_dev: verdict.dev.is_ok() && !verdict.linked,
+            proved_for_release: verdict.release.is_ok() && !verdict.linked,
+            verdict: match (verdict.linked, &verdict.dev) {
+                (true, Ok(())) => format!("linked: {} is judged below", manifest.file),
+                _ => verdict.text(),
+            },
+            claim: block.claim,
+        }
+    }
+
+    fn refused(&self) -> bool {
+        self.verdict.starts_with("REFUSED")
+    }
+}
+
+impl Asset {
+    fn new(kind: Kind, item: &Item, verdict: &Verdict) -> Self {
+        let aligned = item.stored_at().is_some_and(|offset| offset % MAP_ALIGN_BYTES == 0);
+        Self {
+            name: item.name.clone(),
+            bytes: item.bytes,
+            stored_at: item.stored_at(),
+            aligned_bytes: item.stored_at().map(alignment),
+            in_place: (kind == Kind::Apk).then_some(aligned),
+            proved_for_dev: verdict.dev.is_ok(),
+            proved_for_release: verdict.release.is_ok(),
+            verdict: verdict.text(),
+        }
+    }
+
+    fn placement(&self) -> String {
+        match (self.in_place, self.stored_at) {
+            (None, _) => {
+                "not from here: it is unpacked, or packaged again, before it is installed".to_owned()
+            }
+            (Some(_), Some(offset)) => stored(offset),
+            (Some(_), None) => COMPRESSED.to_owned(),
+        }
+    }
+}
+
+const COMPRESSED: &str = "no: compressed; name it in noCompress";
+
+fn placement(item: &Item) -> String {
+    item.stored_at().map_or_else(|| COMPRESSED.to_owned(), stored)
+}
+
+/// 4096 and 16384 are whole pages of phones.
+fn alignment(offset: u64) -> u64 {
+    1 << offset.trailing_zeros().min(PTE_ALIGN_BYTES.trailing_zeros())
+}
+
+fn stored(offset: u64) -> String {
+    let align = alignment(offset);
+    let answer = if align >= MAP_ALIGN_BYTES { "yes" } else { "no; run zipalign 16 and sign again" };
+    format!("{answer}: stored at {offset}, aligned to {align}")
+}
+
+fn prove(package: &Package, item: &Item, claim: &Claim) -> anyhow::Result<Verdict> {
+    let source = package.open(item)?;
+    Ok(Verdict::judged(false, |profile| {
+        check::validate(Part::new(&*source, 0, item.bytes), claim, profile)
+            .map(|_| ())
+            .map_err(|refusal| refusal.to_string())
+    }))
+}
+
+/// Whether two claims are about the same model, proved by the same evidence and used with the same words.
+fn same(a: &Claim, b: &Claim) -> bool {
+    a.manifest == b.manifest
+        && a.recipe.digest() == b.recipe.digest()
+        && a.tokenizer == b.tokenizer
+        && a.chat_template == b.chat_template
+}

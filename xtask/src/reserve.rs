@@ -1,0 +1,149 @@
+//! Runs the reserve's own binary: builds llama.cpp, asks for evidence and figures.
+//!
+//! It is built in a target directory of its own, so that its compiler flags and its ten minutes touch no other build.
+//!
+//! **Invariant:** an answer is believed only if it is about the very bytes that the claim is about, and comes from the
+//! runtime that evidence must come from.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::{
+    dir::ModelDir,
+    evidence::Benchmark,
+    reserve::{RESERVE_RUNTIME, ReserveBinding, ReserveCheck, ReserveClaim, ReserveEvidence},
+};
+
+use crate::{console::Console, setup, workspace::Workspace};
+
+/// The reserve's binary and a place for its answers.
+pub(crate) struct Reserve {
+    binary: Utf8PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Reserve {
+    /// Builds the binary and opens a folder for its answers.
+    pub(crate) fn open(workspace: &Workspace, console: &Console) -> anyhow::Result<Self> {
+        // It links the engine too, for tokenizer and template.
+        setup::ensure(workspace).map_err(crate::Failure::into_error)?;
+        console.step("reserve: build llama.cpp (the first time ten minutes of one core)");
+        let binary = build(workspace)?;
+        Ok(Self { binary, folder: tempfile::tempdir_in(workspace.state())? })
+    }
+
+    /// Loads and runs a GGUF, and compares it with the eager model where there is a reference.
+    pub(crate) fn check(
+        &self,
+        claim: &ReserveClaim,
+        dir: &ModelDir,
+        gguf: &Utf8Path,
+        reference: Option<&Utf8Path>,
+        console: &Console,
+    ) -> anyhow::Result<ReserveEvidence> {
+        console.step("reserve: load and held-out texts");
+        let folder = Utf8Path::from_path(self.folder.path()).context("a path is not UTF-8")?;
+        let response = folder.join("check.json");
+        // Its threads spin at every barrier: beside another load two of them are a hundred times slower than one.
+        let mut arguments =
+            vec!["check", "--threads", "1", "--model", gguf.as_str(), "--response", response.as_str()];
+        let words = words(claim, dir);
+        arguments.extend(words.iter().map(String::as_str));
+        arguments.extend(reference.iter().flat_map(|path| ["--reference", path.as_str()]));
+        self.run(&arguments)?;
+        let bytes =
+            fs::read(&response).with_context(|| format!("{response}: the reserve wrote no answer"))?;
+        let check: ReserveCheck = serde_json::from_slice(&bytes).with_context(|| response.clone())?;
+        let ReserveCheck { runtime, gguf, load, heldout } = check;
+        ensure!(runtime == RESERVE_RUNTIME, "runtime: got {runtime}, expected {RESERVE_RUNTIME}");
+        let expected = claim.manifest.sha256;
+        ensure!(gguf == expected, "the reserve ran {gguf}, expected {expected}");
+        Ok(ReserveEvidence { bound: ReserveBinding::current(gguf, claim.bound()), load, heldout })
+    }
+
+    /// Measures speed and memory.
+    pub(crate) fn bench(
+        &self,
+        claim: &ReserveClaim,
+        dir: &ModelDir,
+        gguf: &Utf8Path,
+        repeats: u32,
+        threads: u32,
+    ) -> anyhow::Result<Benchmark> {
+        let (repeats, threads) = (repeats.to_string(), threads.to_string());
+        let mut arguments =
+            vec!["bench", "--model", gguf.as_str(), "--repeats", &repeats, "--threads", &threads];
+        let words = words(claim, dir);
+        arguments.extend(words.iter().map(String::as_str));
+        let stdout = self.run(&arguments)?;
+        serde_json::from_str(&stdout).context("the reserve's benchmark cannot be read")
+    }
+
+    fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = Command::new(&self.binary)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("{}: cannot be started", self.binary))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("the reserve ended with {}: {}", output.status, said.trim_end());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+fn words(claim: &ReserveClaim, dir: &ModelDir) -> Vec<String> {
+    if claim.tokenizer.is_none() {
+        return Vec::new();
+    }
+    let place = |name: &str| dir.path().join(name).into_string();
+    let tokens = &claim.recipe.tokens;
+    let (tokenizer, template) = (place(&tokens.tokenizer), place(&tokens.chat_template));
+    vec!["--tokenizer".to_owned(), tokenizer, "--template".to_owned(), template]
+}
+
+/// A cargo command in the reserve's own target directory, optimized, with what this processor can do.
+pub(crate) fn cargo(workspace: &Workspace, command: &str) -> Command {
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    cargo
+        .current_dir(workspace.root())
+        .args([command, "--release", "--package", "reserve", "--features", "runtime-llamacpp"])
+        .env("CARGO_TARGET_DIR", workspace.state().join("reserve/target"))
+        .envs(features().into_iter().map(|name| (name, "ON")));
+    cargo
+}
+
+/// ExecuTorch looks at the processor when it runs, llama.cpp when it is built: a comparison with its defaults (AVX2)
+/// would be unfair to it.
+fn features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has = |name: &'static str, there: bool| there.then_some(name);
+        [
+            has("GGML_AVX512", std::arch::is_x86_feature_detected!("avx512bw")),
+            has("GGML_AVX512_VBMI", std::arch::is_x86_feature_detected!("avx512vbmi")),
+            has("GGML_AVX512_VNNI", std::arch::is_x86_feature_detected!("avx512vnni")),
+            has("GGML_AVX512_BF16", std::arch::is_x86_feature_detected!("avx512bf16")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Vec::new()
+}
+
+fn build(workspace: &Workspace) -> anyhow::Result<Utf8PathBuf> {
+    let output = cargo(workspace, "build")
+        .args(["--quiet", "--bin", "reserve", "--message-format=json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo cannot be started")?;
+    ensure!(output.status.success(), "the reserve does not build; it needs cmake and libclang");
+    crate::engine::executable(&output.stdout).context("cargo named no executable for the reserve")
+}
