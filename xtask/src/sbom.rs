@@ -4,7 +4,7 @@
 //! **Invariant:** everything in it comes from the manifest and the recipe of a model that was proved in this very run, and
 //! nothing from this machine or this moment: the same model gives the same bytes.
 
-use std::fs;
+use std::{fs, io::Write as _};
 
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     Outcome,
     verify::{self, refused},
+    whole::{WholeFile, folder},
     workspace::Workspace,
 };
 
@@ -36,7 +37,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let dir = ModelDir::new(workspace.built_models(), &args.model);
+    let dir = ModelDir::new(workspace.models(), &args.model);
     let (claim, texts) = dir.claim().map_err(refused)?;
     verify::judge(&dir, &claim, Profile::Dev)?;
     let name = format!("{}.cdx.json", args.model);
@@ -49,14 +50,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 }
 
 fn write(out: &Utf8Path, bytes: &[u8]) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    let folder = out.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
+    let folder = folder(out);
     fs::create_dir_all(folder).with_context(|| format!("{folder}: cannot be made"))?;
-    let mut temporary = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("{folder}"))?;
-    temporary.write_all(bytes)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(out).with_context(|| format!("{out}: cannot be put in place"))?;
-    Ok(())
+    let mut file = WholeFile::create(out)?;
+    file.write_all(bytes).with_context(|| format!("{out}: cannot be written"))?;
+    file.put_in_place()
 }
 
 /// The whole bill. `manifest` is the digest of the manifest's bytes: it identifies the bill.

@@ -61,17 +61,6 @@ impl Workspace {
         self.root.join("model-assets/models")
     }
 
-    /// The models that the app's build script looks at: `PROOFMARK_MODELS_DIR` replaces them there, and so here.
-    pub(crate) fn built_models(&self) -> Utf8PathBuf {
-        match std::env::var("PROOFMARK_MODELS_DIR").ok().filter(|models| !models.is_empty()) {
-            Some(models) => {
-                eprintln!("warning: models are taken from PROOFMARK_MODELS_DIR={models}");
-                models.into()
-            }
-            None => self.models(),
-        }
-    }
-
     /// Models of random weights: laid out as [`Self::models`], so that the gate can be pointed at it.
     pub(crate) fn rehearsals(&self) -> Utf8PathBuf {
         self.state().join("rehearsal")

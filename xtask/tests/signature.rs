@@ -25,24 +25,24 @@ impl Models {
     fn strict() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let from = root().join("model-assets/models");
-        fs::create_dir_all(folder.path().join("models/tiny")).unwrap();
+        fs::create_dir_all(folder.path().join("repo/model-assets/models/tiny")).unwrap();
         let names = ["recipe.toml", "manifest.json", "tokenizer.json", "chat_template.jinja"];
         let names = names.map(|name| format!("tiny/{name}"));
         let more = ["policy.toml", PTE, "tiny/tiny-int8-seq512.reference"].map(str::to_owned);
         for name in names.iter().chain(&more) {
-            fs::copy(from.join(name), folder.path().join("models").join(name)).unwrap();
+            fs::copy(from.join(name), folder.path().join("repo/model-assets/models").join(name)).unwrap();
         }
-        fs::write(folder.path().join("models/signers.toml"), "schema = 1\n").unwrap();
+        fs::write(folder.path().join("repo/model-assets/models/signers.toml"), "schema = 1\n").unwrap();
         Self(folder)
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join("models").join(name)
+        self.0.path().join("repo/model-assets/models").join(name)
     }
 
     fn xtask(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        command.args(arguments).current_dir(self.0.path()).env("PROOFMARK_MODELS_DIR", self.path(""));
+        command.args(["--root", "repo"]).args(arguments).current_dir(self.0.path());
         command.env_remove("PROOFMARK_SIGNING_KEY").output().unwrap()
     }
 
@@ -182,7 +182,10 @@ fn a_key_comes_from_a_file_or_from_the_environment_and_is_never_shown() {
     );
     let with_variable = |text: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        command.arg("sign").env("PROOFMARK_MODELS_DIR", models.path("")).env("PROOFMARK_SIGNING_KEY", text);
+        command
+            .args(["--root", "repo", "sign"])
+            .current_dir(models.0.path())
+            .env("PROOFMARK_SIGNING_KEY", text);
         command.output().unwrap()
     };
     let output = with_variable(&secret);

@@ -51,7 +51,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     if let Some(path) = &args.new_key {
         return key::make(workspace, path);
     }
-    let dir = ModelDir::new(workspace.built_models(), &args.model);
+    let dir = ModelDir::new(workspace.models(), &args.model);
     if args.check {
         return prove(&dir, SystemTime::now());
     }
