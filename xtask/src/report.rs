@@ -5,6 +5,7 @@
 //! **Invariant:** the page is one file that loads nothing and runs nothing.
 
 mod html;
+mod measured;
 
 use std::fs;
 
@@ -16,12 +17,14 @@ use model_assets::{
     digest::Digest,
     dir::ModelDir,
     eq,
-    evidence::{ParityRun, Speed},
 };
 
-use self::html::{Page, escape};
+use self::{
+    html::{Page, escape},
+    measured::{benchmark, eq_test, parity, quality},
+};
 use crate::{
-    Outcome, bench,
+    Outcome,
     evidence::eq::Transcript,
     verify::{self, refused},
     workspace::Workspace,
@@ -175,193 +178,6 @@ fn verdicts(page: &mut Page, report: &Report) {
     page.raw("<details><summary>Every check at the last measurement</summary>");
     page.markup_table("Checks", &["verdict", "check", "got", "expected"], &rows);
     page.raw("</details>");
-}
-
-fn parity(page: &mut Page, claim: &Claim) {
-    begin(page, "parity");
-    let Some(parity) = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.parity.as_ref()) else {
-        page.text("Not measured.");
-        return;
-    };
-    let row = |name: &str, run: &ParityRun| {
-        vec![
-            name.to_owned(),
-            run.rows.to_string(),
-            format!("{:.3e}", run.max_abs_diff),
-            format!("{:.3e}", run.mean_abs_diff),
-            format!("{:.3e}", run.mean_kl),
-            format!("{:.4}", run.top1_agreement),
-        ]
-    };
-    let mut rows: Vec<_> = parity.runs().iter().map(|(name, run)| row(name, run)).collect();
-    if let Some(texts) = &parity.heldout {
-        rows.push(row("held-out texts, eager quantized", &texts.quantized));
-        rows.push(row("held-out texts, eager before quantization", &texts.fp32));
-    }
-    let heads = ["fed and compared with", "rows", "max |d|", "mean |d|", "KL, nats", "same top token"];
-    page.table("The .pte in the engine against the eager model, teacher-forced", &heads, &rows);
-    if let Some(it) = &parity.heldout {
-        page.text(format!(
-            "Perplexity of {} tokens in {} held-out texts: {:.5} by the .pte, {:.5} by the eager quantized model, {:.5} \
-             before quantization ({:.5} times). Tokenizer and template gave the recorded tokens for {} of {} texts. One \
-             prefill and single steps differ by at most {:.3e}.",
-            it.scored,
-            it.texts,
-            it.perplexity,
-            it.perplexity_quantized,
-            it.perplexity_fp32,
-            it.perplexity_ratio(),
-            it.same_tokens,
-            it.texts,
-            it.prefill_step_diff
-        ));
-    }
-}
-
-fn quality(page: &mut Page, claim: &Claim) {
-    begin(page, "quality");
-    let Some(quality) = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.quality.as_ref())
-    else {
-        page.text(
-            "Not measured: this model's world has no grammar to judge by, or the evidence is still to come.",
-        );
-        return;
-    };
-    let sides = [
-        ("before quantization", quality.fp32),
-        ("quantized, eager", quality.quantized),
-        (".pte in the engine", quality.pte),
-    ];
-    let row = |(name, it): (&str, model_assets::evidence::Acceptance)| {
-        vec![format!("Model {name}"), it.accepted.to_string(), it.replies.to_string(), percent(it.share())]
-    };
-    page.table(
-        "Sampled replies to held-out conversations that the grammar accepts",
-        &["model", "accepted", "replies", "share"],
-        &sides.map(row),
-    );
-}
-
-fn eq_test(page: &mut Page, report: &Report) {
-    begin(page, "eq");
-    let claim = &report.claim;
-    let evidence = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.eq.as_ref());
-    let items = claim.recipe.eq.items.items().unwrap_or_default();
-    let Some((evidence, verdict)) = evidence.and_then(|it| Some((it, eq::judge(&items, &it.items)?))) else {
-        page.text("Not measured.");
-        return;
-    };
-    page.text(format!(
-        "Score {:.2} of 100 (eager quantized model: {:.2}); difference {:+.3}, 95 % interval {:+.3} to {:+.3}; {} of the \
-         answers could be read. Ten items tell a broken model from a whole one; they do not rank good ones.",
-        verdict.score,
-        verdict.eager_score,
-        verdict.difference,
-        verdict.low,
-        verdict.high,
-        percent(verdict.parse_rate)
-    ));
-    let ratings = |given: &Option<[f64; 4]>| given.map_or("not readable".to_owned(), |it| joined(&it));
-    let rows: Vec<_> = items
-        .iter()
-        .zip(&evidence.items)
-        .map(|(item, given)| {
-            let score = given
-                .pte
-                .map_or("none".to_owned(), |it| format!("{:.1}", eq::item_score(&it, &item.reference)));
-            let expected = format!("({})", joined(&item.reference));
-            vec![
-                item.id.clone(),
-                item.emotions.join(", "),
-                expected,
-                ratings(&given.pte),
-                ratings(&given.eager),
-                score,
-            ]
-        })
-        .collect();
-    page.table("Ratings, 0 to 10", &["item", "emotions", "right", ".pte", "eager", "score"], &rows);
-    let talk = &evidence.talk;
-    page.text(format!(
-        "Conversation of {} turns: {} tokens said, largest prompt {} of {} tokens, {} messages forgotten for want of room, \
-         {} empty, {} looping, {} special tokens.",
-        talk.turns,
-        talk.tokens,
-        talk.prompt_tokens_max,
-        talk.window,
-        talk.forgotten,
-        talk.empty,
-        talk.looping,
-        talk.special
-    ));
-    let Some(transcript) = &report.transcript else {
-        page.text("The transcript that the evidence names is not beside the manifest.");
-        return;
-    };
-    page.raw("<details><summary>Transcript of the conversation</summary>");
-    for turn in &transcript.talk {
-        page.raw(&format!(
-            "<div class=\"talk\"><p class=\"soft\">person</p><pre>{}</pre><p class=\"soft\">model</p><pre>{}</pre></div>",
-            escape(&turn.said),
-            escape(&turn.replied)
-        ));
-    }
-    page.raw("</details>");
-    for item in &transcript.items {
-        page.raw(&format!("<details><summary>{}</summary>", escape(&item.id)));
-        for (who, words) in [("asked", &item.prompt), (".pte", &item.pte), ("eager", &item.eager)] {
-            page.raw(&format!("<p class=\"soft\">{who}</p><pre>{}</pre>", escape(words)));
-        }
-        page.raw("</details>");
-    }
-}
-
-fn benchmark(page: &mut Page, claim: &Claim) -> anyhow::Result<()> {
-    begin(page, "benchmark");
-    let Some(it) = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.benchmark.as_ref()) else {
-        page.text("Not measured.");
-        return Ok(());
-    };
-    let machine = &it.machine;
-    page.text(format!(
-        "On {}, {}, {} processors, {}: ExecuTorch {}, {} threads. Figures of this machine alone.",
-        machine.processor, machine.architecture, machine.processors, machine.system, it.runtime, it.threads
-    ));
-    let milliseconds = |ms: Option<f64>| ms.map_or("not measured".to_owned(), |ms| format!("{ms:.2} ms"));
-    let mut cards = vec![
-        ("load, cold", milliseconds(it.load_cold_ms)),
-        ("load, warm", milliseconds(Some(it.load_warm_ms))),
-        ("first token", milliseconds(it.ttft_ms)),
-    ];
-    if let Some(memory) = &it.memory {
-        cards.push(("memory, peak", megabytes(memory.peak_bytes)));
-        cards.push(("steady, anonymous", megabytes(memory.steady.anonymous_bytes)));
-        cards.push(("steady, file-backed", megabytes(memory.steady.file_bytes)));
-    }
-    let energy =
-        it.energy.as_ref().map_or("not told".to_owned(), |e| format!("{:.4} J/token", e.joules_per_token));
-    cards.push(("energy", energy));
-    page.cards(&cards);
-    page.raw(&format!(
-        "<div role=\"img\" aria-label=\"Speeds by case and by number of threads; the table below has the figures\">{}</div>",
-        bench::svg(it)?
-    ));
-    let row = |threads: u32, speed: &Speed| {
-        vec![
-            speed.name.clone(),
-            threads.to_string(),
-            format!("{:.1}", speed.mean),
-            format!("{:.1}", speed.sd),
-            format!("{:.1}", speed.min),
-            format!("{:.1}", speed.max),
-        ]
-    };
-    let mut rows: Vec<_> = it.speeds.iter().map(|speed| row(it.threads, speed)).collect();
-    rows.extend(
-        it.sweep.iter().flat_map(|step| [row(step.threads, &step.prefill), row(step.threads, &step.decode)]),
-    );
-    page.table("Tokens per second", &["case", "threads", "mean", "sd", "least", "most"], &rows);
-    Ok(())
 }
 
 fn structure(page: &mut Page, claim: &Claim) {

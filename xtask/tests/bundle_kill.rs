@@ -26,15 +26,18 @@ const LINES: u64 = 12;
 /// Longest time after a line; the next one mostly comes sooner.
 const AFTER: Duration = Duration::from_millis(40);
 
-/// Kills a command behind so many lines and so much time; says what it was at.
-fn killed(mut command: Command, lines: u64, after: Duration) -> String {
+/// Kills a command behind so many lines, or behind the line that begins its proof, and so much time; says what it was at.
+fn killed(mut command: Command, lines: Option<u64>, after: Duration) -> String {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut seen = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let mut last = "start".to_owned();
-    for _ in 0..lines {
+    for _ in 0..lines.unwrap_or(u64::MAX) {
         match seen.next() {
             Some(line) => last = line,
             None => break,
+        }
+        if lines.is_none() && last.contains("\"prove\"") {
+            break;
         }
     }
     std::thread::sleep(after);
@@ -81,7 +84,9 @@ fn killed_at_any_moment_nothing_half_done_is_seen() {
             fs::write(&out, &bundles[1 - wanted]).unwrap();
         }
         let after = AFTER.mul_f64(random.below(1000) as f64 / 1000.0);
-        let at = killed(tree.xtask(&arguments), random.below(LINES), after);
+        // The proof and the publish of a fetch are its last line but one, and half of its time.
+        let lines = (is_pack || random.below(2) == 0).then(|| random.below(LINES));
+        let at = killed(tree.xtask(&arguments), lines, after);
         let when = format!("kill {kill}, {} at {at}", arguments[0]);
         *moments.entry(format!("{} at {at}", arguments[0])).or_insert(0) += 1;
 

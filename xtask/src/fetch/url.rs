@@ -11,10 +11,11 @@ use crate::{
     console::Console,
     http::{
         client::{Client, Refused, Site},
-        download::{self, Listed, Pin, Size, Wanted},
+        download,
         endpoint::{Endpoint, shown},
         fault::{Fault, Patience},
         progress::Progress,
+        wanted::{Listed, Pin, Size, Wanted},
     },
 };
 

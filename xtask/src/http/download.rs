@@ -5,14 +5,12 @@
 
 use std::{
     fs,
-    io::{Read as _, Seek as _, Write as _},
+    io::{Seek as _, Write as _},
 };
 
 use anyhow::{Context as _, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::{digest::Digest, manifest::FileRecord};
-use sha1::Sha1;
-use sha2::{Digest as _, Sha256};
+use model_assets::manifest::FileRecord;
 use ureq::http::{HeaderMap, StatusCode, Uri};
 
 use crate::predict;
@@ -20,6 +18,7 @@ use crate::predict;
 use super::{
     client::{Client, Resume, text},
     fault::{Attempts, Fault},
+    wanted::{Size, Sums, Wanted},
 };
 
 /// Disk that must stay free.
@@ -31,71 +30,8 @@ pub(crate) const DISK_HINT: &str =
 const PROGRESS_BYTES_MIN: u64 = 1 << 20;
 const ETAG_BYTES_MAX: u64 = 1024;
 
-/// A file that is wanted.
-#[derive(Debug, Clone)]
-pub(crate) struct Wanted {
-    pub(crate) name: String,
-    pub(crate) size: Size,
-    pub(crate) listed: Listed,
-    pub(crate) pin: Option<Pin>,
-}
-
-/// What is known of a file's size before it is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Size {
-    Exactly(u64),
-    AtMost(u64),
-}
-
-impl Size {
-    pub(crate) fn max(self) -> u64 {
-        match self {
-            Self::Exactly(bytes) | Self::AtMost(bytes) => bytes,
-        }
-    }
-
-    fn fits(self, bytes: u64) -> bool {
-        match self {
-            Self::Exactly(exactly) => bytes == exactly,
-            Self::AtMost(most) => bytes <= most,
-        }
-    }
-}
-
-impl std::fmt::Display for Size {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Exactly(bytes) => write!(f, "{bytes}"),
-            Self::AtMost(bytes) => write!(f, "at most {bytes}"),
-        }
-    }
-}
-
-/// What a file's bytes must hash to, by the word of the hub's list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Listed {
-    /// Of a file in large-file storage.
-    Sha256(Digest),
-    /// SHA-1 of git's blob object, of any other file.
-    GitBlob([u8; 20]),
-    /// No list names it: what is in it proves itself.
-    Nothing,
-}
-
-/// The digest that a person or a recipe demands.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pin {
-    pub(crate) sha256: Digest,
-    /// Whose digest it is, for messages.
-    pub(crate) whose: &'static str,
-}
-
-impl Wanted {
-    /// Whether the bytes of a file say that it is this one.
-    fn has_digest(&self) -> bool {
-        self.listed != Listed::Nothing || self.pin.is_some()
-    }
-}
+/// Hears of bytes that are there, of how many there will be where that is known, and of attempts that failed.
+pub(crate) type Seen<'a> = dyn FnMut(u64, Option<u64>, Option<&str>) + 'a;
 
 /// Where a file and what there is of it lie.
 struct Place {
@@ -140,10 +76,7 @@ pub(crate) fn path(folder: &Utf8Path, wanted: &Wanted) -> Utf8PathBuf {
     if wanted.has_digest() { place.whole } else { place.partial }
 }
 
-/// Hears of bytes that are there, bytes in all where the server tells, and attempts that failed.
-type Seen<'a> = dyn FnMut(u64, Option<u64>, Option<&str>) + 'a;
-
-/// Makes `folder` hold the file, and says what it is; `seen` hears of bytes and of attempts that failed.
+/// Makes `folder` hold the file, and says what it is.
 pub(crate) fn file(
     client: &Client,
     url: &Uri,
@@ -396,65 +329,4 @@ pub(crate) fn sync_folder(path: &Utf8Path) -> Result<(), Fault> {
     let folder = path.parent().context("a file in no folder")?;
     fs::File::open(folder)?.sync_all().with_context(|| format!("{folder}: cannot be synced"))?;
     Ok(())
-}
-
-/// Both digests of what went by.
-struct Sums {
-    sha256: Sha256,
-    blob: Option<Sha1>,
-    bytes: u64,
-}
-
-impl Sums {
-    fn new(wanted: &Wanted) -> Self {
-        let blob = matches!(wanted.listed, Listed::GitBlob(_)).then(|| {
-            let mut sha1 = Sha1::new();
-            // A list that names blobs names sizes as well.
-            sha1.update(format!("blob {}\0", wanted.size.max()));
-            sha1
-        });
-        Self { sha256: Sha256::new(), blob, bytes: 0 }
-    }
-
-    fn update(&mut self, part: &[u8]) {
-        self.sha256.update(part);
-        if let Some(blob) = &mut self.blob {
-            blob.update(part);
-        }
-        self.bytes += part.len() as u64;
-    }
-
-    /// Takes in the first `count` bytes of a file and leaves it there.
-    fn absorb(&mut self, file: &mut fs::File, count: u64) -> Result<(), Fault> {
-        let mut buffer = vec![0; 1 << 20];
-        let mut reader = file.take(count);
-        loop {
-            match reader.read(&mut buffer)? {
-                0 => return Ok(()),
-                read => self.update(buffer.get(..read).unwrap_or_default()),
-            }
-            if crate::supervise::interrupted() {
-                return Err(Fault::Interrupted);
-            }
-        }
-    }
-
-    fn finish(self, wanted: &Wanted) -> anyhow::Result<FileRecord> {
-        let sha256 = Digest::from_bytes(self.sha256.finalize().into());
-        anyhow::ensure!(wanted.size.fits(self.bytes), "got {} bytes, expected {}", self.bytes, wanted.size);
-        match wanted.listed {
-            Listed::Sha256(hub) => {
-                anyhow::ensure!(sha256 == hub, "got sha256 {sha256}, expected the hub's {hub}")
-            }
-            Listed::GitBlob(hub) => {
-                let got: Option<[u8; 20]> = self.blob.map(|blob| blob.finalize().into());
-                anyhow::ensure!(got == Some(hub), "got another git blob than the hub's list names");
-            }
-            Listed::Nothing => {}
-        }
-        if let Some(Pin { sha256: pin, whose }) = wanted.pin {
-            anyhow::ensure!(sha256 == pin, "got sha256 {sha256}, expected {whose} {pin}");
-        }
-        Ok(FileRecord { name: wanted.name.clone(), bytes: self.bytes, sha256 })
-    }
 }

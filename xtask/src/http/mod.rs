@@ -6,3 +6,4 @@ pub(crate) mod download;
 pub(crate) mod endpoint;
 pub(crate) mod fault;
 pub(crate) mod progress;
+pub(crate) mod wanted;

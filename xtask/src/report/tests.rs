@@ -31,7 +31,7 @@ fn report() -> Report {
         same_in_a_row: 1,
     };
     claim.manifest.evidence = Some(Evidence {
-        benchmark: Some(bench::tests::sample()),
+        benchmark: Some(crate::bench::tests::sample()),
         eq: Some(Eq { items: items.iter().map(given).collect(), talk, transcript: Digest::of(b"") }),
         ..Evidence::none(bound)
     });

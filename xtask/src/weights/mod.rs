@@ -24,10 +24,11 @@ use crate::{
     console::Console,
     http::{
         client::Client,
-        download::{self, DISK_HINT, DISK_SPARE_BYTES, Wanted},
+        download::{self, DISK_HINT, DISK_SPARE_BYTES},
         endpoint::Endpoint,
         fault::{Fault, Patience},
         progress::Progress,
+        wanted::Wanted,
     },
     predict, supervise,
     token::{Token, environment},

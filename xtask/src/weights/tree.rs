@@ -18,8 +18,8 @@ use ureq::http::Uri;
 use crate::{
     http::{
         client::{Client, text},
-        download::{Listed, Pin, Size, Wanted},
         fault::{Attempts, Fault},
+        wanted::{Listed, Pin, Size, Wanted},
     },
     predict,
 };
