@@ -16,6 +16,7 @@ mod inspect;
 mod inspect_app;
 mod inspect_package;
 mod lint_workflows;
+mod mobile;
 mod mutate;
 mod pack;
 mod package;
@@ -66,6 +67,13 @@ pub const EXIT_GH_ACCESS: u8 = 23;
 /// The run on GitHub failed.
 pub const EXIT_RUN: u8 = 24;
 
+/// A tool or SDK that a mobile build needs is not installed.
+pub const EXIT_MOBILE_TOOLS: u8 = 30;
+/// A mobile build failed.
+pub const EXIT_MOBILE_BUILD: u8 = 31;
+/// The model does not compute on ARM64 what it computes here.
+pub const EXIT_MOBILE_RUN: u8 = 32;
+
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
 struct Cli {
@@ -107,6 +115,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Train the embedded default model again (half an hour on one core)
     TrainTiny(train_tiny::Args),
+    /// Build the app for ARM64 Linux and phones
+    Mobile(mobile::Args),
     /// Lint the GitHub workflows with actionlint and zizmor
     LintWorkflows(lint_workflows::Args),
     /// Run every test
@@ -162,6 +172,7 @@ fn main() -> std::process::ExitCode {
                 Command::Mutate(args) => mutate::run(&workspace, &args),
                 Command::Fuzz(args) => fuzz::run(&workspace, &args),
                 Command::TrainTiny(args) => train_tiny::run(&workspace, &args),
+                Command::Mobile(args) => mobile::run(&workspace, &args),
                 Command::LintWorkflows(args) => lint_workflows::run(&workspace, &args),
                 Command::Test(args) => test::run(&workspace, &args),
             }
