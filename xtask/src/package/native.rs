@@ -110,7 +110,7 @@ fn macho_slice(head: &[u8], base: u64, len: u64) -> anyhow::Result<Slice> {
         if let Some((segment, _)) = command.segment_64()?
             && segment.name() != b"__LINKEDIT"
         {
-            mapped.push(range(segment.fileoff(endian).into(), segment.filesize(endian).into(), base, len)?);
+            mapped.push(range(segment.fileoff(endian), segment.filesize(endian), base, len)?);
         }
     }
     Ok(Slice { abi, mapped, page_bytes: PAGE_BYTES })
