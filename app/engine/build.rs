@@ -1,4 +1,5 @@
-//! Finds the ExecuTorch C++ SDK, compiles the shim against it and links the five runtime libraries.
+//! Finds the ExecuTorch C++ SDK, compiles the shim against it and links the runtime: the five shared libraries of the
+//! wheel, or, for a phone, the static ones of a build from source.
 //!
 //! The ladder, each rung a function: find the SDK → check its version → compile → copy the libraries → link.
 //! A rung that fails says what was looked for and the command that repairs it.
@@ -23,6 +24,10 @@ const LIBRARIES: [&str; 5] = [
     "executorch_threadpool",
 ];
 
+/// Static libraries of which nothing is named by anybody: operators and backends that register themselves.
+const REGISTERING: [&str; 4] =
+    ["executorch", "optimized_native_cpu_ops_lib", "quantized_ops_lib", "xnnpack_backend"];
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,6 +43,9 @@ fn run() -> Result<(), String> {
     let sdk = find_sdk()?;
     check_version(&sdk)?;
     compile_shim(&sdk)?;
+    if sdk.join("lib/libexecutorch.a").is_file() {
+        return link_static(&sdk.join("lib"));
+    }
     let lib_dir = copy_libraries(&sdk, &out)?;
     link(&out, &lib_dir)
 }
@@ -88,14 +96,19 @@ fn find_sdk() -> Result<PathBuf, String> {
     ))
 }
 
-/// The wheel names its version in the CMake package file; the libraries themselves do not.
+/// The wheel names its version in the CMake package file, the source in a file of its own; the libraries do not.
 fn check_version(sdk: &Path) -> Result<(), String> {
-    let path = sdk.join("lib/cmake/executorch/executorch-config-version.cmake");
+    let (source, wheel) =
+        (sdk.join("version.txt"), sdk.join("lib/cmake/executorch/executorch-config-version.cmake"));
+    let path = if source.is_file() { source } else { wheel };
     let text = registered_file(&path)?;
-    let got = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("set(PACKAGE_VERSION \"")?.strip_suffix("\")"))
-        .unwrap_or("no PACKAGE_VERSION");
+    let got = if path.ends_with("version.txt") {
+        text.trim()
+    } else {
+        text.lines()
+            .find_map(|line| line.trim().strip_prefix("set(PACKAGE_VERSION \"")?.strip_suffix("\")"))
+            .unwrap_or("no PACKAGE_VERSION")
+    };
     if got != RUNTIME_VERSION {
         return Err(format!("{}: got version {got}, expected {RUNTIME_VERSION}", path.display()));
     }
@@ -178,6 +191,31 @@ fn copy_libraries(sdk: &Path, out: &Path) -> Result<PathBuf, String> {
             .map_err(|e| format!("{}: {e}, expected a library of the ExecuTorch SDK", from.display()))?;
     }
     Ok(folder)
+}
+
+/// Links every static library of the SDK; whole where nothing but itself says that it is there.
+fn link_static(lib_dir: &Path) -> Result<(), String> {
+    println!("cargo::rustc-link-search=native={}", lib_dir.display());
+    println!("cargo::rerun-if-changed={}", lib_dir.display());
+    let wrong = |e: std::io::Error| format!("{}: {e}", lib_dir.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(lib_dir).map_err(wrong)? {
+        let name = entry.map_err(wrong)?.file_name();
+        let library = name.to_str().and_then(|name| name.strip_prefix("lib")?.strip_suffix(".a"));
+        names.extend(library.map(str::to_owned));
+    }
+    names.sort();
+    for name in REGISTERING {
+        if !names.iter().any(|library| library == name) {
+            return Err(format!("{}: got no lib{name}.a, expected one", lib_dir.display()));
+        }
+        println!("cargo::rustc-link-lib=static:+whole-archive={name}");
+    }
+    for name in names.iter().filter(|name| !REGISTERING.contains(&name.as_str())) {
+        println!("cargo::rustc-link-lib=static={name}");
+    }
+    println!("cargo::metadata=version={RUNTIME_VERSION}");
+    Ok(())
 }
 
 fn link(out: &Path, lib_dir: &Path) -> Result<(), String> {

@@ -27,6 +27,13 @@ pub(crate) struct Args {
     segments: bool,
 }
 
+impl Args {
+    /// As if `cargo xtask inspect FILE` had been typed.
+    pub(crate) fn of(file: Utf8PathBuf) -> Self {
+        Self { file, json: false, segments: false }
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Outcome {
     let path = &args.file;
     if path.is_dir() {

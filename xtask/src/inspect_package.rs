@@ -106,6 +106,8 @@ struct Found {
     proved_for_release: bool,
     verdict: String,
     #[serde(skip)]
+    refused: bool,
+    #[serde(skip)]
     claim: Claim,
 }
 
@@ -183,8 +185,7 @@ impl<'a> Report<'a> {
                 Found::new(block, &verdict)
             })),
         }
-        for block in blocks.iter().filter(|block| !block.proved_for_dev && (!block.linked || block.refused()))
-        {
+        for block in blocks.iter().filter(|block| block.refused) {
             self.faults.push(format!("{name}: {}", block.verdict));
         }
         self.libraries.push(Library { name: name.clone(), abis, page_bytes, blocks });
@@ -295,12 +296,9 @@ impl Found {
                 (true, Ok(())) => format!("linked: {} is judged below", manifest.file),
                 _ => verdict.text(),
             },
+            refused: verdict.dev.is_err(),
             claim: block.claim,
         }
-    }
-
-    fn refused(&self) -> bool {
-        self.verdict.starts_with("REFUSED")
     }
 }
 

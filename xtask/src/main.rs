@@ -22,6 +22,7 @@ mod inspect_app;
 mod inspect_package;
 mod lint_workflows;
 mod meter;
+mod mobile;
 mod mutate;
 mod pack;
 mod package;
@@ -82,6 +83,13 @@ pub const EXIT_SIGNATURE: u8 = 25;
 /// What the model's licence demands is missing.
 pub const EXIT_LICENCE: u8 = 26;
 
+/// A tool or SDK that a mobile build needs is not installed.
+pub const EXIT_MOBILE_TOOLS: u8 = 30;
+/// A mobile build failed.
+pub const EXIT_MOBILE_BUILD: u8 = 31;
+/// The model does not compute on ARM64 what it computes here.
+pub const EXIT_MOBILE_RUN: u8 = 32;
+
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
 struct Cli {
@@ -132,6 +140,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Train the embedded default model again (half an hour on one core)
     TrainTiny(train_tiny::Args),
+    /// Build the app for ARM64 Linux and phones
+    Mobile(mobile::Args),
     /// Lint the GitHub workflows with actionlint and zizmor
     LintWorkflows(lint_workflows::Args),
     /// Test, draw and measure the app with its graphical front and its C surface
@@ -198,6 +208,7 @@ impl Command {
             Self::Fuzz(args) => fuzz::run(workspace, args),
             Self::TrainTiny(args) => train_tiny::run(workspace, args),
             Self::LintWorkflows(args) => lint_workflows::run(workspace, args),
+            Self::Mobile(args) => mobile::run(workspace, args),
             Self::App(args) => app::run(workspace, args),
             Self::Test(args) => test::run(workspace, args),
         }

@@ -25,6 +25,12 @@ pub(crate) struct Receipt {
     pub(crate) torch_index: String,
 }
 
+/// The packages that the venv is made of, with their digests.
+pub(crate) fn requirements() -> &'static str {
+    // Part of this binary, written by uv: it is text.
+    std::str::from_utf8(LOCK).unwrap_or_default()
+}
+
 /// Digest of both locks.
 pub(crate) fn lock_digest() -> Digest {
     Digest::of(&[LOCK, BOOTSTRAP].concat())

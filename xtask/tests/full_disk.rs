@@ -53,7 +53,7 @@ fn a_full_disk_loses_nothing() {
 #[cfg(target_os = "linux")]
 fn on_a_small_disk() {
     let Ok(path) = std::env::var(CHILD) else { return };
-    let options = "size=340m,nr_inodes=1000";
+    let options = "size=400m,nr_inodes=1000";
     assert!(
         Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs", &path])

@@ -1,4 +1,5 @@
-//! `engine run`: raw token ids in, token ids and a digest of all logits out.
+//! `engine run`: raw token ids, or a message as the chat template writes it, in; token ids and a digest of all logits
+//! out, and with `--logits` the logits themselves: two machines' arithmetic is compared by them.
 //!
 //! With `--stdin-loop` the process takes one model file per input line and answers one JSON line per model,
 //! which is how damaged files are studied: a file that takes the process down ends the loop at its line.
@@ -7,11 +8,13 @@ use std::io::BufRead;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Args;
+use engine::chat::{Message, Role};
 use engine::{LoadOptions, Session, runtime, sample};
 use model_assets::digest::Digest;
 use serde::Serialize;
 
 use crate::output::{Failed, print_json};
+use crate::writer::Writer;
 use crate::{exit, load};
 
 #[derive(Args)]
@@ -20,8 +23,23 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", required_unless_present = "stdin_loop")]
     model: Option<Utf8PathBuf>,
     /// Prompt as token ids.
-    #[arg(long, value_delimiter = ',', required = true, value_name = "IDS")]
+    #[arg(long, value_delimiter = ',', required_unless_present = "prompt", value_name = "IDS")]
     tokens: Vec<u32>,
+    /// Prompt as a person's message.
+    #[arg(
+        long, value_name = "TEXT", conflicts_with_all = ["tokens", "stdin_loop"],
+        requires = "tokenizer", requires = "template"
+    )]
+    prompt: Option<String>,
+    /// The tokenizer that ships with the model.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<Utf8PathBuf>,
+    /// The chat template that ships with the model.
+    #[arg(long, value_name = "FILE")]
+    template: Option<Utf8PathBuf>,
+    /// Where all logits go: 32-bit floats, little-endian, in order.
+    #[arg(long, value_name = "FILE", conflicts_with = "stdin_loop")]
+    logits: Option<Utf8PathBuf>,
     /// Tokens to decode after it, greedily.
     #[arg(short = 'n', default_value_t = 8, value_name = "N")]
     count: usize,
@@ -55,7 +73,19 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failed> {
     threads.and_then(runtime::set_threads).map_err(|e| Failed::from_engine(exit::RUN, "", e))?;
     let Some(model) = &args.model else { return stdin_loop(args) };
     let session = load(model, &LoadOptions::default())?;
-    print_json(&decode(session, model, args).map_err(Failed::run(model))?)
+    let prompt = match (&args.prompt, &args.tokenizer, &args.template) {
+        (Some(text), Some(tokenizer), Some(template)) => {
+            let writer = Writer::open(session.model(), tokenizer, template)?;
+            let message = Message::new(Role::User, text.clone());
+            writer.encode(&[message], true).map_err(Failed::run(model))?
+        }
+        _ => args.tokens.clone(),
+    };
+    let (ran, bytes) = decode(session, model, &prompt, args.count).map_err(Failed::run(model))?;
+    if let Some(path) = &args.logits {
+        std::fs::write(path, bytes).map_err(|e| Failed::new(exit::OUTPUT, format!("{path}: {e}")))?;
+    }
+    print_json(&ran)
 }
 
 fn stdin_loop(args: &RunArgs) -> Result<(), Failed> {
@@ -63,22 +93,28 @@ fn stdin_loop(args: &RunArgs) -> Result<(), Failed> {
         let line = line.map_err(|e| Failed::new(exit::RUN, format!("standard input: {e}")))?;
         let path = Utf8Path::new(&line);
         let ran = load(path, &LoadOptions::default())
-            .and_then(|session| decode(session, path, args).map_err(Failed::run(path)));
+            .and_then(|session| decode(session, path, &args.tokens, args.count).map_err(Failed::run(path)));
         match ran {
-            Ok(ran) => print_json(&ran)?,
+            Ok((ran, _)) => print_json(&ran)?,
             Err(failed) => print_json(&Refused { model: path, error: failed.message })?,
         }
     }
     Ok(())
 }
 
-fn decode<'a>(mut session: Session, model: &'a Utf8Path, args: &RunArgs) -> engine::Result<Ran<'a>> {
+/// What came out, and every logit as bytes.
+fn decode<'a>(
+    mut session: Session,
+    model: &'a Utf8Path,
+    prompt: &[u32],
+    count: usize,
+) -> engine::Result<(Ran<'a>, Vec<u8>)> {
     let (mut bytes, mut tokens, mut finite) = (Vec::new(), Vec::new(), true);
-    let mut logits = session.prefill(&args.tokens)?;
+    let mut logits = session.prefill(prompt)?;
     loop {
         bytes.extend(logits.iter().flat_map(|logit| logit.to_le_bytes()));
         finite &= logits.iter().all(|logit| logit.is_finite());
-        if tokens.len() == args.count {
+        if tokens.len() == count {
             break;
         }
         // Damaged models may have no finite logit; the digest still tells them apart.
@@ -86,5 +122,6 @@ fn decode<'a>(mut session: Session, model: &'a Utf8Path, args: &RunArgs) -> engi
         tokens.push(token);
         logits = session.decode(token)?;
     }
-    Ok(Ran { model, tokens, finite, logits_sha256: Digest::of(&bytes).to_string() })
+    let logits_sha256 = Digest::of(&bytes).to_string();
+    Ok((Ran { model, tokens, finite, logits_sha256 }, bytes))
 }

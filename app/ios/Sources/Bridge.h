@@ -1,0 +1,2 @@
+// What Swift sees of the chat core.
+#include "proofmark.h"
