@@ -13,7 +13,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
 };
 
 use hub::{Hub, REPO, REVISION};
@@ -53,7 +56,7 @@ fn a_full_disk_loses_nothing() {
 #[cfg(target_os = "linux")]
 fn on_a_small_disk() {
     let Ok(path) = std::env::var(CHILD) else { return };
-    let options = "size=400m,nr_inodes=1000";
+    let options = "size=340m,nr_inodes=1000";
     assert!(
         Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs", &path])
@@ -212,16 +215,18 @@ fn resumed(hub: &Hub) -> bool {
     hub.asked().iter().any(|asked| asked.headers.contains_key("range"))
 }
 
-/// A hub that fills the disk, once, as soon as the first bytes of this file are on it.
+/// A hub that fills the disk, once, as soon as the first bytes of this file are on it, and word of when it has: a command may
+/// find the disk full while the last of it is still being taken.
 #[cfg(target_os = "linux")]
-fn filling(disk: &Disk, files: hub::Files, name: &'static str) -> Hub {
+fn filling(disk: &Disk, files: hub::Files, name: &'static str) -> (Hub, mpsc::Receiver<()>) {
     let (path, armed) = (disk.0.clone(), AtomicBool::new(true));
-    Hub::start(files, move |asked, answer| {
+    let (done, filled) = mpsc::channel();
+    let hub = Hub::start(files, move |asked, answer| {
         if !asked.path.split('?').next().is_some_and(|path| path.ends_with(name)) {
             return answer;
         }
         if armed.swap(false, Ordering::Relaxed) {
-            let disk = Disk(path.clone());
+            let (disk, done) = (Disk(path.clone()), done.clone());
             std::thread::spawn(move || {
                 let begun = |entry: walkdir::DirEntry| {
                     let partial = entry.path().extension().is_some_and(|extension| extension == "incomplete");
@@ -231,10 +236,12 @@ fn filling(disk: &Disk, files: hub::Files, name: &'static str) -> Hub {
                     std::thread::yield_now();
                 }
                 disk.leave_bytes(64 << 10);
+                done.send(())
             });
         }
         answer.paced(hub::Pace::Slow)
-    })
+    });
+    (hub, filled)
 }
 
 #[cfg(target_os = "linux")]
@@ -259,11 +266,12 @@ fn weights_on(disk: &Disk) {
     assert!(code == 20 && text.contains("bytes of free disk") && text.contains("hint: free space"), "{text}");
 
     // Room when it was looked at, and none in the middle of the file.
-    let hub = filling(disk, files.clone(), WEIGHTS);
+    let (hub, filled) = filling(disk, files.clone(), WEIGHTS);
     fs::remove_dir_all(tree.path(".proofmark")).unwrap();
     let folder = tree.path(".proofmark/weights").join(REPO).join(REVISION);
     let (code, text) = said(&mut weights(&tree, &hub));
     assert!(code == 20 && text.contains(FULL) && text.contains("hint: free space"), "{text}");
+    filled.recv().unwrap();
     disk.relieve();
     assert!(!folder.join(WEIGHTS).exists() && !folder.join(".proofmark-receipt.json").exists());
     let (code, text) = said(&mut weights(&tree, &hub));
@@ -278,11 +286,12 @@ fn fetch_url_on(disk: &Disk) {
     let (tree, models) = (Tree::at(&disk.0.join("url")), two_models());
     tree.put(&models[0]);
     let files = hub::Files::checkpoint(1).with("tiny.tar.gz", bundled(models[1].clone()));
-    let hub = filling(disk, files, "tiny.tar.gz");
+    let (hub, filled) = filling(disk, files, "tiny.tar.gz");
     let url = format!("{}/{REPO}/resolve/{REVISION}/tiny.tar.gz", hub.url);
     let (code, text) = tree.run(&["fetch", &url]);
     assert!(code == 20 && text.contains(FULL) && text.contains("hint: free space"), "{text}");
     assert_eq!(tree.whole("full"), sha256(&models[0]));
+    filled.recv().unwrap();
     disk.relieve();
     let (code, text) = tree.run(&["fetch", &url]);
     assert_eq!(code, 0, "{text}");
