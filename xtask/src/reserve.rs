@@ -48,7 +48,7 @@ impl Reserve {
         console.step("reserve: load and held-out texts");
         let folder = Utf8Path::from_path(self.folder.path()).context("a path is not UTF-8")?;
         let response = folder.join("check.json");
-        // Its threads spin at every barrier: beside another load two of them are a hundred times slower than one.
+        // Its threads spin at every barrier: beside another load two of them are far slower than one.
         let mut arguments =
             vec!["check", "--threads", "1", "--model", gguf.as_str(), "--response", response.as_str()];
         let words = words(claim, dir);

@@ -99,6 +99,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, nargs=2, default=[2, 6])
     args = parser.parse_args()
+    # The worker takes absolute paths only.
+    args.folder = args.folder.resolve()
     args.folder.mkdir(parents=True, exist_ok=True)
     few, more = args.layers
     out = sys.stdout.write
