@@ -22,14 +22,15 @@ LARGE = {
 
 
 # Share of the quantized bytes above the imported libraries. Holding the quantized weights once
-# would be 1.0, bf16 weights 2.0, fp32 weights 4.0.
+# would be 1.0, bf16 weights 2.0, fp32 weights 4.0. The last three were never seen above 0.6, and
+# at 1.28 to 1.38 with the spilling of delegate data switched off.
 LIMITS = {
     "quantize": 0.4,
     "reference": 0.4,
     "export": 0.2,
-    "partition": 0.6,
-    "lower": 0.5,
-    "write": 0.5,
+    "partition": 0.75,
+    "lower": 0.75,
+    "write": 0.75,
 }
 
 
