@@ -7,11 +7,14 @@ random weights when it is given no checkpoint, so the run needs no licence.
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
 
 OUTPUT_NAME = "upstream"
+# INT8 weights per channel, INT8 activations per token: upstream's quantizer knows it.
+QMODE = "8da8w"
 
 
 def params(shape: dict) -> dict:
@@ -45,11 +48,12 @@ def arguments(request: dict, params_file: Path) -> list[str]:
         "model.use_kv_cache=True",
         "model.use_sdpa_with_kv_cache=True",
         "backend.xnnpack.enabled=True",
-        "quantization.qmode=torchao:8da8w",
+        f"quantization.qmode={QMODE}",
+        # No groups: a scale per output channel.
+        "quantization.group_size=0",
         "quantization.embedding_quantize='8,0'",
         f"export.max_seq_length={window}",
         f"export.max_context_length={window}",
-        f"export.output_dir={request['folder']}",
         f"export.output_name={OUTPUT_NAME}.pte",
         # Hydra would make folders of logs where it is started.
         "hydra.run.dir=.",
@@ -61,6 +65,12 @@ def main() -> None:
     request = json.loads(Path(sys.argv[1]).read_text())
     params_file = Path(request["folder"]) / "params.json"
     params_file.write_text(json.dumps(params(request["architecture"])))
+    # Upstream writes into the folder that it runs in.
+    os.chdir(request["folder"])
+    # The list that the configuration is checked against leaves out what the quantizer behind it takes.
+    from executorch.extension.llm.export.config.llm_config import QuantizationConfig
+
+    QuantizationConfig.QMODE_OPTIONS.append(QMODE)
     sys.argv = ["export_llm", *arguments(request, params_file)]
     runpy.run_module("executorch.extension.llm.export.export_llm", run_name="__main__")
 
