@@ -4,8 +4,16 @@
 
 use std::{fmt::Write as _, fs};
 
-use model_assets::evidence::Machine;
+use anyhow::{bail, ensure};
+use camino::Utf8Path;
+use model_assets::{evidence::Machine, manifest::LOG_FILE};
 use serde::Serialize;
+
+use crate::{
+    console::Console,
+    supervise::{self, Bounds, Run},
+    workspace::Workspace,
+};
 
 /// What to compare with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -47,6 +55,30 @@ impl Row {
     pub(super) fn new(figure: impl Into<String>, unit: &'static str, ours: f64, theirs: f64) -> Self {
         Self { figure: figure.into(), unit, ours, theirs, ratio: ours / theirs }
     }
+}
+
+/// Runs a script of the other side on its request, in `folder`.
+///
+/// # Errors
+/// It was killed, or failed: with the last lines that it said.
+pub(super) fn script(
+    workspace: &Workspace,
+    name: &str,
+    folder: &Utf8Path,
+    asked: &serde_json::Value,
+    bounds: &Bounds,
+    console: &Console,
+) -> anyhow::Result<Run> {
+    let script = workspace.python_sources().join("compare").join(name);
+    let request = folder.join("request.json");
+    fs::write(&request, serde_json::to_vec(asked)?)?;
+    let run =
+        supervise::run(&workspace.python(), &script, &request, &folder.join(LOG_FILE), bounds, console)?;
+    if let Some(reason) = &run.killed {
+        bail!("{script}: {reason}");
+    }
+    ensure!(run.ok, "{script}: failed:\n{}", run.tail.join("\n"));
+    Ok(run)
 }
 
 /// The load of the machine, where it tells.

@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, ensure};
 use camino::Utf8Path;
-use model_assets::{dir::ModelDir, manifest::LOG_FILE, recipe::Recipe};
+use model_assets::{dir::ModelDir, recipe::Recipe};
 use serde_json::json;
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     console::Console,
     engine::{self, Profile},
     export, setup,
-    supervise::{self, Bounds, Run},
+    supervise::{Bounds, Run},
     verify::refused,
     workspace::Workspace,
 };
@@ -75,22 +75,13 @@ pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> 
 fn upstream(workspace: &Workspace, recipe: &Recipe, console: &Console) -> anyhow::Result<(Run, u64)> {
     let folder = tempfile::tempdir_in(workspace.state())?;
     let folder = Utf8Path::from_path(folder.path()).context("a path is not UTF-8")?.canonicalize_utf8()?;
-    let request = folder.join("request.json");
     let asked = json!({
         "architecture": recipe.architecture, "seq_len": recipe.export.seq_len, "folder": folder,
     });
-    fs::write(&request, serde_json::to_vec(&asked)?)?;
-    let script = workspace.python_sources().join("compare/export_llm.py");
     let bounds = Bounds { memory_bytes_max: MEMORY_BYTES_MAX, stall: STALL };
-    let run =
-        supervise::run(&workspace.python(), &script, &request, &folder.join(LOG_FILE), &bounds, console)?;
-    if let Some(reason) = &run.killed {
-        bail!("{script}: export_llm {reason}");
-    }
+    let run = against::script(workspace, "export_llm.py", &folder, &asked, &bounds, console)?;
     let file = folder.join("upstream.pte");
-    if !run.ok || !file.exists() {
-        bail!("{script}: export_llm failed:\n{}", run.tail.join("\n"));
-    }
+    ensure!(file.exists(), "{file}: export_llm wrote no file:\n{}", run.tail.join("\n"));
     let bytes = fs::metadata(&file)?.len();
     Ok((run, bytes))
 }

@@ -4,16 +4,16 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use camino::Utf8Path;
-use model_assets::{evidence::Benchmark, manifest::LOG_FILE};
+use model_assets::evidence::Benchmark;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
     console::Console,
     engine::{Engine, Files},
-    supervise::{self, Bounds},
+    supervise::Bounds,
     workspace::Workspace,
 };
 
@@ -91,23 +91,14 @@ fn run(
 ) -> anyhow::Result<Rates> {
     let folder = tempfile::tempdir_in(workspace.state())?;
     let folder = Utf8Path::from_path(folder.path()).context("a path is not UTF-8")?;
-    let (request, response) = (folder.join("request.json"), folder.join("response.json"));
+    let response = folder.join("response.json");
     // Small numbers are tokens of every vocabulary; which ones does not change the arithmetic.
     let tokens = |count: u32| (0..count).map(|token| token % 97).collect::<Vec<_>>();
     let asked = json!({
         "pte": files.pte.canonicalize_utf8()?, "threads": benchmark.threads, "chunk": benchmark.chunk_tokens,
         "repeats": repeats, "prefill": tokens(prefill), "decode": tokens(decode + 1), "response": response,
     });
-    fs::write(&request, serde_json::to_vec(&asked)?)?;
-    let script = workspace.python_sources().join("compare/runner.py");
     let bounds = Bounds { memory_bytes_max: MEMORY_BYTES_MAX, stall: STALL };
-    let run =
-        supervise::run(&workspace.python(), &script, &request, &folder.join(LOG_FILE), &bounds, console)?;
-    if let Some(reason) = run.killed {
-        bail!("{script}: the Python runtime {reason}");
-    }
-    if !run.ok {
-        bail!("{script}: the Python runtime failed:\n{}", run.tail.join("\n"));
-    }
+    against::script(workspace, "runner.py", folder, &asked, &bounds, console)?;
     serde_json::from_slice(&fs::read(&response)?).with_context(|| format!("{response}: cannot be read"))
 }
