@@ -121,6 +121,7 @@ fn compile_shim(sdk: &Path) -> Result<(), String> {
     for name in [
         "attention.cpp",
         "attention.h",
+        "lanes.h",
         "llama_ops.cpp",
         "llama_ops.h",
         "profile.cpp",

@@ -114,6 +114,11 @@ impl Engine {
         self.measure(files, repeats, threads, &[], console)
     }
 
+    /// Arguments that make it keep packed weights, as an app with a linked model does, for as long as `self` lives.
+    pub(crate) fn packed_words(&self) -> [String; 2] {
+        ["--packed-cache".to_owned(), self.folder.path().join("packed").display().to_string()]
+    }
+
     /// As [`Self::bench`], with these arguments more and no others.
     ///
     /// # Errors
@@ -132,7 +137,13 @@ impl Engine {
         arguments.extend_from_slice(more);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let stdout = self.run("bench", files, &arguments)?;
-        serde_json::from_str(&stdout).context("the engine's benchmark cannot be read")
+        let read = || -> serde_json::Result<Benchmark> {
+            let mut answer: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&stdout)?;
+            // What became of the cache is no part of a benchmark.
+            answer.remove("packed");
+            serde_json::from_value(answer.into())
+        };
+        read().context("the engine's benchmark cannot be read")
     }
 
     /// Replies to prompts that do not depend on each other.

@@ -2,10 +2,11 @@
 //
 // Two shapes of the same online softmax (running maximum, running sum, rescaled accumulator), both over
 // blocks of keys so that nothing depends on the context length and nothing is allocated:
-// - few rows (decoding): vectors run along head_dim, keys and values are streamed once;
+// - few rows (decoding): vectors run along head_dim, keys and values are streamed once, by threads that divide them;
 // - many rows (prefill): vectors run along the rows, so that neither dot products nor the softmax need a
 //   horizontal operation, and a key element is a broadcast.
 #include "attention.h"
+#include "lanes.h"
 
 #ifndef ENGINE_ATTENTION
 #error "build.rs names the function that this instruction set provides"
@@ -14,72 +15,14 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 16;
 constexpr int kUnroll = 8;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8;
-constexpr int kUnroll = 4;
 #else
-constexpr int kLanes = 4;
 constexpr int kUnroll = 4;
 #endif
-constexpr int kRows = 2 * kLanes;  // rows of a prefill tile
-constexpr int kKeys = 32;          // keys of a block; a multiple of kLanes and kUnroll
-constexpr int kAhead = 16;         // keys fetched in advance
-constexpr float kMasked = -1e30f;  // finite, so that a difference of two is never NaN
-
-typedef float Vec __attribute__((vector_size(4 * kLanes)));
-typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
-typedef float UnalignedVec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-
-inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
-inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
-inline Vec splat(float x) { return Vec{} + x; }
-inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
-
-// Horizontal sum by halves: through memory it would cost more than the dot product before it.
-inline float sum(Vec v) {
-#if defined(__AVX512F__)
-  typedef float Half __attribute__((vector_size(32)));
-  const Half h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                 __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-#elif defined(__AVX2__)
-  const Vec h = v;
-#endif
-  typedef float Quad __attribute__((vector_size(16)));
-#if defined(__AVX2__)
-  Quad q = __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
-#else
-  Quad q = v;
-#endif
-  q += __builtin_shufflevector(q, q, 2, 3, 0, 1);
-  return q[0] + q[1];
-}
-
-inline float largest(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; i++) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-  return lanes[0];
-}
-
-// e^x for x <= 0, relative error below 2 ulp; underflows to the smallest normal number. NaN stays NaN: a model
-// that computes one must be found out, not smoothed over.
-inline Vec exp_nonpositive(Vec x) {
-  x = x < splat(-87.3f) ? splat(-87.3f) : x;
-  const Vec shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
-  const Vec n = shifted - 12582912.0f;
-  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
-  Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const IntVec power = (__builtin_convertvector(n, IntVec) + 127) << 23;
-  return p * reinterpret_cast<Vec>(power);
-}
+constexpr int kRows = 2 * kLanes;      // rows of a prefill tile
+constexpr int kKeys = 32;              // keys of its block; a multiple of kUnroll
+constexpr int kTogether = kLanes / 4;  // keys whose products with four rows fill one vector of sums
+constexpr float kMasked = -1e30f;      // finite, so that a difference of two is never NaN
 
 struct Rows {
   const EngineAttention& task;
@@ -97,36 +40,40 @@ struct Rows {
 
 // ---- few rows ----
 
-// value block times probabilities, for `Width` vectors of head_dim starting at `dim`.
-template <int R, int Width>
-inline void accumulate(const float* value, int64_t stride, int64_t count, const float (*p)[kKeys],
-                       const float* correction, int64_t dim, float (*acc)[ENGINE_HEAD_DIM_MAX]) {
-  Vec a[R][Width];
-  for (int r = 0; r < R; r++)
-    for (int w = 0; w < Width; w++) a[r][w] = load(&acc[r][dim + w * kLanes]) * correction[r];
-  for (int64_t t = 0; t < count; t++) {
-    Vec v[Width];
-    for (int w = 0; w < Width; w++) v[w] = load(value + t * stride + dim + w * kLanes);
-    for (int r = 0; r < R; r++)
-      for (int w = 0; w < Width; w++) a[r][w] += v[w] * p[r][t];
-  }
-  for (int r = 0; r < R; r++)
-    for (int w = 0; w < Width; w++) store(&acc[r][dim + w * kLanes], a[r][w]);
+template <int N>
+struct Int {
+  static constexpr int value = N;
+};
+
+// Calls `step` for 0..count in strides of `Most`, and one by one at the end.
+template <int Most, typename Step>
+inline void strides(int64_t count, Step step) {
+  int64_t i = 0;
+  for (; i + Most <= count; i += Most) step(Int<Most>{}, i);
+  for (; i < count; i++) step(Int<1>{}, i);
 }
 
-// Scores of a block of keys turned into probabilities relative to the new maximum.
-inline float soften(float* scores, int64_t count, float& maximum, float& total) {
-  for (int64_t t = count; t < kKeys; t++) scores[t] = kMasked;
-  Vec top = load(scores);
-  for (int t = kLanes; t < kKeys; t += kLanes) top = max(top, load(scores + t));
+// The same for rows, where one by one would read every key up to three times.
+template <typename Step>
+inline void blocks(int64_t rows, Step step) {
+  int64_t i = 0;
+  for (; i + 4 <= rows; i += 4) step(Int<4>{}, i);
+  for (; i + 2 <= rows; i += 2) step(Int<2>{}, i);
+  for (; i < rows; i++) step(Int<1>{}, i);
+}
+
+// Scores of `count` keys, a multiple of kLanes, turned into probabilities relative to the new maximum.
+inline float soften(float* p, int64_t count, float& maximum, float& total) {
+  Vec top = load(p);
+  for (int64_t t = kLanes; t < count; t += kLanes) top = max(top, load(p + t));
   const float block = largest(top);
   const float now = block > maximum ? block : maximum;
   Vec running = Vec{};
-  for (int t = 0; t < kKeys; t += kLanes) {
-    const Vec s = load(scores + t);
-    const Vec p = s < splat(0.5f * kMasked) ? Vec{} : exp_nonpositive(s - now);
-    store(scores + t, p);
-    running += p;
+  for (int64_t t = 0; t < count; t += kLanes) {
+    const Vec s = load(p + t);
+    const Vec e = s < splat(0.5f * kMasked) ? Vec{} : exp_nonpositive(s - now);
+    store(p + t, e);
+    running += e;
   }
   const float correction = exp_nonpositive(splat(maximum - now))[0];
   total = total * correction + sum(running);
@@ -134,53 +81,184 @@ inline float soften(float* scores, int64_t count, float& maximum, float& total) 
   return correction;
 }
 
-template <int R>
-void few_rows(const Rows& rows, int64_t begin) {
-  const EngineAttention& task = rows.task;
-  const int64_t dims = task.head_dim, stride = task.kv_heads * dims;
-  const float* key = task.key + rows.kv_head * dims;
-  const float* value = task.value + rows.kv_head * dims;
-  const float* query[R];
-  int64_t visible[R], most = 0;
-  float maximum[R], total[R], correction[R], p[R][kKeys], acc[R][ENGINE_HEAD_DIM_MAX];
-  for (int r = 0; r < R; r++) {
-    query[r] = task.query + rows.offset(begin + r);
-    visible[r] = rows.visible(begin + r);
-    most = visible[r] > most ? visible[r] : most;
-    maximum[r] = kMasked;
-    total[r] = 0.0f;
-    for (int64_t d = 0; d < dims; d++) acc[r][d] = 0.0f;
+// Keys of one part: so many that all parts together cover those that any row sees.
+inline int64_t part_keys(const EngineAttention& task) {
+  constexpr int64_t step = ENGINE_PARTS * kTogether;  // no part but the last ends amid kTogether keys
+  return (task.start + task.positions + step - 1) / step * kTogether;
+}
+
+// The rows of a part: head-major, those of one key/value head side by side. In the scratch memory a row has the
+// block's probabilities, the sum of its values so far, the maximum of its scores and the sum of its probabilities.
+struct Part {
+  const EngineAttention& task;
+  const int64_t dims, stride;  // floats of a head and of a position
+  const int64_t group, rows;   // query heads and rows of a key/value head
+  const int64_t size;          // floats of a row
+  float* const begin;
+  int64_t at[kLanes];  // offsets of one head's rows in query and out
+
+  Part(const EngineAttention& of, int64_t index, float* scratch)
+      : task(of),
+        dims(of.head_dim),
+        stride(of.kv_heads * of.head_dim),
+        group(of.heads / of.kv_heads),
+        rows(of.positions * group),
+        size(ENGINE_ROW_FLOATS(dims)),
+        begin(scratch + index * rows * of.kv_heads * size) {
+    for (int64_t row = 0; row < rows; row++) at[row] = ((row / group) * of.heads + row % group) * dims;
   }
-  for (int64_t first = 0; first < most; first += kKeys) {
-    const int64_t count = most - first < kKeys ? most - first : kKeys;
-    for (int64_t t = 0; t < count; t++) {
-      const float* k = key + (first + t) * stride;
-      // Keys of one head lie a stride apart, which hardware does not foresee. The values of this key are
-      // next, the keys a little ahead come after: both past the end are harmless hints.
-      for (int64_t d = 0; d < dims; d += 16) {
-        __builtin_prefetch(k + kAhead * stride + d);
-        __builtin_prefetch(value + (first + t) * stride + d);
-      }
-      Vec dot[R] = {};
-      for (int64_t d = 0; d < dims; d += kLanes) {
-        const Vec kv = load(k + d);
-        for (int r = 0; r < R; r++) dot[r] += load(query[r] + d) * kv;
-      }
-      for (int r = 0; r < R; r++) p[r][t] = first + t < visible[r] ? sum(dot[r]) * task.scale : kMasked;
+
+  int64_t head(int64_t kv_head) const { return kv_head * group * dims; }  // to be added to `at`
+  float* p(int64_t kv_head, int64_t row) const { return begin + (kv_head * rows + row) * size; }
+  float* acc(int64_t kv_head, int64_t row) const { return p(kv_head, row) + ENGINE_PART_KEYS; }
+  float& maximum(int64_t kv_head, int64_t row) const { return acc(kv_head, row)[dims]; }
+  float& total(int64_t kv_head, int64_t row) const { return acc(kv_head, row)[dims + 1]; }
+  // Keys that a row sees.
+  int64_t visible(int64_t row) const { return task.start + (task.causal ? row / group + 1 : task.positions); }
+
+  // Calls `step` for every row.
+  template <typename Step>
+  void each(Step step) const {
+    for (int64_t head = 0; head < task.kv_heads; head++)
+      for (int64_t row = 0; row < rows; row++) step(head, row);
+  }
+};
+
+// Products of R rows with `Keys` keys.
+template <int R, int Keys>
+inline void dots(const float* query, const int64_t* at, const float* key, const Part& part, float* p) {
+  static_assert(R * Keys <= kLanes, "one vector of sums");
+  Vec dot[kLanes] = {};
+  for (int64_t d = 0; d < part.dims; d += kLanes) {
+    Vec q[R];
+    for (int r = 0; r < R; r++) q[r] = load(query + at[r] + d);
+    for (int k = 0; k < Keys; k++) {
+      const Vec of_key = load(key + k * part.stride + d);
+      for (int r = 0; r < R; r++) dot[r * Keys + k] += q[r] * of_key;
     }
-    for (int r = 0; r < R; r++) correction[r] = soften(p[r], count, maximum[r], total[r]);
-    int64_t d = 0;
-    for (; d + 4 * kLanes <= dims && kLanes == 16; d += 4 * kLanes)
-      accumulate<R, 4>(value + first * stride, stride, count, p, correction, d, acc);
-    for (; d + 2 * kLanes <= dims; d += 2 * kLanes)
-      accumulate<R, 2>(value + first * stride, stride, count, p, correction, d, acc);
-    for (; d < dims; d += kLanes)
-      accumulate<R, 1>(value + first * stride, stride, count, p, correction, d, acc);
   }
-  for (int r = 0; r < R; r++) {
-    float* out = task.out + rows.offset(begin + r);
-    for (int64_t d = 0; d < dims; d++) out[d] = acc[r][d] / total[r];
-  }
+  float all[kLanes];
+  store(all, sums(dot) * part.task.scale);
+  for (int r = 0; r < R; r++)
+    for (int k = 0; k < Keys; k++) p[r * part.size + k] = all[r * Keys + k];
+}
+
+// Adds `Keys` values times the probabilities of R rows, for `Width` vectors of head_dim.
+template <int R, int Width, int Keys>
+inline void add_width(const float* value, const Part& part, const float* p, float* acc) {
+  Vec a[R][Width];
+  for (int r = 0; r < R; r++)
+    for (int w = 0; w < Width; w++) a[r][w] = load(acc + r * part.size + w * kLanes);
+  for (int k = 0; k < Keys; k++)
+    for (int w = 0; w < Width; w++) {
+      const Vec v = load(value + k * part.stride + w * kLanes);
+      for (int r = 0; r < R; r++) a[r][w] += v * p[r * part.size + k];
+    }
+  for (int r = 0; r < R; r++)
+    for (int w = 0; w < Width; w++) store(acc + r * part.size + w * kLanes, a[r][w]);
+}
+
+template <int R, int Keys>
+inline void add_values(const float* value, const Part& part, const float* p, float* acc) {
+  int64_t d = 0;
+  for (; d + 4 * kLanes <= part.dims && kLanes == 16; d += 4 * kLanes)
+    add_width<R, 4, Keys>(value + d, part, p, acc + d);
+  for (; d + 2 * kLanes <= part.dims; d += 2 * kLanes) add_width<R, 2, Keys>(value + d, part, p, acc + d);
+  for (; d < part.dims; d += kLanes) add_width<R, 1, Keys>(value + d, part, p, acc + d);
+}
+
+// Probabilities of the `count` keys from `first` on, of which each row sees those before its end.
+void soften(const Part& part, int64_t first, int64_t count) {
+  const int64_t whole = (count + kLanes - 1) / kLanes * kLanes;
+  part.each([&](int64_t head, int64_t row) {
+    float* p = part.p(head, row);
+    const int64_t seen = part.visible(row) - first;
+    for (int64_t t = seen < 0 ? 0 : seen < count ? seen : count; t < whole; t++) p[t] = kMasked;
+    const float correction = soften(p, whole, part.maximum(head, row), part.total(head, row));
+    if (correction == 1.0f) return;
+    float* acc = part.acc(head, row);
+    for (int64_t d = 0; d < part.dims; d += kLanes) store(acc + d, load(acc + d) * correction);
+  });
+}
+
+// Reads every cache line of a range, in order.
+inline void touch(const float* p, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += 16) static_cast<void>(*static_cast<const volatile float*>(p + i));
+}
+
+// Calls `work` for some positions of a cache at a time, and for every head. The heads' shares of a few positions lie in
+// strides that no prefetcher foresees, and prefetch instructions change nothing measurable. So while the heads work on
+// some positions the next ones are read from end to end; this halves the time over a cache that lies in memory.
+// `then` is read after the last position (`count` of them); null for nothing.
+template <typename Work>
+inline void stream(const Part& part, const float* cache, const float* then, int64_t count, Work work) {
+  strides<kTogether>(count, [&](auto together, int64_t t) {
+    constexpr int64_t taken = decltype(together)::value;
+    const int64_t left = count - t - taken, ahead = left > 0 && left < taken ? left : taken;
+    const float* next = left > 0 ? cache + (t + taken) * part.stride : then;
+    for (int64_t head = 0; head < part.task.kv_heads; head++) {
+      if (next != nullptr) touch(next + head * ahead * part.dims, ahead * part.dims);
+      blocks(part.rows, [&](auto rows, int64_t row) {
+        work(together, rows, cache + t * part.stride + head * part.dims, head, row, t);
+      });
+    }
+  });
+}
+
+// Rows of all heads over `count` keys from `first` on.
+void block(const Part& part, int64_t first, int64_t count) {
+  const EngineAttention& task = part.task;
+  const float* keys = task.key + first * part.stride;
+  const float* values = task.value + first * part.stride;
+  touch(keys, (count < kTogether ? count : kTogether) * part.stride);
+  const auto score = [&](auto together, auto rows, const float* key, int64_t head, int64_t row, int64_t t) {
+    dots<decltype(rows)::value, decltype(together)::value>(task.query + part.head(head), part.at + row, key, part,
+                                                           part.p(head, row) + t);
+  };
+  const auto weigh = [&](auto together, auto rows, const float* value, int64_t head, int64_t row, int64_t t) {
+    add_values<decltype(rows)::value, decltype(together)::value>(value, part, part.p(head, row) + t,
+                                                                 part.acc(head, row));
+  };
+  stream(part, keys, values, count, score);
+  soften(part, first, count);
+  stream(part, values, nullptr, count, weigh);
+}
+
+void few_rows(const EngineAttention* task, int64_t index, float* scratch) {
+  const int64_t keys = part_keys(*task), most = task->start + task->positions;
+  const int64_t begin = index * keys, end = begin + keys < most ? begin + keys : most;
+  if (begin >= end) return;
+  const Part part(*task, index, scratch);
+  part.each([&](int64_t head, int64_t row) {
+    for (int64_t d = 0; d < part.dims; d += kLanes) store(part.acc(head, row) + d, Vec{});
+    part.maximum(head, row) = kMasked;
+    part.total(head, row) = 0.0f;
+  });
+  constexpr int64_t whole = ENGINE_PART_KEYS;
+  for (int64_t first = begin; first < end; first += whole)
+    block(part, first, end - first < whole ? end - first : whole);
+}
+
+// Puts together what the parts computed.
+void merge(const EngineAttention* task, float* scratch) {
+  const int64_t keys = part_keys(*task), parts = (task->start + task->positions + keys - 1) / keys;
+  const Part part(*task, 0, scratch);
+  const int64_t next = part.rows * task->kv_heads * part.size;  // the same row in the next part
+  part.each([&](int64_t head, int64_t row) {
+    const float* maxima = &part.maximum(head, row);
+    float maximum = kMasked, total = 0.0f, weight[ENGINE_PARTS];
+    for (int64_t i = 0; i < parts; i++) maximum = maxima[i * next] > maximum ? maxima[i * next] : maximum;
+    for (int64_t i = 0; i < parts; i++) {
+      weight[i] = exp_nonpositive(splat(maxima[i * next] - maximum))[0];
+      total += weight[i] * (&part.total(head, row))[i * next];
+    }
+    float* out = task->out + part.head(head) + part.at[row];
+    for (int64_t d = 0; d < part.dims; d += kLanes) {
+      Vec all = {};
+      for (int64_t i = 0; i < parts; i++) all += load(part.acc(head, row) + i * next + d) * weight[i];
+      store(out + d, all / total);
+    }
+  });
 }
 
 // ---- many rows ----
@@ -300,15 +378,14 @@ void many_rows(const Rows& rows, int64_t begin, int64_t end) {
   }
 }
 
-}  // namespace
-
-extern "C" void ENGINE_ATTENTION(const EngineAttention* task, int64_t kv_head, int64_t begin, int64_t end) {
+void many(const EngineAttention* task, int64_t kv_head, int64_t begin, int64_t end) {
   const Rows rows{*task, kv_head, task->heads / task->kv_heads};
-  if (end - begin < kLanes && task->head_dim % kLanes == 0) {
-    for (; begin + 4 <= end; begin += 4) few_rows<4>(rows, begin);
-    for (; begin + 2 <= end; begin += 2) few_rows<2>(rows, begin);
-    for (; begin < end; begin++) few_rows<1>(rows, begin);
-    return;
-  }
   for (; begin < end; begin += kRows) many_rows(rows, begin, begin + kRows < end ? begin + kRows : end);
 }
+bool few(const EngineAttention* task) {
+  return task->positions * (task->heads / task->kv_heads) < kLanes && task->head_dim % kLanes == 0;
+}
+
+}  // namespace
+
+extern "C" const EngineAttentionKernels ENGINE_ATTENTION = {few, few_rows, merge, many};

@@ -24,14 +24,34 @@ struct EngineAttention {
   bool causal;          // query i sees keys 0..=start+i; otherwise all start+positions keys
 };
 
-// A row is one (position, head) pair among those that share a key/value head, position-major; there are
-// positions * heads / kv_heads of them. Computes rows [begin, end) of one key/value head.
-typedef void EngineAttentionFn(const EngineAttention* task, int64_t kv_head, int64_t begin, int64_t end);
+// Few rows: the keys are divided into ENGINE_PARTS parts of equal length, however many threads there are, so that the
+// result does not depend on their number.
+enum {
+  ENGINE_PARTS = 4,
+  ENGINE_PART_KEYS = 64,  // keys of a part that are worked on at once
+};
+// Floats that a part keeps for a row (attention.cpp, Part); rows begin at multiples of 64 bytes if the scratch does and
+// head_dim is one of 16.
+#define ENGINE_ROW_FLOATS(head_dim) ((head_dim) + ENGINE_PART_KEYS + 16)
+
+// One instruction set. A row is one (position, head) pair; those that share a key/value head are numbered
+// position-major, positions * heads / kv_heads of them.
+struct EngineAttentionKernels {
+  // Whether `part` and `merge` take the task; otherwise `many` does.
+  bool (*few)(const EngineAttention* task);
+  // All rows over part `index` of the keys. Scratch: ENGINE_PARTS * positions * heads * ENGINE_ROW_FLOATS(head_dim)
+  // floats, the same for all parts.
+  void (*part)(const EngineAttention* task, int64_t index, float* scratch);
+  // The result, after all parts.
+  void (*merge)(const EngineAttention* task, float* scratch);
+  // Rows [begin, end) of one key/value head.
+  void (*many)(const EngineAttention* task, int64_t kv_head, int64_t begin, int64_t end);
+};
 
 extern "C" {
-EngineAttentionFn engine_attention_portable;
+extern const EngineAttentionKernels engine_attention_portable;
 #ifdef ENGINE_X86_64
-EngineAttentionFn engine_attention_avx2;
-EngineAttentionFn engine_attention_avx512;
+extern const EngineAttentionKernels engine_attention_avx2;
+extern const EngineAttentionKernels engine_attention_avx512;
 #endif
 }

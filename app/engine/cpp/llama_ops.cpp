@@ -11,6 +11,8 @@
 #include <cinttypes>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <optional>
 
 #include "attention.h"
@@ -96,35 +98,65 @@ bool has_avx512() {
 }
 #endif
 
-EngineAttentionFn* widest() {
+const EngineAttentionKernels* widest() {
 #ifdef ENGINE_X86_64
-  if (has_avx512()) return engine_attention_avx512;
-  if (has_avx2()) return engine_attention_avx2;
+  if (has_avx512()) return &engine_attention_avx512;
+  if (has_avx2()) return &engine_attention_avx2;
 #endif
-  return engine_attention_portable;
+  return &engine_attention_portable;
 }
 
-EngineAttentionFn* const best = widest();
+const EngineAttentionKernels* const best = widest();
 // What a test wants on this thread instead.
-thread_local EngineAttentionFn* forced = nullptr;
+thread_local const EngineAttentionKernels* forced = nullptr;
 
-void attend(const EngineAttention& task) {
+// Memory of the calling thread that is kept from token to token; null where there is none.
+float* scratch(size_t floats) {
+  static constexpr std::align_val_t kAlignment{64};
+  struct Free {
+    void operator()(float* p) const { ::operator delete[](p, kAlignment); }
+  };
+  thread_local std::unique_ptr<float[], Free> kept;
+  thread_local size_t length = 0;
+  if (floats > length) {
+    kept.reset();
+    length = 0;
+    kept.reset(new (kAlignment, std::nothrow) float[floats]);
+    length = kept != nullptr ? floats : 0;
+  }
+  return kept.get();
+}
+
+template <typename Run>
+void for_each(int64_t count, int64_t work, const Run& run) {
+  threadpool::ThreadPool* pool = work >= kParallelWorkMin && count > 1 ? threadpool::get_threadpool() : nullptr;
+  if (pool != nullptr && pool->get_thread_count() > 1) {
+    pool->run(run, static_cast<size_t>(count));
+  } else {
+    for (int64_t i = 0; i < count; i++) run(static_cast<size_t>(i));
+  }
+}
+
+Error attend(const EngineAttention& task) {
+  const EngineAttentionKernels& kernels = forced != nullptr ? *forced : *best;
+  const int64_t work = task.positions * task.heads * (task.start + task.positions) * task.head_dim * 2;
+  if (kernels.few(&task)) {
+    float* const memory =
+        scratch(static_cast<size_t>(ENGINE_PARTS * task.positions * task.heads * ENGINE_ROW_FLOATS(task.head_dim)));
+    if (memory == nullptr) return Error::MemoryAllocationFailed;
+    for_each(ENGINE_PARTS, work,
+             [&](size_t part) { kernels.part(&task, static_cast<int64_t>(part), memory); });
+    kernels.merge(&task, memory);
+    return Error::Ok;
+  }
   constexpr int64_t tile = 32;  // rows; the widest tile of attention.cpp, so that no tile is cut short
   const int64_t rows = task.positions * (task.heads / task.kv_heads);
   const int64_t tiles = (rows + tile - 1) / tile;
-  const int64_t items = task.kv_heads * tiles;
-  EngineAttentionFn* const attention = forced != nullptr ? forced : best;
-  auto run = [&](size_t item) {
+  for_each(task.kv_heads * tiles, work, [&](size_t item) {
     const int64_t begin = static_cast<int64_t>(item) % tiles * tile;
-    attention(&task, static_cast<int64_t>(item) / tiles, begin, begin + tile < rows ? begin + tile : rows);
-  };
-  const int64_t work = task.positions * task.heads * (task.start + task.positions) * task.head_dim * 2;
-  threadpool::ThreadPool* pool = work >= kParallelWorkMin && items > 1 ? threadpool::get_threadpool() : nullptr;
-  if (pool != nullptr && pool->get_thread_count() > 1) {
-    pool->run(run, static_cast<size_t>(items));
-  } else {
-    for (int64_t item = 0; item < items; item++) run(static_cast<size_t>(item));
-  }
+    kernels.many(&task, static_cast<int64_t>(item) / tiles, begin, begin + tile < rows ? begin + tile : rows);
+  });
+  return Error::Ok;
 }
 
 // custom_sdpa.out(Tensor query, Tensor key, Tensor value, SymInt start_pos, Tensor? attn_mask=None,
@@ -173,7 +205,7 @@ void custom_sdpa(KernelRuntimeContext& context, Span<EValue*> arguments) {
   task.scale = arguments[7]->isDouble() ? static_cast<float>(arguments[7]->toDouble())
                                         : 1.0f / std::sqrt(static_cast<float>(task.head_dim));
   task.causal = arguments[6]->toBool();
-  attend(task);
+  REQUIRE(attend(task) == Error::Ok, "custom_sdpa: no memory for %zd heads", query->size(2));
 }
 
 #undef REQUIRE
@@ -228,10 +260,11 @@ Error engine_register_llama_ops() {
 
 extern "C" uint32_t engine_test_call(const char* kernel, const EngineTestArgument* arguments, size_t count,
                                      int32_t variant) {
-  EngineAttentionFn* chosen = variant == 0 ? widest() : variant == 1 ? engine_attention_portable : nullptr;
+  const EngineAttentionKernels* chosen =
+      variant == 0 ? widest() : variant == 1 ? &engine_attention_portable : nullptr;
 #ifdef ENGINE_X86_64
-  if (variant == 2 && has_avx2()) chosen = engine_attention_avx2;
-  if (variant == 3 && has_avx512()) chosen = engine_attention_avx512;
+  if (variant == 2 && has_avx2()) chosen = &engine_attention_avx2;
+  if (variant == 3 && has_avx512()) chosen = &engine_attention_avx512;
 #endif
   if (chosen == nullptr) return static_cast<uint32_t>(Error::NotSupported);
   if (count > ENGINE_TEST_ARGUMENTS_MAX) return static_cast<uint32_t>(Error::InvalidArgument);
