@@ -287,6 +287,7 @@ fn void_because(evidence: &Evidence, current: Option<EvidenceBinding>) -> String
         ("the runtime", then.runtime != now.runtime),
         ("the check suite", then.suite != now.suite),
         ("the items of the EQ test", then.items != now.items),
+        ("the engine's operators", then.kernels != now.kernels),
     ]
     .into_iter()
     .filter_map(|(what, changed)| changed.then_some(what))

@@ -30,6 +30,9 @@ pub const MANIFEST_SCHEMA: u32 = 1;
 pub const SUITE_VERSION: u32 = 3;
 /// Version of the ExecuTorch runtime that evidence must come from: the one the engine links.
 pub const RUNTIME_VERSION: &str = "1.5.1";
+/// SHA-256 of the sources of the engine's own operators, one after the other (a test of the engine names them): evidence
+/// gathered with other ones is void.
+pub const KERNELS_SHA256: &str = "af81c8022379ec995d135c846936b0d07e659fe4dff373ef2605a5a4f1d30108";
 /// File name of the manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// File name of the export log.
@@ -310,13 +313,16 @@ pub struct EvidenceBinding {
     /// Digest of the items of the EQ test and of the conversation; absent in evidence of suite 2 and older.
     #[serde(default)]
     pub items: Option<Digest>,
+    /// Digest of the engine's own operators; absent in evidence that is void for this reason.
+    #[serde(default)]
+    pub kernels: Option<Digest>,
 }
 
 impl EvidenceBinding {
     /// The binding that evidence for these files must carry today.
     pub fn current(pte: Digest, bound: Bound) -> Self {
         let (runtime, items) = (RUNTIME_VERSION.to_owned(), Some(eq::items_digest()));
-        Self { pte, bound, runtime, suite: SUITE_VERSION, items }
+        Self { pte, bound, runtime, suite: SUITE_VERSION, items, kernels: Digest::parse(KERNELS_SHA256) }
     }
 }
 

@@ -234,10 +234,13 @@ fn missing_evidence_in_release() {
 #[test]
 fn void_evidence_in_release() {
     let models = Models::proven();
-    models.edit_manifest(|manifest| manifest.evidence.as_mut().unwrap().bound.runtime = "1.4.0".to_owned());
+    models.edit_manifest(|manifest| {
+        let bound = &mut manifest.evidence.as_mut().unwrap().bound;
+        (bound.runtime, bound.kernels) = ("1.4.0".to_owned(), None);
+    });
     models.refused(
         &["--release"],
-        "evidence void: the runtime changed since",
+        "evidence void: the runtime, the engine's operators changed since",
         "run: cargo xtask verify tiny",
     );
 }

@@ -410,3 +410,18 @@ fn update_cache_refuses_every_broken_argument() {
 fn an_operator_that_is_not_registered_is_not_found() {
     assert_eq!(call(c"llama::no_such_operator.out", &mut [], 0), Code::OPERATOR_MISSING);
 }
+
+#[test]
+fn evidence_is_bound_to_these_sources() {
+    let sources = concat!(
+        include_str!("../cpp/attention.h"),
+        include_str!("../cpp/lanes.h"),
+        include_str!("../cpp/attention.cpp"),
+        include_str!("../cpp/llama_ops.cpp"),
+    );
+    assert_eq!(
+        model_assets::digest::Digest::of(sources.as_bytes()).to_string(),
+        model_assets::manifest::KERNELS_SHA256,
+        "the operators changed: put the left digest into manifest.rs, then: cargo xtask verify --level release"
+    );
+}
