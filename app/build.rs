@@ -131,8 +131,8 @@ fn release_rules<S>(
     if !signers.demands(dir.name()) {
         return Ok(());
     }
-    watch(dir.signature_path());
-    let (signature, now) = (dir.signature()?, SystemTime::now());
+    watch(dir.signature_of(&files.manifest));
+    let (signature, now) = (dir.signature(&files.manifest)?, SystemTime::now());
     check::authenticate(validated, claim, &files.manifest, &signers, signature.as_deref(), now)?;
     Ok(())
 }
