@@ -133,7 +133,7 @@ fn release_rules<S>(
     }
     watch(dir.signature_of(&files.manifest));
     let (signature, now) = (dir.signature(&files.manifest)?, SystemTime::now());
-    check::authenticate(validated, claim, &files.manifest, &signers, signature.as_deref(), now)?;
+    check::signed_by(validated, claim, &files.manifest, &signers, signature.as_deref(), now)?;
     Ok(())
 }
 

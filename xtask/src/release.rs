@@ -21,8 +21,11 @@ pub(crate) fn demand<S>(
 ) -> Outcome {
     licence::check(dir, &claim.recipe).map_err(|refusal| failure(EXIT_LICENCE, refusal))?;
     let signers = dir.signers().map_err(refused)?;
+    if !signers.demands(dir.name()) {
+        return Ok(());
+    }
     let signature = dir.signature(&files.manifest).map_err(refused)?;
-    check::authenticate(validated, claim, &files.manifest, &signers, signature.as_deref(), SystemTime::now())
+    check::signed_by(validated, claim, &files.manifest, &signers, signature.as_deref(), SystemTime::now())
         .map(drop)
         .map_err(|refusal| failure(EXIT_SIGNATURE, refusal))
 }
