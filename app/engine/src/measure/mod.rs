@@ -2,6 +2,7 @@
 
 pub mod bandwidth;
 pub mod benchmark;
+pub mod first;
 pub mod heldout;
 pub mod machine;
 pub mod parity;
