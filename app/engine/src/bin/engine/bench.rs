@@ -6,7 +6,6 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use camino::Utf8PathBuf;
 use clap::Args;
 use engine::measure::benchmark::{
     DECODE_TOKENS, PREFILL_TOKENS, Subject, first_token, measure, resident, tokens,
@@ -21,7 +20,7 @@ use serde::Serialize;
 use crate::ModelArgs;
 use crate::output::{Failed, print, print_json};
 use crate::profile::{Profile, profile};
-use crate::writer::Writer;
+use crate::writer::WriterArgs;
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -42,12 +41,9 @@ pub(crate) struct BenchArgs {
     /// Measure with other numbers of threads too: 1, 2, 4 and so on.
     #[arg(long)]
     sweep: bool,
-    /// The tokenizer that ships with the model; time to first token needs it.
-    #[arg(long, value_name = "FILE", requires = "template")]
-    tokenizer: Option<Utf8PathBuf>,
-    /// The chat template that ships with the model.
-    #[arg(long, value_name = "FILE", requires = "tokenizer")]
-    template: Option<Utf8PathBuf>,
+    /// For the time to first token.
+    #[command(flatten)]
+    writer: WriterArgs,
 }
 
 /// The figures, and a profile for those who look closer.
@@ -84,8 +80,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     let mut benchmark = measure(&mut session, subject, start.zip(loaded)).map_err(&failed)?;
     benchmark.pte_sha256 = Digest::of(session.model().bytes()).to_string();
     benchmark.load_cold_ms = cold.then_some(load_ms);
-    if let (Some(tokenizer), Some(template)) = (&args.tokenizer, &args.template) {
-        let writer = Writer::open(session.model(), tokenizer, template)?;
+    if let Some(writer) = args.writer.open(session.model())? {
         let encode = |messages: &[_]| writer.encode(messages, true);
         first_token(&mut session, &encode, args.repeats, &mut benchmark).map_err(&failed)?;
     }

@@ -10,7 +10,7 @@ use model_assets::digest::Digest;
 use model_assets::evidence::{EngineCheck, Load, Parity};
 
 use crate::output::{Failed, write_json};
-use crate::writer::Writer;
+use crate::writer::WriterArgs;
 use crate::{ModelArgs, exit};
 
 #[derive(Args)]
@@ -20,12 +20,9 @@ pub(crate) struct CheckArgs {
     /// Logits of the eager quantized model (safetensors); without it no parity is measured.
     #[arg(long, value_name = "FILE")]
     reference: Option<Utf8PathBuf>,
-    /// The tokenizer that ships with the model; held-out texts need it.
-    #[arg(long, value_name = "FILE", requires = "template")]
-    tokenizer: Option<Utf8PathBuf>,
-    /// The chat template that ships with the model.
-    #[arg(long, value_name = "FILE", requires = "tokenizer")]
-    template: Option<Utf8PathBuf>,
+    /// For held-out texts.
+    #[command(flatten)]
+    writer: WriterArgs,
     /// Where the evidence goes.
     #[arg(long, value_name = "FILE")]
     response: Utf8PathBuf,
@@ -48,10 +45,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
             let fits = reference.fits(model.vocab(), model.context(), model.prefill_max());
             fits.map_err(|message| unusable(format!("reference: {message}")))?;
             let mut parity = runner.parity(reference).map_err(&failed)?;
-            if let (Some(texts), Some(tokenizer), Some(template)) =
-                (&reference.heldout, &args.tokenizer, &args.template)
+            if let Some(texts) = &reference.heldout
+                && let Some(writer) = args.writer.open(runner.session.model())?
             {
-                let writer = Writer::open(runner.session.model(), tokenizer, template)?;
                 let session = &mut *runner.session;
                 session.set_chunk(session.model().prefill_max()).map_err(&failed)?;
                 let encode = |messages: &[_]| writer.encode(messages, false);
