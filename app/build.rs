@@ -131,9 +131,9 @@ fn release_rules<S>(
     if !signers.demands(dir.name()) {
         return Ok(());
     }
-    watch(dir.signature_path());
-    let (signature, now) = (dir.signature()?, SystemTime::now());
-    check::authenticate(validated, claim, &files.manifest, &signers, signature.as_deref(), now)?;
+    watch(dir.signature_of(&files.manifest));
+    let (signature, now) = (dir.signature(&files.manifest)?, SystemTime::now());
+    check::signed_by(validated, claim, &files.manifest, &signers, signature.as_deref(), now)?;
     Ok(())
 }
 

@@ -12,14 +12,17 @@ mod gguf;
 use std::fs;
 use std::path::Path;
 
+use base64ct::{Base64, Encoding as _};
 use builder::{Pte, T, Val};
 use model_assets::bundle;
+
+const SIGNATURE: &[u8] = include_bytes!("../tests/data/model_signing-1.1.1.sig");
 
 fn main() -> std::io::Result<()> {
     let mut args = std::env::args().skip(1);
     let corpus = args.next().unwrap_or_else(|| "corpus".to_owned());
     let corpus = Path::new(&corpus);
-    for target in ["program", "xnnpack", "manifest", "recipe", "block", "bundle", "gguf"] {
+    for target in ["program", "xnnpack", "manifest", "recipe", "block", "bundle", "gguf", "signature"] {
         fs::create_dir_all(corpus.join(target))?;
     }
     let good = Pte::default();
@@ -51,6 +54,12 @@ fn main() -> std::io::Result<()> {
     let good = writer.finish().map_err(std::io::Error::other)?;
     let mut archive = fs::File::create(corpus.join("bundle/good"))?;
     std::io::copy(&mut flate2::read::GzDecoder::new(&good[..]), &mut archive)?;
+    // What the public tool wrote, and what it signed.
+    fs::write(corpus.join("signature/public_tool"), SIGNATURE)?;
+    let envelope: serde_json::Value = serde_json::from_slice(SIGNATURE)?;
+    let payload = envelope["dsseEnvelope"]["payload"].as_str().unwrap_or_default();
+    let statement = Base64::decode_vec(payload).map_err(std::io::Error::other)?;
+    fs::write(corpus.join("signature/statement"), statement)?;
     for file in args {
         let path = Path::new(&file);
         let target = if path.extension().is_some_and(|end| end == "toml") { "recipe" } else { "manifest" };

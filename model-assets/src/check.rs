@@ -20,15 +20,16 @@ use std::fmt;
 use crate::{
     claim::Claim,
     digest::Digest,
-    manifest::{Check, Evidence, EvidenceBinding, RUNTIME_VERSION, Structure, WeightsKind},
+    manifest::{Bound, Check, Evidence, EvidenceBinding, RUNTIME_VERSION, Structure, WeightsKind},
+    policy::Policy,
     pte::{self, ReadAt},
-    recipe::{Delivery, EvidenceKind},
+    recipe::{Delivery, EvidenceKind, Recipe, Source},
 };
 
 pub use self::reserve::validate_reserve;
 pub use crate::pte::Severity;
 #[cfg(feature = "signature")]
-pub use authentic::{Authentic, authenticate, refusal as signature_refusal, signed_by};
+pub use authentic::{Authentic, refusal as signature_refusal, signed_by};
 
 /// What a build is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,21 +205,15 @@ pub fn validate<S: ReadAt>(source: S, claim: &Claim, profile: Profile) -> Result
 /// Rules between the contract files, whatever the bytes are.
 fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
     let Claim { recipe, policy, manifest, .. } = claim;
-    if let Err(error) = recipe.within(policy) {
-        ledger.fail("policy", "recipe.toml", error.to_string(), "a recipe within policy.toml");
-    }
-    ledger.rule("model-name", "manifest.json", &manifest.model, &recipe.name);
-    ledger.rule("file-name", "manifest.json", &manifest.file, recipe.file_name());
-    let now = claim.bound();
-    ledger.rule("recipe-digest", "manifest.json", manifest.bound.recipe, now.recipe);
-    ledger.rule("policy-digest", "manifest.json", manifest.bound.policy, now.policy);
-    ledger.rule("tokenizer-digest", "manifest.json", text(manifest.bound.tokenizer), text(now.tokenizer));
-    ledger.rule(
-        "template-digest",
-        "manifest.json",
-        text(manifest.bound.chat_template),
-        text(now.chat_template),
-    );
+    let record = Record {
+        name: "manifest.json",
+        model: &manifest.model,
+        file: &manifest.file,
+        bound: &manifest.bound,
+        weights: manifest.weights,
+        source: &manifest.source.source,
+    };
+    record.rules(recipe, policy, &recipe.file_name(), &claim.bound(), ledger);
     let export = (manifest.export.quantization, manifest.export.seq_len, manifest.export.backend);
     let wanted = (recipe.export.quantization, recipe.export.seq_len, recipe.export.backend);
     ledger.rule("export-settings", "manifest.json", format!("{export:?}"), format!("{wanted:?}"));
@@ -239,8 +234,34 @@ fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
     }
     // The file format has no version of its exporter: skew between exporter and runtime shows nowhere else.
     ledger.rule("exporter-version", "manifest.json", &manifest.toolchain.executorch, RUNTIME_VERSION);
-    let random_source = matches!(manifest.source.source, crate::recipe::Source::Random { .. });
-    ledger.rule("weights-kind", "manifest.json", manifest.weights == WeightsKind::Random, random_source);
+}
+
+/// What every record of an exported file says about the contract files that it was made from.
+struct Record<'a> {
+    /// The record's own file.
+    name: &'static str,
+    model: &'a str,
+    file: &'a str,
+    bound: &'a Bound,
+    weights: WeightsKind,
+    source: &'a Source,
+}
+
+impl Record<'_> {
+    fn rules(&self, recipe: &Recipe, policy: &Policy, file: &str, now: &Bound, ledger: &mut Ledger) {
+        let Self { name, bound, .. } = self;
+        if let Err(error) = recipe.within(policy) {
+            ledger.fail("policy", "recipe.toml", error.to_string(), "a recipe within policy.toml");
+        }
+        ledger.rule("model-name", name, self.model, &recipe.name);
+        ledger.rule("file-name", name, self.file, file);
+        ledger.rule("recipe-digest", name, bound.recipe, now.recipe);
+        ledger.rule("policy-digest", name, bound.policy, now.policy);
+        ledger.rule("tokenizer-digest", name, text(bound.tokenizer), text(now.tokenizer));
+        ledger.rule("template-digest", name, text(bound.chat_template), text(now.chat_template));
+        let random_source = matches!(self.source, Source::Random { .. });
+        ledger.rule("weights-kind", name, self.weights == WeightsKind::Random, random_source);
+    }
 }
 
 /// Rules that depend on what the build is for.

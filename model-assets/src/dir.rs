@@ -3,7 +3,8 @@
 //! Several files make a model (`.pte`, reference logits, manifest), and no file system renames several files at
 //! once. So the rename of `manifest.json` is the one commit point, and the files it names are looked up in two
 //! places: first `<file>.<first 16 digits of its digest>`, then `<file>`. A publish puts the new file under the
-//! first name, renames the manifest, then moves the file to its plain name.
+//! first name, renames the manifest, then moves the file to its plain name. A file that belongs to a manifest without being
+//! named in it (signature, log) waits under the digest of the manifest's own bytes.
 //!
 //! **Invariant:** killed at any instant, the directory holds either the old model or the new one, whole.
 
@@ -263,6 +264,12 @@ impl ModelDir {
         self.path().join(crate::signature::SIGNATURE_FILE)
     }
 
+    /// Where the signature that goes with these bytes of a manifest is now.
+    #[cfg(feature = "signature")]
+    pub fn signature_of(&self, manifest: &[u8]) -> Utf8PathBuf {
+        self.resolve(crate::signature::SIGNATURE_FILE, Digest::of(manifest))
+    }
+
     /// Reads and parses the list of signers. A list that is missing demands nothing of nobody: an error.
     ///
     /// # Errors
@@ -280,13 +287,13 @@ impl ModelDir {
         crate::signers::Signers::parse(&text).map_err(|error| self.contract(error, "correct the file"))
     }
 
-    /// Reads the signature, if there is one.
+    /// Reads the signature that goes with these bytes of a manifest, if there is one.
     ///
     /// # Errors
     /// Unreadable.
     #[cfg(feature = "signature")]
-    pub fn signature(&self) -> Result<Option<Vec<u8>>, GateError> {
-        match self.read(&self.signature_path(), limits::SIGNATURE_BYTES_MAX, "a signature") {
+    pub fn signature(&self, manifest: &[u8]) -> Result<Option<Vec<u8>>, GateError> {
+        match self.read(&self.signature_of(manifest), limits::SIGNATURE_BYTES_MAX, "a signature") {
             Ok(bytes) => Ok(Some(bytes)),
             Err(GateError::Missing { .. }) => Ok(None),
             Err(error) => Err(error),

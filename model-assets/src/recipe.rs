@@ -4,11 +4,18 @@
 //! nothing about the machine; two people with the same recipe, checkpoint and lock get the same `.pte`.
 //! Deliberately absent: any switch that turns a check off.
 
+mod demands;
+mod validate;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, eq::ItemSet, error::ContractError, limits, name::is_plain, policy::Policy};
+use crate::{digest::Digest, error::ContractError, limits, policy::Policy};
+
+pub use self::demands::{
+    BenchmarkLimits, Demands, EqLimits, EvidenceKind, HeldoutLimits, ParityLimits, QualityLimits,
+};
 
 /// The format version this crate reads.
 pub const RECIPE_SCHEMA: u32 = 1;
@@ -242,137 +249,6 @@ pub enum Delivery {
     Auto,
 }
 
-/// Evidence demanded per profile, on top of the static proof that every build demands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Demands {
-    /// For dev builds.
-    pub dev: Vec<EvidenceKind>,
-    /// For release builds.
-    pub release: Vec<EvidenceKind>,
-}
-
-/// Kinds of measured evidence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum EvidenceKind {
-    /// Loads and runs with finite logits.
-    Load,
-    /// Logits agree with the eager quantized model.
-    Parity,
-    /// Speed and memory were measured.
-    Benchmark,
-    /// The EQ test was passed.
-    Eq,
-    /// The grammar of the model's world accepts its replies.
-    Quality,
-}
-
-impl EvidenceKind {
-    /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Load, Self::Parity, Self::Benchmark, Self::Eq, Self::Quality];
-
-    /// The name used in files and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Load => "load",
-            Self::Parity => "parity",
-            Self::Benchmark => "benchmark",
-            Self::Eq => "eq",
-            Self::Quality => "quality",
-        }
-    }
-}
-
-/// Parity thresholds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct ParityLimits {
-    /// Largest absolute logit difference.
-    pub max_abs_diff_max: f64,
-    /// Largest mean KL divergence, nats.
-    pub mean_kl_max: f64,
-    /// Smallest share of positions with the same arg-max, 0 to 1.
-    pub top1_agreement_min: f64,
-    /// What held-out texts must show beside that.
-    #[serde(default)]
-    pub heldout: HeldoutLimits,
-}
-
-/// Thresholds on held-out texts; what differs from the eager quantized model is bounded by [`ParityLimits`] itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct HeldoutLimits {
-    /// Largest perplexity: a model that does not know its language is not helped by agreeing with itself.
-    pub perplexity_max: f64,
-    /// Largest perplexity relative to the eager model before quantization.
-    pub perplexity_ratio_max: f64,
-    /// Largest mean KL divergence from the eager model before quantization, nats.
-    pub fp32_mean_kl_max: f64,
-    /// Smallest share of positions with that model's arg-max, 0 to 1.
-    pub fp32_top1_agreement_min: f64,
-    /// Largest logit difference between a text in one prefill and the same text step by step.
-    pub prefill_step_diff_max: f64,
-}
-
-impl Default for HeldoutLimits {
-    /// Loose enough for int8 of any size; a recipe that knows its model is stricter.
-    fn default() -> Self {
-        Self {
-            perplexity_max: 100.0,
-            perplexity_ratio_max: 1.05,
-            fp32_mean_kl_max: 0.05,
-            fp32_top1_agreement_min: 0.85,
-            prefill_step_diff_max: 0.5,
-        }
-    }
-}
-
-/// EQ test thresholds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct EqLimits {
-    /// Smallest score, 0 to 100.
-    pub score_min: f64,
-    /// Which items are asked.
-    #[serde(default)]
-    pub items: ItemSet,
-}
-
-/// Benchmark bounds. Never a time: another machine must come to the same verdict.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct BenchmarkLimits {
-    /// Largest resident memory of a process that loads and runs the model, bytes.
-    pub peak_rss_bytes_max: u64,
-    /// Smallest ratio of the fastest prefill to the slowest decode: below 1 a prompt goes through token by token.
-    pub prefill_over_decode_min: f64,
-}
-
-impl Default for BenchmarkLimits {
-    /// What a phone with 8 GB leaves to one app.
-    fn default() -> Self {
-        Self { peak_rss_bytes_max: 4_000_000_000, prefill_over_decode_min: 1.5 }
-    }
-}
-
-/// Quality bounds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct QualityLimits {
-    /// Smallest share of accepted replies, 0 to 1.
-    pub acceptance_min: f64,
-    /// Smallest ratio of that share to the eager models', 0 to 1.
-    pub acceptance_ratio_min: f64,
-}
-
 /// Licence facts that a release needs: see [`crate::licence`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -407,9 +283,7 @@ impl Recipe {
         let recipe: Self =
             toml::from_str(text).map_err(|error| ContractError::syntax(FILE, error.to_string()))?;
         ContractError::check_schema(FILE, recipe.schema, RECIPE_SCHEMA)?;
-        recipe.check_names()?;
-        recipe.check_shape()?;
-        recipe.check_bounds()?;
+        recipe.validate()?;
         Ok(recipe)
     }
 
@@ -466,161 +340,4 @@ impl Recipe {
     pub fn linears(&self) -> u32 {
         self.architecture.layers.saturating_mul(7).saturating_add(1)
     }
-
-    fn check_names(&self) -> Result<(), ContractError> {
-        let expected = "at most 96 letters, digits, `.`, `-`, `_`, not starting with `.`, in a file's name";
-        // The longest name that is made of the model's.
-        let reference = self.file_name().replace(".pte", ".reference");
-        for (key, name) in [
-            ("name", &self.name),
-            ("name", &reference),
-            ("tokens.tokenizer", &self.tokens.tokenizer),
-            ("tokens.chat_template", &self.tokens.chat_template),
-        ] {
-            if !is_plain(name) {
-                return Err(ContractError::value(FILE, key, format!("`{name}`"), expected));
-            }
-        }
-        if let Some(name) = self.licence.files().find(|name| !is_plain(name)) {
-            return Err(ContractError::value(FILE, "licence", format!("`{name}`"), expected));
-        }
-        if let Source::Hub { files, .. } = &self.source {
-            check_pins(files, &self.tokens.tokenizer)?;
-        }
-        match &self.source {
-            Source::Path { path } if path != "." && !path.split('/').all(is_plain) => {
-                Err(ContractError::value(
-                    FILE,
-                    "source.path",
-                    format!("`{path}`"),
-                    "`.` or a relative path below the recipe",
-                ))
-            }
-            Source::Hub { repo, .. } if repo.split('/').count() != 2 || !repo.split('/').all(is_plain) => {
-                Err(ContractError::value(FILE, "source.repo", format!("`{repo}`"), "`owner/name`"))
-            }
-            Source::Hub { revision, .. }
-                if revision.len() != 40
-                    || !revision.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) =>
-            {
-                Err(ContractError::value(
-                    FILE,
-                    "source.revision",
-                    format!("`{revision}`"),
-                    "40 lower-case hex digits: a commit, never a branch",
-                ))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn check_shape(&self) -> Result<(), ContractError> {
-        let a = &self.architecture;
-        for (key, got, max) in [
-            ("architecture.dim", a.dim, limits::WIDTH_MAX),
-            ("architecture.layers", a.layers, limits::LAYERS_MAX),
-            ("architecture.heads", a.heads, limits::WIDTH_MAX),
-            ("architecture.kv_heads", a.kv_heads, limits::WIDTH_MAX),
-            ("architecture.head_dim", a.head_dim, limits::WIDTH_MAX),
-            ("architecture.ffn", a.ffn, limits::WIDTH_MAX),
-            ("architecture.vocab", a.vocab, limits::VOCAB_ROWS_MAX),
-            ("export.seq_len", self.export.seq_len, limits::SEQ_LEN_TOKENS_MAX),
-        ] {
-            if got == 0 || got > max {
-                return Err(ContractError::value(FILE, key, got, format!("1 to {max}")));
-            }
-        }
-        if !a.heads.is_multiple_of(a.kv_heads) {
-            let expected = format!("a divisor of `architecture.heads` = {}", a.heads);
-            return Err(ContractError::value(FILE, "architecture.kv_heads", a.kv_heads, expected));
-        }
-        if !a.head_dim.is_multiple_of(2) {
-            return Err(ContractError::value(FILE, "architecture.head_dim", a.head_dim, "an even number"));
-        }
-        for (key, got) in [("architecture.norm_eps", a.norm_eps), ("architecture.rope_theta", a.rope_theta)] {
-            if !(got.is_finite() && got > 0.0) {
-                return Err(ContractError::value(FILE, key, got, "a finite number above 0"));
-            }
-        }
-        if self.tokens.eos.is_empty() {
-            return Err(ContractError::value(FILE, "tokens.eos", "[]", "at least one id"));
-        }
-        for (key, id) in std::iter::once(("tokens.bos", self.tokens.bos))
-            .chain(self.tokens.eos.iter().map(|id| ("tokens.eos", *id)))
-        {
-            if id >= a.vocab {
-                return Err(ContractError::value(
-                    FILE,
-                    key,
-                    id,
-                    format!("below the vocabulary, {}", a.vocab),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_bounds(&self) -> Result<(), ContractError> {
-        let Limits { file_bytes_min, file_bytes_max, .. } = self.limits;
-        if file_bytes_min == 0 || file_bytes_min > file_bytes_max {
-            let expected = format!("1 to `limits.file_bytes_max` = {file_bytes_max}");
-            return Err(ContractError::value(FILE, "limits.file_bytes_min", file_bytes_min, expected));
-        }
-        if file_bytes_max > limits::MODEL_BYTES_MAX {
-            let expected = format!("at most {}", limits::MODEL_BYTES_MAX);
-            return Err(ContractError::value(FILE, "limits.file_bytes_max", file_bytes_max, expected));
-        }
-        let quality = self.quality.as_ref();
-        let demanded = self.evidence.dev.iter().chain(&self.evidence.release);
-        if quality.is_none() && demanded.into_iter().any(|kind| *kind == EvidenceKind::Quality) {
-            return Err(ContractError::value(
-                FILE,
-                "quality",
-                "no table",
-                "bounds, as `evidence` demands it",
-            ));
-        }
-        for (key, got, max) in [
-            ("parity.max_abs_diff_max", self.parity.max_abs_diff_max, f64::MAX),
-            ("parity.mean_kl_max", self.parity.mean_kl_max, f64::MAX),
-            ("parity.top1_agreement_min", self.parity.top1_agreement_min, 1.0),
-            ("eq.score_min", self.eq.score_min, 100.0),
-            ("parity.heldout.perplexity_max", self.parity.heldout.perplexity_max, f64::MAX),
-            ("parity.heldout.perplexity_ratio_max", self.parity.heldout.perplexity_ratio_max, f64::MAX),
-            ("parity.heldout.fp32_mean_kl_max", self.parity.heldout.fp32_mean_kl_max, f64::MAX),
-            ("parity.heldout.fp32_top1_agreement_min", self.parity.heldout.fp32_top1_agreement_min, 1.0),
-            ("parity.heldout.prefill_step_diff_max", self.parity.heldout.prefill_step_diff_max, f64::MAX),
-            ("benchmark.prefill_over_decode_min", self.benchmark.prefill_over_decode_min, f64::MAX),
-            ("quality.acceptance_min", quality.map_or(0.0, |q| q.acceptance_min), 1.0),
-            ("quality.acceptance_ratio_min", quality.map_or(0.0, |q| q.acceptance_ratio_min), 1.0),
-        ] {
-            if !(0.0..=max).contains(&got) {
-                let expected = if max == f64::MAX { "0 or more".into() } else { format!("0 to {max}") };
-                return Err(ContractError::value(FILE, key, got, expected));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Pinned files are all that an export reads, or none: one that is left out would be taken on the hub's word alone.
-fn check_pins(files: &BTreeMap<String, Digest>, tokenizer: &str) -> Result<(), ContractError> {
-    let wrong =
-        |got: String, expected: String| Err(ContractError::value(FILE, "source.files", got, expected));
-    if files.is_empty() {
-        return Ok(());
-    }
-    if files.len() > limits::CHECKPOINT_FILES_MAX {
-        return wrong(format!("{} files", files.len()), format!("at most {}", limits::CHECKPOINT_FILES_MAX));
-    }
-    if let Some(name) = files.keys().find(|name| !is_plain(name)) {
-        return wrong(format!("`{name}`"), "a file name: letters, digits, `.`, `-`, `_`".to_owned());
-    }
-    if let Some(name) = ["config.json", tokenizer].into_iter().find(|name| !files.contains_key(*name)) {
-        return wrong(format!("no `{name}`"), "every file that an export reads".to_owned());
-    }
-    if !files.keys().any(|name| name.ends_with(".safetensors")) {
-        return wrong("no `*.safetensors`".to_owned(), "every file that an export reads".to_owned());
-    }
-    Ok(())
 }

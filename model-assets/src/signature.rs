@@ -13,6 +13,8 @@
 //! Deliberately absent: the predicate `Digests/v0.1` and the envelope encoding of releases before 1.0, which the public
 //! tool still reads: the first lets files be left out unseen, the second signs an ambiguous text.
 
+mod format;
+
 use std::collections::BTreeSet;
 
 use base64ct::{Base64, Encoding as _};
@@ -24,9 +26,10 @@ use p256::{
     elliptic_curve::{Generate as _, zeroize::Zeroizing},
     pkcs8::{DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use thiserror::Error;
 
+use self::format::{Bundle, Envelope, EnvelopeSignature, InToto, KeyIdentifier, Material};
 use crate::{digest::Digest, limits};
 
 /// File name of a model's signature.
@@ -34,8 +37,6 @@ pub const SIGNATURE_FILE: &str = "model.sig";
 
 const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
-const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
-const PREDICATE_TYPE: &str = "https://model_signing/signature/v1.0";
 
 /// Why a signature or a key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -348,145 +349,6 @@ fn base64(what: &'static str, text: &str) -> Result<Vec<u8>, SignatureError> {
 fn json(value: &impl Serialize) -> Vec<u8> {
     // Serialising plain data into memory cannot fail: no map has a non-string key.
     serde_json::to_vec(value).unwrap_or_default()
-}
-
-// The format's own structures. Fields of others are passed over, as its specification says: nothing reads them.
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Bundle {
-    media_type: String,
-    verification_material: Material,
-    dsse_envelope: Envelope,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Material {
-    public_key: Option<KeyIdentifier>,
-    #[serde(default)]
-    tlog_entries: Vec<serde_json::Value>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct KeyIdentifier {
-    hint: Option<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Envelope {
-    payload: String,
-    payload_type: String,
-    signatures: Vec<EnvelopeSignature>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct EnvelopeSignature {
-    sig: String,
-    #[serde(default)]
-    keyid: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct InToto {
-    #[serde(rename = "_type")]
-    kind: String,
-    subject: Vec<Subject>,
-    #[serde(rename = "predicateType")]
-    predicate_type: String,
-    predicate: serde_json::Value,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Subject {
-    name: String,
-    digest: SubjectDigest,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SubjectDigest {
-    sha256: Digest,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Predicate {
-    serialization: Serialization,
-    resources: Vec<Descriptor>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Serialization {
-    method: String,
-    hash_type: String,
-    allow_symlinks: bool,
-    #[serde(default)]
-    ignore_paths: Vec<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Descriptor {
-    name: String,
-    algorithm: String,
-    digest: String,
-}
-
-impl InToto {
-    fn of(statement: &Statement) -> Self {
-        let descriptor = |resource: &Resource| Descriptor {
-            name: resource.name.clone(),
-            algorithm: "sha256".to_owned(),
-            digest: resource.sha256.to_string(),
-        };
-        let predicate = Predicate {
-            serialization: Serialization {
-                method: "files".to_owned(),
-                hash_type: "sha256".to_owned(),
-                allow_symlinks: false,
-                ignore_paths: statement.ignored.clone(),
-            },
-            resources: statement.resources.iter().map(descriptor).collect(),
-        };
-        let digest = SubjectDigest { sha256: statement.root() };
-        Self {
-            kind: STATEMENT_TYPE.to_owned(),
-            subject: vec![Subject { name: statement.model.clone(), digest }],
-            predicate_type: PREDICATE_TYPE.to_owned(),
-            // As above: plain data.
-            predicate: serde_json::to_value(predicate).unwrap_or_default(),
-        }
-    }
-
-    fn read(self) -> Result<Statement, SignatureError> {
-        if self.kind != STATEMENT_TYPE {
-            return value("_type", format!("`{}`", self.kind), STATEMENT_TYPE);
-        }
-        // Before the predicate is read: one of another type has another shape.
-        if self.predicate_type != PREDICATE_TYPE {
-            return value("predicateType", format!("`{}`", self.predicate_type), PREDICATE_TYPE);
-        }
-        let Predicate { serialization, resources } = serde_json::from_value(self.predicate)
-            .map_err(|error| SignatureError::Syntax { what: "predicate", message: error.to_string() })?;
-        let Serialization { method, hash_type, allow_symlinks, ignore_paths } = serialization;
-        let got = (method.as_str(), hash_type.as_str(), allow_symlinks);
-        if got != ("files", "sha256", false) {
-            return value("serialization", format!("{got:?}"), "whole files, sha256, no symbolic links");
-        }
-        let [subject] = <[Subject; 1]>::try_from(self.subject)
-            .or_else(|subjects| value("subject", format!("{} of them", subjects.len()), "one"))?;
-        let resource = |Descriptor { name, algorithm, digest }| match Digest::parse(&digest) {
-            Some(sha256) if algorithm == "sha256" => Ok(Resource { name, sha256 }),
-            _ => value("resources", format!("`{name}` by {algorithm} `{digest}`"), "a SHA-256"),
-        };
-        let resources = resources.into_iter().map(resource).collect::<Result<_, _>>()?;
-        let statement = Statement { model: subject.name, resources, ignored: ignore_paths };
-        statement.check()?;
-        let root = statement.root();
-        if subject.digest.sha256 != root {
-            return value("subject.digest", subject.digest.sha256, format!("{root}, of the listed files"));
-        }
-        Ok(statement)
-    }
 }
 
 #[cfg(test)]

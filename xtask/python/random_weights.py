@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from proofmark_worker.checkpoint import RandomSource  # noqa: E402
-from proofmark_worker.protocol import Architecture  # noqa: E402
+from proofmark_worker.checkpoint import RandomSource
+from proofmark_worker.protocol import Architecture
 
 CHUNK_ELEMENTS = 1 << 20
 
@@ -30,7 +30,9 @@ def main() -> None:
 
 def architecture(fields: dict) -> Architecture:
     """Shapes alone decide which numbers are drawn."""
-    shape = {name: value for name, value in fields.items() if name not in ("family", "rope_scaling")}
+    shape = {
+        name: value for name, value in fields.items() if name not in ("family", "rope_scaling")
+    }
     return Architecture(**shape, rope_scaling=None)
 
 

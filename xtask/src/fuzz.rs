@@ -9,7 +9,8 @@ use camino::Utf8PathBuf;
 use crate::{EXIT_TESTS, Failure, Outcome, workspace::Workspace};
 
 /// Every target, in order.
-const TARGETS: [&str; 7] = ["program", "xnnpack", "manifest", "recipe", "block", "bundle", "gguf"];
+const TARGETS: [&str; 8] =
+    ["program", "xnnpack", "manifest", "recipe", "block", "bundle", "gguf", "signature"];
 const RUNS_SHORT: u64 = 50_000;
 
 /// Coverage counters for libFuzzer.

@@ -14,6 +14,7 @@ use model_assets::{
     bundle::Writer,
     check::Profile,
     claim::Claim,
+    digest::Digest,
     dir::ModelDir,
     eq::TRANSCRIPT_FILE,
     manifest::{LOG_FILE, MANIFEST_FILE, WeightsKind},
@@ -53,7 +54,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
     let pte = proved.into_source();
     let reference = verify::reference(&dir, &claim)?;
-    let files = files(&dir, &claim, &reference);
+    let files = files(&dir, &claim, &texts.manifest, &reference);
     let name = claim.manifest.file.replace(".pte", ".tar.gz");
     let out = args.out.clone().unwrap_or_else(|| workspace.state().join("bundle").join(name));
     let console = Console::new(args.json);
@@ -69,14 +70,19 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 }
 
 /// Everything but the manifest, which stands first, in the order of a bundle.
-fn files(dir: &ModelDir, claim: &Claim, reference: &Utf8Path) -> BTreeMap<String, Utf8PathBuf> {
+fn files(
+    dir: &ModelDir,
+    claim: &Claim,
+    manifest_bytes: &[u8],
+    reference: &Utf8Path,
+) -> BTreeMap<String, Utf8PathBuf> {
     let Claim { recipe, manifest, .. } = claim;
     let mut files = BTreeMap::from([
         (manifest.file.clone(), dir.resolve(&manifest.file, manifest.sha256)),
         (manifest.reference.name.clone(), reference.to_owned()),
         ("recipe.toml".to_owned(), dir.recipe_path()),
         ("policy.toml".to_owned(), dir.policy_path()),
-        (LOG_FILE.to_owned(), dir.path().join(LOG_FILE)),
+        (LOG_FILE.to_owned(), dir.resolve(LOG_FILE, Digest::of(manifest_bytes))),
     ]);
     if manifest.weights == WeightsKind::Checkpoint {
         for name in [&recipe.tokens.tokenizer, &recipe.tokens.chat_template] {
@@ -88,7 +94,7 @@ fn files(dir: &ModelDir, claim: &Claim, reference: &Utf8Path) -> BTreeMap<String
     if let Some(transcript) = transcript.filter(|path| path.is_file()) {
         files.insert(TRANSCRIPT_FILE.to_owned(), transcript);
     }
-    files.extend(sign::companions(dir, recipe));
+    files.extend(sign::companions(dir, recipe, manifest_bytes));
     files
 }
 

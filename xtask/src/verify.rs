@@ -14,7 +14,7 @@ use model_assets::{
     claim::Claim,
     digest::Digest,
     dir::{ClaimFiles, GateError, ModelDir},
-    eq::{self, TRANSCRIPT_FILE},
+    eq,
     evidence::Parity,
     manifest::{Evidence, EvidenceBinding},
     pte,
@@ -192,11 +192,14 @@ fn renewed(
     fresh.manifest.checks = proved.checks().to_vec();
     fresh.manifest.prd_reasons = fresh.manifest.prd_findings(&fresh.policy);
     fresh.manifest.prd_compliant = fresh.manifest.prd_reasons.is_empty();
-    if let Some(text) = transcript {
-        // Before the manifest: a transcript that no manifest names is harmless, the other way round it is missed.
-        crate::export::replace(dir, TRANSCRIPT_FILE, &text)?;
+    // Measuring takes minutes, in which another command may have published another model.
+    let _lock = crate::export::lock(&workspace.state().join("locks"), dir.name())?;
+    if dir.manifest().map_err(refused)?.as_ref() != Some(&claim.manifest) {
+        let error = anyhow::anyhow!("{}: got another manifest than was measured", dir.manifest_path());
+        let hint = format!("nothing was recorded; run: cargo xtask verify {}", dir.name());
+        return Err(Failure::new(EXIT_REFUSED, error, hint));
     }
-    crate::export::write_manifest(dir, &fresh.manifest)?;
+    crate::export::write_manifest(dir, &fresh.manifest, transcript.as_deref())?;
     println!("{}: evidence recorded", dir.manifest_path());
     Ok(fresh)
 }

@@ -23,8 +23,7 @@ pub(crate) struct WholeFile {
 impl WholeFile {
     /// Begins to write what shall be at `place`.
     pub(crate) fn create(place: &Utf8Path) -> anyhow::Result<Self> {
-        let name = place.file_name().with_context(|| format!("{place}: names no file"))?;
-        let sibling = folder(place).join(format!(".{name}.new"));
+        let sibling = sibling(place)?;
         loop {
             let mut options = fs::OpenOptions::new();
             // What lies there may be another writer's: it is emptied only under its lock, and never through a link.
@@ -73,6 +72,23 @@ impl Drop for WholeFile {
             let _ = fs::remove_file(&self.sibling);
         }
     }
+}
+
+/// Removes the sibling that a killed writer of `place` left; one that is being written stays. Returns the name of what it
+/// removed.
+pub(crate) fn discard(place: &Utf8Path) -> anyhow::Result<Option<String>> {
+    let sibling = sibling(place)?;
+    let left = sibling.symlink_metadata().is_ok_and(|data| data.is_file());
+    // Taken over, and removed as it is dropped.
+    Ok(match WholeFile::create(place) {
+        Ok(_) if left => sibling.file_name().map(str::to_owned),
+        _ => None,
+    })
+}
+
+fn sibling(place: &Utf8Path) -> anyhow::Result<Utf8PathBuf> {
+    let name = place.file_name().with_context(|| format!("{place}: names no file"))?;
+    Ok(folder(place).join(format!(".{name}.new")))
 }
 
 /// The folder of a file.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use model_assets::{digest::Digest, manifest::Manifest};
-use tree::{Files, MANIFEST, PTE, REFERENCE, Tree, bundled, sha256, two_models, unbundled};
+use tree::{Files, MANIFEST, PTE, REFERENCE, SIGNATURE, Tree, bundled, sha256, two_models, unbundled};
 
 fn pack(tree: &Tree, to: &Path) -> Vec<u8> {
     let (code, text) = tree.run(&["pack", "tiny", "--out", to.to_str().unwrap()]);
@@ -58,6 +58,45 @@ fn a_bundle_is_the_same_twice_and_comes_home() {
     let (code, text) = tree.run(&["verify", "tiny", "--level", "static"]);
     assert_eq!(code, 0, "{text}");
     assert_eq!(good, pack(&tree, &tree.path("a.tar.gz")), "packed again where it came home");
+}
+
+#[test]
+fn a_signed_bundle_comes_home_with_its_signature_and_another_models_is_refused() {
+    let tree = Tree::new();
+    let [first, second] = tree.signed(two_models());
+    tree.put(&first);
+    let good = pack(&tree, &tree.path("a.tar.gz"));
+    assert_eq!(unbundled(&good)[SIGNATURE], first[SIGNATURE]);
+    tree.put(&second);
+    let mut mixed = unbundled(&good);
+    mixed.insert(SIGNATURE.to_owned(), second[SIGNATURE].clone());
+    refused(
+        &tree,
+        "another model's signature",
+        &bundled(mixed.clone()),
+        25,
+        "signature-digest: manifest.json",
+    );
+    mixed.insert(SIGNATURE.to_owned(), b"{}".to_vec());
+    refused(&tree, "no signature at all", &bundled(mixed), 25, "signature-malformed: model.sig");
+    assert_eq!(fs::read(tree.model(SIGNATURE)).unwrap(), second[SIGNATURE]);
+
+    let file = tree.path("a.tar.gz").to_str().unwrap().to_owned();
+    let (code, text) = tree.run(&["fetch", &file]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(tree.whole("home"), sha256(&first), "with its own signature, which `whole` demands");
+    assert_eq!(fs::read(tree.model(SIGNATURE)).unwrap(), first[SIGNATURE]);
+    tree.tidy("home");
+    let (code, text) = tree.run(&["sign", "tiny", "--check"]);
+    assert_eq!(code, 0, "{text}");
+    // A key that this tree's releases do not know: fetched with a warning, refused by the release.
+    tree.put(&second);
+    fs::write(tree.path("model-assets/models/signers.toml"), "schema = 1\n").unwrap();
+    let (code, text) = tree.run(&["fetch", &file]);
+    assert!(code == 0 && text.contains("warning: signature-key: model.sig: got key "), "{text}");
+    assert_eq!(fs::read(tree.model(SIGNATURE)).unwrap(), first[SIGNATURE]);
+    let (code, text) = tree.run(&["pack", "tiny", "--release"]);
+    assert!(code == 25 && text.contains("signature-key"), "{text}");
 }
 
 #[test]

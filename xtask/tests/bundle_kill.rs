@@ -1,5 +1,5 @@
-//! kill -9 at 50 random moments across `pack`, `fetch FILE` and `fetch URL`: nothing half done is seen, and the same command
-//! run again succeeds and tidies up. (60 more kills are beside the publish code, and 50 among the tests of `weights`.)
+//! kill -9 at 50 random moments across `pack`, `fetch FILE` and `fetch URL`: nothing half done is seen, each model has its own
+//! signature, and the same command run again succeeds and tidies up. (60 more kills are beside the publish code, and 50 among the tests of `weights`.)
 //!
 //! A moment is random in two ways: behind a random line of the command's progress, and a random time after it.
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail by panicking")]
@@ -53,8 +53,8 @@ fn killed(mut command: Command, lines: Option<u64>, after: Duration) -> String {
 
 #[test]
 fn killed_at_any_moment_nothing_half_done_is_seen() {
-    let models = two_models();
     let (tree, mut random) = (Tree::new(), Random(SEED));
+    let models = tree.signed(two_models());
     let bundles = models.clone().map(|model| packed(&tree, &model));
     let served = bundles.iter().enumerate().fold(hub::Files::checkpoint(1), |files, (index, bundle)| {
         files.with(&format!("{index}.tar.gz"), bundle.clone())

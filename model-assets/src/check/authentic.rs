@@ -28,27 +28,8 @@ pub struct Authentic {
     pub statement: Statement,
 }
 
-/// Demands a signature where `signers` says that the model's release needs one; `None` where it does not. A signature that
-/// is there all the same is not looked at then.
-///
-/// # Errors
-/// As [`signed_by`].
-pub fn authenticate<S>(
-    validated: &Validated<S>,
-    claim: &Claim,
-    manifest: &[u8],
-    signers: &Signers,
-    signature: Option<&[u8]>,
-    now: SystemTime,
-) -> Result<Option<Authentic>, Refusal> {
-    if !signers.demands(&claim.recipe.name) {
-        return Ok(None);
-    }
-    signed_by(validated, claim, manifest, signers, signature, now).map(Some)
-}
-
 /// Who signed the model: a key that `signers` accepts on the day `now`. `manifest` are the bytes that the claim was parsed
-/// from.
+/// from. A release asks where [`Signers::demands`] says so; a signature that is there all the same is not looked at.
 ///
 /// # Errors
 /// The refusal with every reason and the command that mends it.

@@ -1,6 +1,6 @@
 //! The door for the reserve: [`validate_reserve`] does for a `.gguf` what [`validate`](super::validate) does for a `.pte`.
 
-use super::{Finding, Ledger, Profile, Refusal, Severity, Validated, judge, text};
+use super::{Finding, Ledger, Profile, Record, Refusal, Severity, Validated, judge, text};
 use crate::{
     digest::Digest,
     gguf,
@@ -68,27 +68,19 @@ pub fn validate_reserve<S: ReadAt>(
 /// Rules between the contract files, whatever the bytes are.
 fn claim_rules(claim: &ReserveClaim, ledger: &mut Ledger) {
     let ReserveClaim { recipe, policy, manifest, .. } = claim;
-    if let Err(error) = recipe.within(policy) {
-        ledger.fail("policy", "recipe.toml", error.to_string(), "a recipe within policy.toml");
-    }
-    ledger.rule("model-name", "reserve.json", &manifest.model, &recipe.name);
-    ledger.rule("file-name", "reserve.json", &manifest.file, reserve::file_name(recipe));
-    let now = claim.bound();
-    ledger.rule("recipe-digest", "reserve.json", manifest.bound.recipe, now.recipe);
-    ledger.rule("policy-digest", "reserve.json", manifest.bound.policy, now.policy);
-    ledger.rule("tokenizer-digest", "reserve.json", text(manifest.bound.tokenizer), text(now.tokenizer));
-    ledger.rule(
-        "template-digest",
-        "reserve.json",
-        text(manifest.bound.chat_template),
-        text(now.chat_template),
-    );
+    let record = Record {
+        name: "reserve.json",
+        model: &manifest.model,
+        file: &manifest.file,
+        bound: &manifest.bound,
+        weights: manifest.weights,
+        source: &manifest.source.source,
+    };
+    record.rules(recipe, policy, &reserve::file_name(recipe), &claim.bound(), ledger);
     let random = manifest.weights == WeightsKind::Random;
     if !random && (claim.tokenizer.is_none() || claim.chat_template.is_none()) {
         ledger.fail("tokenizer", "tokenizer.json", "no tokenizer or template", "the model's");
     }
-    let random_source = matches!(manifest.source.source, crate::recipe::Source::Random { .. });
-    ledger.rule("weights-kind", "reserve.json", random, random_source);
 }
 
 fn evidence_rules(claim: &ReserveClaim, sha256: Option<Digest>, profile: Profile, ledger: &mut Ledger) {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{format::STATEMENT_TYPE, *};
 
 /// What `model_signing` 1.1.1 wrote with `sign key` over two small files.
 const PUBLIC_TOOL: &[u8] = include_bytes!("../../tests/data/model_signing-1.1.1.sig");

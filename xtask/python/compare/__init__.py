@@ -1,1 +1,1 @@
-"""The other side of `cargo xtask bench --against`: upstream's own tools, as anyone would run them."""
+"""The other side of `cargo xtask bench --against`: upstream's own tools, as anyone runs them."""

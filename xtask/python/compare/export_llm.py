@@ -1,7 +1,8 @@
 """Upstream's exporter at a model's shapes, on random weights: `export_llm.py REQUEST`.
 
-The request names the architecture as a recipe does, the context window and the folder for the result. Upstream makes up
-random weights when it is given no checkpoint, so the run needs no licence.
+The request names the architecture as a recipe does, the context window and the folder for the
+result. Upstream makes up random weights when it is given no checkpoint, so the run needs no
+licence.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def params(shape: dict) -> dict:
 
 
 def arguments(request: dict, params_file: Path) -> list[str]:
-    """INT8 weights per channel with INT8 activations and an INT8 embedding, on XNNPACK: what the recipe is too."""
+    """INT8 weights per channel, INT8 activations, an INT8 embedding, on XNNPACK: as the recipe."""
     window = request["seq_len"]
     return [
         "base.model_class=llama3_2",
@@ -67,7 +68,7 @@ def main() -> None:
     params_file.write_text(json.dumps(params(request["architecture"])))
     # Upstream writes into the folder that it runs in.
     os.chdir(request["folder"])
-    # The list that the configuration is checked against leaves out what the quantizer behind it takes.
+    # The list that the configuration is checked against leaves out what the quantizer takes.
     from executorch.extension.llm.export.config.llm_config import QuantizationConfig
 
     QuantizationConfig.QMODE_OPTIONS.append(QMODE)

@@ -1,8 +1,9 @@
 """How the export's memory grows with the model: `growth.py FOLDER [--layers N ...]`.
 
-Runs the export worker on random weights at the shapes of Llama 3.2 1B and 3B and of Llama 3.1 8B, cut to a few layers each,
-and prints what a layer adds. A layer's cost does not depend on how many there are, so the last column extends the line to
-the whole model; it is an extension, not a measurement.
+Runs the export worker on random weights at the shapes of Llama 3.2 1B and 3B and of Llama 3.1 8B,
+cut to a few layers each, and prints what a layer adds. A layer's cost does not depend on how many
+there are, so the last column extends the line to the whole model; it is an extension, not a
+measurement.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A `.pte` in upstream's Python runtime: `runner.py REQUEST` writes tokens per second to `response`.
+"""A `.pte` in upstream's Python runtime: `runner.py REQUEST` writes the speeds to `response`.
 
-The work is that of `engine bench`: `prefill` tokens in chunks, and `decode` single tokens after the first one. Logits are
-not copied, and tensors of single tokens are made beforehand: only the runtime's own work is timed.
+The work is that of `engine bench`: `prefill` tokens in chunks, and `decode` single tokens after the
+first one. Logits are not copied, and tensors of single tokens are made beforehand: only the
+runtime's own work is timed, in tokens per second.
 """
 
 from __future__ import annotations

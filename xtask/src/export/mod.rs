@@ -35,7 +35,7 @@ use crate::{
 
 use self::{inputs::inputs_digest, job::Job};
 
-pub(crate) use self::publish::{WORK_PTE, WORK_REFERENCE, publish, replace, write_manifest};
+pub(crate) use self::publish::{WORK_PTE, WORK_REFERENCE, publish, replace, settle, write_manifest};
 
 const ATTEMPTS_MAX: u32 = 2;
 const LOG_TAIL_LINES: usize = 40;

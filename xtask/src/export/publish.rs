@@ -1,9 +1,12 @@
 //! Puts a proven model in its directory. Why the order is safe: see [`model_assets::dir`].
 //!
 //! **Invariant:** the rename of `manifest.json` is the one commit point. Killed before it, the old model stands; killed
-//! after it, the new one does.
+//! after it, the new one does: `.pte`, reference, transcript, log and signature, each beside its own manifest.
 
-use std::{fs, io::Write as _};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+};
 
 use anyhow::{Context as _, ensure};
 use camino::Utf8Path;
@@ -12,10 +15,12 @@ use model_assets::{
     digest::Digest,
     dir::{ModelDir, pending_name},
     eq::TRANSCRIPT_FILE,
+    limits::MANIFEST_BYTES_MAX,
     manifest::{LOG_FILE, MANIFEST_FILE, Manifest},
+    signature::SIGNATURE_FILE,
 };
 
-use crate::whole::WholeFile;
+use crate::whole::{self, WholeFile};
 
 /// Name of the `.pte` in a work directory.
 pub(crate) const WORK_PTE: &str = "model.pte";
@@ -40,55 +45,88 @@ pub(crate) fn publish(
     if let Some(eq) = eq.filter(|_| work.join(TRANSCRIPT_FILE).exists()) {
         files.push((work.join(TRANSCRIPT_FILE), TRANSCRIPT_FILE, eq.transcript));
     }
+    let bytes = manifest.to_bytes();
+    files.push((work.join(LOG_FILE), LOG_FILE, Digest::of(&bytes)));
+    if work.join(SIGNATURE_FILE).exists() {
+        files.push((work.join(SIGNATURE_FILE), SIGNATURE_FILE, Digest::of(&bytes)));
+    }
     // Takes its space on the disk before anything moves: what is left are renames.
-    let commit = staged(dir, MANIFEST_FILE, &manifest.to_bytes())?;
+    let commit = staged(dir, MANIFEST_FILE, &bytes)?;
     for (from, name, sha256) in &files {
         fs::File::open(from)?.sync_all()?;
         fs::rename(from, place.join(pending_name(name, *sha256)))
             .with_context(|| format!("{place}/{name}"))?;
     }
-    fs::rename(work.join(LOG_FILE), place.join(LOG_FILE))?;
     sync_dir(&place)?;
     commit.put_in_place()?;
-    settle(&place, manifest)?;
-    sync_dir(&place)
+    settle(dir).map(drop)
 }
 
-/// Gives the files of the manifest their plain names, and removes what publishes that were killed before their commit
-/// point left behind.
-fn settle(place: &Utf8Path, manifest: &Manifest) -> anyhow::Result<()> {
+/// Finishes a publish that was killed behind its commit point, and removes what commands that were killed before theirs
+/// left behind. Returns the names of what it found.
+pub(crate) fn settle(dir: &ModelDir) -> anyhow::Result<Vec<String>> {
+    let (place, path) = (dir.path(), dir.manifest_path());
+    let mut bytes = Vec::new();
+    let file = fs::File::open(&path).with_context(|| format!("{path}: cannot be opened"))?;
+    file.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    let (manifest, own) = (Manifest::parse(&bytes).with_context(|| path.to_string())?, Digest::of(&bytes));
     let eq = manifest.evidence.as_ref().and_then(|evidence| evidence.eq.as_ref());
     let named = [
         (manifest.file.as_str(), Some(manifest.sha256)),
         (&manifest.reference.name, Some(manifest.reference.sha256)),
         (TRANSCRIPT_FILE, eq.map(|eq| eq.transcript)),
+        (LOG_FILE, Some(own)),
+        (SIGNATURE_FILE, Some(own)),
     ];
+    let mut found = Vec::new();
     for (name, sha256) in named {
-        let pending = sha256.map(|sha256| place.join(pending_name(name, sha256)));
-        if let Some(pending) = pending.filter(|pending| pending.exists()) {
-            fs::rename(pending, place.join(name)).with_context(|| format!("{place}/{name}"))?;
+        let pending = sha256.map(|sha256| pending_name(name, sha256));
+        if let Some(pending) = pending.filter(|pending| place.join(pending).exists()) {
+            fs::rename(place.join(&pending), place.join(name)).with_context(|| format!("{place}/{name}"))?;
+            found.push(pending);
         }
-        sweep(place, name)?;
+        found.extend(sweep(&place, name)?);
     }
-    Ok(())
+    let recipe = dir.recipe()?;
+    let replaced = [MANIFEST_FILE, SIGNATURE_FILE, TRANSCRIPT_FILE, &recipe.tokens.tokenizer];
+    for name in replaced.into_iter().chain(recipe.licence.files()) {
+        found.extend(whole::discard(&place.join(name))?);
+    }
+    sync_dir(&place)?;
+    Ok(found)
 }
 
-/// Removes every pending file of this name.
-pub(super) fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<()> {
+/// Removes every pending file of this name; says which.
+pub(super) fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
     for entry in place.read_dir_utf8()? {
         let entry = entry?;
-        let suffix = entry.file_name().strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
+        // Of one that was still being written too.
+        let written = entry.file_name().strip_prefix('.').and_then(|it| it.strip_suffix(".new"));
+        let whole = written.unwrap_or(entry.file_name());
+        let suffix = whole.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
         if suffix.is_some_and(|s| s.len() == Digest::SHORT_CHARS && s.bytes().all(|b| b.is_ascii_hexdigit()))
         {
             fs::remove_file(entry.path())?;
+            found.push(entry.file_name().to_owned());
         }
     }
-    Ok(())
+    Ok(found)
 }
 
-/// Replaces `manifest.json`: the commit point of a publish.
-pub(crate) fn write_manifest(dir: &ModelDir, manifest: &Manifest) -> anyhow::Result<()> {
-    replace(dir, MANIFEST_FILE, &manifest.to_bytes())
+/// Replaces `manifest.json`, and the transcript if there is one: the same model, with other evidence.
+pub(crate) fn write_manifest(
+    dir: &ModelDir,
+    manifest: &Manifest,
+    transcript: Option<&[u8]>,
+) -> anyhow::Result<()> {
+    // What waits for its name under the digest of the manifest that goes would never get it.
+    settle(dir)?;
+    if let Some(text) = transcript {
+        replace(dir, &pending_name(TRANSCRIPT_FILE, Digest::of(text)), text)?;
+    }
+    replace(dir, MANIFEST_FILE, &manifest.to_bytes())?;
+    settle(dir).map(drop)
 }
 
 /// Replaces a file of a model's directory, whole: killed at any instant, the old one is there or the new one.
@@ -164,8 +202,86 @@ mod tests {
         fs::create_dir_all(work).unwrap();
         fs::write(work.join(WORK_PTE), bytes).unwrap();
         fs::write(work.join(WORK_REFERENCE), reference).unwrap();
-        fs::write(work.join(LOG_FILE), "log").unwrap();
+        for name in [LOG_FILE, SIGNATURE_FILE] {
+            fs::write(work.join(name), of_its_manifest(name, &manifest.to_bytes())).unwrap();
+        }
         manifest
+    }
+
+    /// What stands in for the log or the signature of a manifest.
+    fn of_its_manifest(name: &str, manifest: &[u8]) -> String {
+        format!("{name} of {}", Digest::of(manifest))
+    }
+
+    /// The manifest that stands, with its own log and signature.
+    fn pair(dir: &ModelDir, when: &str) -> Vec<u8> {
+        let bytes = fs::read(dir.manifest_path()).unwrap();
+        for name in [LOG_FILE, SIGNATURE_FILE] {
+            let found = fs::read_to_string(dir.resolve(name, Digest::of(&bytes))).unwrap();
+            assert_eq!(found, of_its_manifest(name, &bytes), "{when}: another model's {name}");
+        }
+        bytes
+    }
+
+    /// Every state that a publish goes through, made by hand: it moves its files one by one under the names at which they
+    /// wait, renames the manifest, and moves them one by one to their plain names.
+    #[test]
+    fn each_state_of_a_publish_is_one_model_and_is_put_right() {
+        let real = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-assets/models");
+        let (claim, _) = ModelDir::new(&real, "tiny").claim().expect("run: cargo xtask export");
+        let model = |of: &str| {
+            let mut manifest = claim.manifest.clone();
+            manifest.published = of.to_owned();
+            (manifest.sha256, manifest.reference.sha256) =
+                (Digest::of(of.as_bytes()), Digest::of(of.as_bytes()));
+            let bytes = manifest.to_bytes();
+            let own = |name: &str| (name.to_owned(), Digest::of(&bytes), of_its_manifest(name, &bytes));
+            let proved = |name: &str| (name.to_owned(), manifest.sha256, of.to_owned());
+            let files = [
+                proved(&manifest.file),
+                proved(&manifest.reference.name),
+                own(LOG_FILE),
+                own(SIGNATURE_FILE),
+            ];
+            (bytes, files)
+        };
+        let ((old, before), (new, after)) = (model("2026-11-25T00:00:00Z"), model("2026-11-26T00:00:00Z"));
+        let count = after.len();
+        // Moves before the commit, then the commit, then moves behind it.
+        for state in 0..=2 * count + 1 {
+            let folder = tempfile::tempdir().unwrap();
+            let models = Utf8Path::from_path(folder.path()).unwrap();
+            let dir = ModelDir::new(models, "tiny");
+            fs::create_dir(dir.path()).unwrap();
+            fs::copy(real.join("tiny/recipe.toml"), dir.recipe_path()).unwrap();
+            fs::write(dir.manifest_path(), &old).unwrap();
+            before.iter().for_each(|(name, _, text)| fs::write(dir.path().join(name), text).unwrap());
+            let waiting = after.iter().take(state);
+            waiting.for_each(|(name, at, text)| {
+                fs::write(dir.path().join(pending_name(name, *at)), text).unwrap();
+            });
+            let committed = state > count;
+            if committed {
+                fs::write(dir.manifest_path(), &new).unwrap();
+            } else {
+                fs::write(dir.path().join(".manifest.json.new"), &new[..new.len() / 2]).unwrap();
+            }
+            for (name, at, _) in after.iter().take(state.saturating_sub(count + 1)) {
+                fs::rename(dir.path().join(pending_name(name, *at)), dir.path().join(name)).unwrap();
+            }
+            let (manifest, files) = if committed { (&new, &after) } else { (&old, &before) };
+            let whole = |when: &str| {
+                assert_eq!(pair(&dir, when), *manifest, "{when}");
+                for (name, at, text) in files {
+                    assert_eq!(fs::read_to_string(dir.resolve(name, *at)).unwrap(), *text, "{when}: {name}");
+                }
+            };
+            whole(&format!("state {state}"));
+            settle(&dir).unwrap();
+            whole(&format!("state {state}, put right"));
+            let names = dir.path().read_dir_utf8().unwrap().count();
+            assert_eq!(names, count + 2, "state {state}: files are left beside recipe, manifest and theirs");
+        }
     }
 
     /// Run as a child by the test below: publishes the two models in turn until it is killed.
@@ -224,6 +340,7 @@ mod tests {
             let record = &claim.manifest.reference;
             let reference = fs::read(dir.resolve(&record.name, record.sha256)).unwrap();
             assert_eq!(Digest::of(&reference), record.sha256, "kill {kill}: another model's reference");
+            pair(&dir, &format!("kill {kill}"));
             seen.insert(claim.manifest.sha256);
         }
         assert_eq!(seen.len(), 2, "the kills should have met both models");

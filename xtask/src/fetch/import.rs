@@ -15,6 +15,7 @@ use model_assets::{
     eq::{TRANSCRIPT_BYTES_MAX, TRANSCRIPT_FILE},
     limits::{MANIFEST_BYTES_MAX, REFERENCE_BYTES_MAX, TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
     manifest::{LOG_FILE, MANIFEST_FILE, Manifest, WeightsKind},
+    signature::SIGNATURE_FILE,
 };
 
 use crate::{
@@ -45,12 +46,16 @@ pub(crate) fn import(dir: &ModelDir, artifact: &Utf8Path, work: &Utf8Path) -> Re
     let validated = check::validate(pte, &claim, Profile::Dev).map_err(|refusal| refused(refusal.into()))?;
     // The proof of a large file takes a second; nothing is published after Ctrl-C.
     ensure_wanted()?;
+    if let Some(signature) = sign::brought(dir, artifact, &claim, &validated)? {
+        let path = work.join(SIGNATURE_FILE);
+        fs::write(&path, signature).with_context(|| format!("{path}: cannot be written"))?;
+    }
     if brought && let Some(bytes) = &claim.tokenizer {
         // Before the manifest that names its digest: a tokenizer without a manifest harms nobody.
         replace(dir, &claim.recipe.tokens.tokenizer, bytes)?;
     }
+    sign::bring_licence(dir, artifact, &claim.recipe)?;
     publish(dir, &validated, &claim.manifest, work)?;
-    sign::bring(dir, artifact, &claim.recipe)?;
     Ok(claim.manifest)
 }
 

@@ -3,6 +3,9 @@
 //!
 //! **Invariant:** only what was proved in this very run is signed.
 //!
+//! **Invariant:** manifest and signature are a pair: killed at any instant, a command leaves the old one or the new one, and
+//! what else it left is put right, by name, by the next `sign`, `sign --check`, `fetch` or `export`.
+//!
 //! **Invariant:** a private key is read from a file or from the environment, never from the command line, and appears in no
 //! output.
 
@@ -11,12 +14,13 @@ mod key;
 #[cfg(test)]
 mod tests;
 
-use std::time::SystemTime;
+use std::{fs, time::SystemTime};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
-    check::{self, Profile},
+    check::{self, Profile, Validated},
+    claim::Claim,
     dir::ModelDir,
     limits::{LICENCE_BYTES_MAX, SIGNATURE_BYTES_MAX},
     recipe::Recipe,
@@ -25,11 +29,14 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_SIGNATURE, Outcome, export,
+    EXIT_SIGNATURE, Failure, Outcome, export,
     release::failure,
     verify::{self, refused},
     workspace::Workspace,
 };
+
+/// The rules about whom to trust; the others are about what was signed.
+const ABOUT_KEYS: [&str; 3] = ["signature-key", "signature-date", "signature-revoked"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -52,12 +59,24 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         return key::make(workspace, path);
     }
     let dir = ModelDir::new(workspace.models(), &args.model);
-    if args.check {
-        return prove(&dir, SystemTime::now());
-    }
-    let key = key::read(args.key.as_deref(), &args.model)?;
+    let key = if args.check { None } else { Some(key::read(args.key.as_deref(), &args.model)?) };
     let _lock = export::lock(&workspace.state().join("locks"), &args.model)?;
-    sign(&dir, &key)
+    repair(&dir)?;
+    match key {
+        Some(key) => sign(&dir, &key),
+        None => prove(&dir, SystemTime::now()),
+    }
+}
+
+/// What a killed command left is neither signed nor a stranger.
+fn repair(dir: &ModelDir) -> Outcome {
+    if !dir.manifest_path().exists() {
+        return Ok(());
+    }
+    for name in export::settle(dir)? {
+        eprintln!("{}: a killed command left `{name}`: put right", dir.path());
+    }
+    Ok(())
 }
 
 /// Signs what is published.
@@ -89,7 +108,8 @@ fn ensure_same<T: PartialEq>(read: &T, written: &T) -> anyhow::Result<()> {
 /// Proves that a key which may do so signed the model, and that the directory is what was signed, file by file.
 fn prove(dir: &ModelDir, now: SystemTime) -> Outcome {
     let (claim, texts) = dir.claim().map_err(refused)?;
-    let (signers, signature) = (dir.signers().map_err(refused)?, dir.signature().map_err(refused)?);
+    let signers = dir.signers().map_err(refused)?;
+    let signature = dir.signature(&texts.manifest).map_err(refused)?;
     let proved = verify::judge(dir, &claim, Profile::Dev)?;
     let authentic = check::signed_by(&proved, &claim, &texts.manifest, &signers, signature.as_deref(), now)
         .map_err(|refusal| failure(EXIT_SIGNATURE, refusal))?;
@@ -103,26 +123,58 @@ fn prove(dir: &ModelDir, now: SystemTime) -> Outcome {
 }
 
 /// The files of a bundle that are there for whoever receives it: the signature and the licence's texts.
-pub(crate) fn companions(dir: &ModelDir, recipe: &Recipe) -> Vec<(String, Utf8PathBuf)> {
-    let names = recipe.licence.files().chain([SIGNATURE_FILE]);
-    let paths = names.map(|name| (name.to_owned(), dir.path().join(name)));
-    paths.filter(|(_, path)| path.is_file()).collect()
+pub(crate) fn companions(dir: &ModelDir, recipe: &Recipe, manifest: &[u8]) -> Vec<(String, Utf8PathBuf)> {
+    let texts = recipe.licence.files().map(|name| (name.to_owned(), dir.path().join(name)));
+    let signature = (SIGNATURE_FILE.to_owned(), dir.signature_of(manifest));
+    texts.chain([signature]).filter(|(_, path)| path.is_file()).collect()
 }
 
-/// Takes along what [`companions`] packed. The signature replaces the one that is there, which signs another model; a
-/// licence's text only fills a gap. Neither is believed: a release checks both.
-pub(crate) fn bring(dir: &ModelDir, artifact: &Utf8Path, recipe: &Recipe) -> anyhow::Result<()> {
-    let names = recipe.licence.files().map(|name| (name, LICENCE_BYTES_MAX, false));
-    for (name, most, replaces) in names.chain([(SIGNATURE_FILE, SIGNATURE_BYTES_MAX, true)]) {
-        let path = artifact.join(name);
-        let Ok(data) = path.symlink_metadata() else { continue };
-        ensure!(
-            data.is_file() && data.len() <= most,
-            "{path}: expected a regular file of at most {most} bytes"
-        );
-        if replaces || !dir.path().join(name).exists() {
-            export::replace(dir, name, &std::fs::read(&path)?)?;
+/// The signature that came along with an artifact, to be published with its manifest. One that is of other bytes is a lie,
+/// and refused. Whether its key may be trusted is for a release to say, whose list of signers is that day's: until then it
+/// is a warning.
+pub(crate) fn brought<S>(
+    dir: &ModelDir,
+    artifact: &Utf8Path,
+    claim: &Claim,
+    validated: &Validated<S>,
+) -> Result<Option<Vec<u8>>, Failure> {
+    let Some(bytes) = companion(artifact, SIGNATURE_FILE, SIGNATURE_BYTES_MAX)? else { return Ok(None) };
+    let (signers, manifest) = (dir.signers().map_err(refused)?, claim.manifest.to_bytes());
+    match check::signed_by(validated, claim, &manifest, &signers, Some(&bytes), SystemTime::now()) {
+        Ok(_) => {}
+        Err(refusal) if refusal.reasons().all(|reason| ABOUT_KEYS.contains(&reason.id.as_str())) => {
+            let reasons = refusal.reasons().map(|reason| format!("warning: {reason}"));
+            reasons.for_each(|reason| eprintln!("{reason}: no release accepts it today"));
+        }
+        Err(refusal) => {
+            let name = dir.name();
+            let hint = format!(
+                "nothing was published; where the model was made: cargo xtask sign {name} --key KEY.pem, then cargo xtask \
+                 pack {name}"
+            );
+            return Err(Failure::new(EXIT_SIGNATURE, refusal, hint));
+        }
+    }
+    Ok(Some(bytes))
+}
+
+/// Takes along the licence's texts that [`companions`] packed, where they fill a gap. Nobody believes them: a release checks
+/// them.
+pub(crate) fn bring_licence(dir: &ModelDir, artifact: &Utf8Path, recipe: &Recipe) -> anyhow::Result<()> {
+    for name in recipe.licence.files().filter(|name| !dir.path().join(name).exists()) {
+        if let Some(bytes) = companion(artifact, name, LICENCE_BYTES_MAX)? {
+            export::replace(dir, name, &bytes)?;
         }
     }
     Ok(())
+}
+
+fn companion(artifact: &Utf8Path, name: &str, bytes_max: u64) -> anyhow::Result<Option<Vec<u8>>> {
+    let path = artifact.join(name);
+    let Ok(data) = path.symlink_metadata() else { return Ok(None) };
+    ensure!(
+        data.is_file() && data.len() <= bytes_max,
+        "{path}: expected a regular file of at most {bytes_max} bytes"
+    );
+    Ok(Some(fs::read(&path).with_context(|| format!("{path}: cannot be read"))?))
 }

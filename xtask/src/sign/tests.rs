@@ -2,12 +2,12 @@
 //!
 //! Needs `cargo xtask export` first, as `cargo xtask test` does; a missing model fails these tests.
 
-use std::{fs, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
-use model_assets::{manifest::Manifest, signature::PrivateKey, signers};
+use model_assets::{digest::Digest, dir::pending_name, manifest::Manifest, signature::PrivateKey, signers};
 
 use super::*;
-use crate::{Failure, pinned_venv};
+use crate::pinned_venv;
 
 const PTE: &str = "tiny-int8-seq512.pte";
 
@@ -234,13 +234,58 @@ fn a_bundle_takes_the_signature_along() {
     let (from, to) = (Models::new(), Models::new());
     from.sign();
     let recipe = from.dir.recipe().unwrap();
-    let names: Vec<_> = companions(&from.dir, &recipe).into_iter().map(|(name, _)| name).collect();
+    let (claim, texts) = from.dir.claim().unwrap();
+    let companions = companions(&from.dir, &recipe, &texts.manifest);
+    let names: Vec<_> = companions.into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, [SIGNATURE_FILE]);
-    fs::write(to.dir.signature_path(), "of another model").unwrap();
-    bring(&to.dir, &from.dir.path(), &recipe).unwrap();
-    assert_eq!(fs::read(to.dir.signature_path()).unwrap(), fs::read(from.dir.signature_path()).unwrap());
-    to.refused("signature-key: model.sig: got key ");
+    let proved = verify::judge(&from.dir, &claim, Profile::Dev).unwrap();
+    let bring = |to: &Models| brought(&to.dir, &from.dir.path(), &claim, &proved);
+    let signature = fs::read(from.dir.signature_path()).unwrap();
+    // A key that the other side does not know is its release's business.
+    assert_eq!(bring(&to).unwrap().as_ref(), Some(&signature));
+    let lie = |bytes: &[u8], reason: &str| {
+        fs::write(from.dir.signature_path(), bytes).unwrap();
+        refused(bring(&from).map(drop), reason);
+    };
+    lie(b"{}", "signature-malformed: model.sig: got bundle: ");
+    let mut statement = Signature::parse(&signature).unwrap().verify(&from.key.public()).unwrap();
+    statement.resources.retain(|resource| resource.name != PTE);
+    lie(&from.key.sign(&statement).unwrap(), "signature-coverage: tiny-int8-seq512.pte: got ");
     fs::remove_file(from.dir.signature_path()).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", from.dir.signature_path()).unwrap();
-    assert!(bring(&to.dir, &from.dir.path(), &recipe).is_err());
+    assert!(bring(&to).is_err());
+}
+
+/// A kill inside `sign` leaves a temporary beside the old pair; one behind the commit point of a publish leaves the new
+/// signature waiting for its name.
+#[test]
+fn what_a_killed_command_left_is_put_right_by_the_next() {
+    let models = Models::new();
+    models.sign();
+    let (_, texts) = models.dir.claim().unwrap();
+    let waiting = pending_name(SIGNATURE_FILE, Digest::of(&texts.manifest));
+    let place = |name: &str| models.dir.path().join(name);
+    fs::rename(models.dir.signature_path(), place(&waiting)).unwrap();
+    fs::write(models.dir.signature_path(), "the old model's").unwrap();
+    // It counts where it waits.
+    let signature = models.dir.signature(&texts.manifest).unwrap().unwrap();
+    assert_eq!(signature, fs::read(place(&waiting)).unwrap());
+    let left = [
+        ".model.sig.new",
+        ".manifest.json.new",
+        "model.sig.0123456789abcdef",
+        ".eq-transcript.json.0123456789abcdef.new",
+    ];
+    left.iter().for_each(|name| fs::write(place(name), "half").unwrap());
+    models.refused("signature-extra: .model.sig.new: got a file that was not signed");
+    let found = export::settle(&models.dir).unwrap();
+    assert!(
+        left.iter().chain([&waiting.as_str()]).all(|name| found.iter().any(|it| it == name)),
+        "{found:?}"
+    );
+    assert!(!left.iter().any(|name| place(name).exists()) && !place(&waiting).exists());
+    assert_eq!(fs::read(models.dir.signature_path()).unwrap(), signature);
+    models.check().unwrap();
+    assert!(models.public_tool_verifies().0);
+    assert!(export::settle(&models.dir).unwrap().is_empty());
 }

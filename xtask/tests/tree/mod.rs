@@ -13,10 +13,12 @@ use std::{
 
 use model_assets::{
     bundle,
-    check::{Profile, validate},
+    check::{Profile, signed_by, validate},
     digest::Digest,
     dir::ModelDir,
     manifest::Manifest,
+    signature::PrivateKey,
+    signers,
 };
 
 pub(crate) const MANIFEST: &str = "manifest.json";
@@ -24,6 +26,7 @@ pub(crate) const PTE: &str = "tiny-int8-seq512.pte";
 pub(crate) const REFERENCE: &str = "tiny-int8-seq512.reference";
 const LOG: &str = "export_pte_log.txt";
 const TRANSCRIPT: &str = "eq-transcript.json";
+pub(crate) const SIGNATURE: &str = "model.sig";
 /// What a model's directory has before anything is published.
 const OWN: [&str; 3] = ["recipe.toml", "tokenizer.json", "chat_template.jinja"];
 /// What a publish puts there.
@@ -133,12 +136,29 @@ impl Tree {
 
     /// Puts a model there, as if it had been published.
     pub(crate) fn put(&self, model: &Files) {
-        for name in PUBLISHED {
+        for name in PUBLISHED.into_iter().chain([SIGNATURE]) {
             let _ = fs::remove_file(self.model(name));
         }
         for (name, bytes) in model {
             fs::write(self.model(name), bytes).unwrap();
         }
+    }
+
+    /// Makes a key that this tree's releases accept, and signs the model with it as `xtask sign` does.
+    pub(crate) fn signed<const N: usize>(&self, models: [Files; N]) -> [Files; N] {
+        let key = PrivateKey::generate().unwrap();
+        let entry = signers::entry("release", &key.public(), std::time::SystemTime::now());
+        fs::write(self.path("model-assets/models/signers.toml"), format!("schema = 1\n{entry}")).unwrap();
+        let pem = self.path("key.pem");
+        fs::write(&pem, key.to_pem().unwrap().as_bytes()).unwrap();
+        fs::set_permissions(&pem, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        models.map(|mut model| {
+            self.put(&model);
+            let (code, text) = self.run(&["sign", "tiny", "--key", pem.to_str().unwrap()]);
+            assert_eq!(code, 0, "{text}");
+            model.insert(SIGNATURE.to_owned(), fs::read(self.model(SIGNATURE)).unwrap());
+            model
+        })
     }
 
     /// The real binary, at work on this tree; nothing of the person who runs the tests is used.
@@ -163,12 +183,19 @@ impl Tree {
         said(&mut self.xtask(arguments))
     }
 
-    /// The digest of the published model, which is proved, with its own reference and transcript beside it.
+    /// The digest of the published model, which is proved, with its own reference and transcript beside it, and its own
+    /// signature where this tree demands one.
     pub(crate) fn whole(&self, when: &str) -> Digest {
         let dir = ModelDir::new(self.path("model-assets/models").to_str().unwrap(), "tiny");
-        let (claim, _) = dir.claim().unwrap_or_else(|error| panic!("{when}: {error}"));
+        let (claim, texts) = dir.claim().unwrap_or_else(|error| panic!("{when}: {error}"));
         let (path, pte) = dir.open_pte(&claim.manifest).unwrap();
-        validate(pte, &claim, Profile::Dev).unwrap_or_else(|refusal| panic!("{when}: {path}: {refusal}"));
+        let proved = validate(pte, &claim, Profile::Dev);
+        let proved = proved.unwrap_or_else(|refusal| panic!("{when}: {path}: {refusal}"));
+        if let Ok(signers) = dir.signers() {
+            let (signature, now) = (dir.signature(&texts.manifest).unwrap(), std::time::SystemTime::now());
+            let signed = signed_by(&proved, &claim, &texts.manifest, &signers, signature.as_deref(), now);
+            signed.unwrap_or_else(|refusal| panic!("{when}: {refusal}"));
+        }
         let record = &claim.manifest.reference;
         let digest = |name: &str, sha256| Digest::of(&fs::read(dir.resolve(name, sha256)).unwrap());
         assert_eq!(digest(&record.name, record.sha256), record.sha256, "{when}: another model's reference");
@@ -184,7 +211,7 @@ impl Tree {
 
     /// Nothing is there that has no business there.
     pub(crate) fn tidy(&self, when: &str) {
-        let known: Vec<&str> = OWN.into_iter().chain(PUBLISHED).collect();
+        let known: Vec<&str> = OWN.into_iter().chain(PUBLISHED).chain([SIGNATURE]).collect();
         for name in names(&self.model("")) {
             assert!(known.contains(&name.as_str()), "{when}: {name} was left in the model's directory");
         }

@@ -1,6 +1,8 @@
 //! What evidence is made of, whatever runtime is measured: logits compared with the eager model's, speeds, the machine.
 
 pub mod bandwidth;
+pub mod benchmark;
+pub mod first;
 pub mod heldout;
 pub mod machine;
 pub mod parity;

@@ -7,10 +7,6 @@ use model_assets::evidence::Speed;
 use crate::decoder::Decoder;
 use crate::error::Result;
 
-/// The conversation whose first token is waited for.
-pub const TTFT_PROMPT: &str =
-    "I have a talk in ten minutes and my heart is racing. What can I do to calm down?";
-
 /// Prefill from an empty cache.
 ///
 /// # Errors

@@ -6,27 +6,21 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use camino::Utf8PathBuf;
 use clap::Args;
-use engine::chat::{Message, Role};
-use engine::measure::speed::{TTFT_PROMPT, decode, mean_sd, prefill, spread, timed};
-use engine::measure::{bandwidth, machine};
-use engine::{LoadOptions, PackedUse, Session, runtime};
+use engine::measure::benchmark::{
+    DECODE_TOKENS, PREFILL_TOKENS, Subject, first_token, measure, resident, tokens,
+};
+use engine::measure::machine;
+use engine::measure::speed::{decode, mean_sd, prefill};
+use engine::{LoadOptions, PackedUse, runtime};
 use model_assets::digest::Digest;
-use model_assets::evidence::{Benchmark, Energy, MemorySteps, Resident, Roofline, SweepStep};
+use model_assets::evidence::{Benchmark, SweepStep};
 use serde::Serialize;
 
 use crate::ModelArgs;
 use crate::output::{Failed, print, print_json};
 use crate::profile::{Profile, profile};
-use crate::writer::Writer;
-
-/// Tokens of the first prefill and of `pp64`.
-const PREFILL_TOKENS: usize = 64;
-/// Tokens of the long prefill.
-const LONG_PREFILL_TOKENS: usize = 512;
-/// Tokens decoded.
-const DECODE_TOKENS: [usize; 2] = [32, 128];
+use crate::writer::WriterArgs;
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -47,12 +41,9 @@ pub(crate) struct BenchArgs {
     /// Measure with other numbers of threads too: 1, 2, 4 and so on.
     #[arg(long)]
     sweep: bool,
-    /// The tokenizer that ships with the model; time to first token needs it.
-    #[arg(long, value_name = "FILE", requires = "template")]
-    tokenizer: Option<Utf8PathBuf>,
-    /// The chat template that ships with the model.
-    #[arg(long, value_name = "FILE", requires = "tokenizer")]
-    template: Option<Utf8PathBuf>,
+    /// For the time to first token.
+    #[command(flatten)]
+    writer: WriterArgs,
 }
 
 /// The figures, and a profile for those who look closer.
@@ -77,13 +68,23 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     let load_ms = opened.elapsed().as_secs_f64() * 1e3;
     let loaded = resident();
     let failed = Failed::run(&args.model.model);
-    let mut benchmark = measure(args, &mut session, start.zip(loaded)).map_err(&failed)?;
-    benchmark.load_cold_ms = cold.then_some(load_ms);
-    if let (Some(tokenizer), Some(template)) = (&args.tokenizer, &args.template) {
-        let writer = Writer::open(session.model(), tokenizer, template)?;
-        first_token(args, &mut session, &writer, &mut benchmark).map_err(&failed)?;
+    if let Some(chunk) = args.chunk {
+        session.set_chunk(chunk).map_err(&failed)?;
     }
-    let tokens = long(&session);
+    let subject = Subject {
+        runtime: runtime::VERSION,
+        file_bytes: session.model().bytes().len() as u64,
+        threads: runtime::threads().map_err(&failed)?,
+        repeats: args.repeats,
+    };
+    let mut benchmark = measure(&mut session, subject, start.zip(loaded)).map_err(&failed)?;
+    benchmark.pte_sha256 = Digest::of(session.model().bytes()).to_string();
+    benchmark.load_cold_ms = cold.then_some(load_ms);
+    if let Some(writer) = args.writer.open(session.model())? {
+        let encode = |messages: &[_]| writer.encode(messages, true);
+        first_token(&mut session, &encode, args.repeats, &mut benchmark).map_err(&failed)?;
+    }
+    let tokens = tokens(&session);
     let profile = args.profile.then(|| profile(&mut session, &tokens)).transpose().map_err(&failed)?;
     let packed = Some(session.model().packed_use().clone()).filter(|used| *used != PackedUse::Off);
     drop(session);
@@ -96,90 +97,6 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     } else {
         print(&table(&benchmark, profile.as_ref()))
     }
-}
-
-fn long(session: &Session) -> Vec<u32> {
-    let model = session.model();
-    spread(LONG_PREFILL_TOKENS.min(model.context()), model.vocab())
-}
-
-fn measure(
-    args: &BenchArgs,
-    session: &mut Session,
-    before: Option<(Resident, Resident)>,
-) -> engine::Result<Benchmark> {
-    if let Some(chunk) = args.chunk {
-        session.set_chunk(chunk)?;
-    }
-    let long = long(session);
-    let short = long.get(..PREFILL_TOKENS).unwrap_or(&long);
-    let began = Instant::now();
-    session.prefill(short)?;
-    let first_prefill_ms = began.elapsed().as_secs_f64() * 1e3;
-    let first = resident();
-    let mut speeds = vec![prefill(session, short, args.repeats)?];
-    if long.len() > short.len() {
-        speeds.push(prefill(session, &long, args.repeats)?);
-    }
-    for tokens in DECODE_TOKENS.into_iter().filter(|tokens| *tokens < long.len()) {
-        speeds.push(decode(session, &long, tokens, args.repeats)?);
-    }
-    let memory = before.zip(first.zip(resident())).map(|((start, loaded), (first_prefill, steady))| {
-        let peak_bytes = runtime::peak_rss_bytes().unwrap_or_default();
-        MemorySteps { start, loaded, first_prefill, steady, peak_bytes }
-    });
-    let energy = energy(session, &long)?;
-    let threads = runtime::threads()?;
-    let file_bytes = session.model().bytes().len();
-    let used_bytes_per_second = speeds.last().map_or(0.0, |speed| speed.mean) * file_bytes as f64;
-    let read_bytes_per_second = bandwidth::read_bytes_per_second(threads);
-    let share = used_bytes_per_second / read_bytes_per_second;
-    Ok(Benchmark {
-        runtime: runtime::VERSION.to_owned(),
-        pte_sha256: Digest::of(session.model().bytes()).to_string(),
-        file_bytes: file_bytes as u64,
-        machine: machine::describe(),
-        threads,
-        chunk_tokens: u32::try_from(session.chunk()).unwrap_or(u32::MAX),
-        load_cold_ms: None,
-        load_warm_ms: 0.0,
-        load_warm_sd_ms: 0.0,
-        first_prefill_ms,
-        ttft_ms: None,
-        ttft_sd_ms: None,
-        ttft_prompt_tokens: None,
-        speeds,
-        sweep: Vec::new(),
-        memory,
-        energy,
-        roofline: Roofline { read_bytes_per_second, used_bytes_per_second, share },
-    })
-}
-
-fn resident() -> Option<Resident> {
-    runtime::memory()
-        .map(|memory| Resident { anonymous_bytes: memory.anonymous_bytes, file_bytes: memory.file_bytes })
-}
-
-/// From text to the first token, as a person waits for it; the model is loaded and warm.
-fn first_token(
-    args: &BenchArgs,
-    session: &mut Session,
-    writer: &Writer,
-    benchmark: &mut Benchmark,
-) -> engine::Result<()> {
-    let conversation = [Message::new(Role::User, TTFT_PROMPT)];
-    let mut tokens = 0;
-    let times = timed(args.repeats, || {
-        session.reset();
-        let prompt = writer.encode(&conversation, true)?;
-        tokens = prompt.len();
-        engine::sample::greedy(session.prefill(&prompt)?).map(|_| ())
-    })?;
-    let (mean, sd) = mean_sd(&times);
-    (benchmark.ttft_ms, benchmark.ttft_sd_ms) = (Some(mean * 1e3), Some(sd * 1e3));
-    benchmark.ttft_prompt_tokens = Some(u32::try_from(tokens).unwrap_or(u32::MAX));
-    Ok(())
 }
 
 /// Loads with the file in the page cache. No model may live meanwhile.
@@ -202,7 +119,7 @@ fn sweep(args: &BenchArgs, options: &LoadOptions, processors: u32) -> Result<Vec
     for threads in doubled.take_while(|n| *n <= processors.min(runtime::THREADS_MAX)) {
         runtime::set_threads(threads).map_err(&failed)?;
         let mut session = crate::load(&args.model.model, options)?;
-        let long = long(&session);
+        let long = tokens(&session);
         let short = long.get(..PREFILL_TOKENS).unwrap_or(&long);
         let prefill = prefill(&mut session, short, args.repeats).map_err(&failed)?;
         let count = DECODE_TOKENS.first().copied().unwrap_or(1).min(long.len() - 1);
@@ -210,15 +127,6 @@ fn sweep(args: &BenchArgs, options: &LoadOptions, processors: u32) -> Result<Vec
         steps.push(SweepStep { threads, prefill, decode });
     }
     Ok(steps)
-}
-
-fn energy(session: &mut Session, tokens: &[u32]) -> engine::Result<Option<Energy>> {
-    let Some(counter) = machine::Counter::find() else { return Ok(None) };
-    session.reset();
-    let before = counter.microjoules();
-    tokens.iter().try_for_each(|token| session.decode(*token).map(|_| ()))?;
-    let spent = before.zip(counter.microjoules()).map(|(before, after)| counter.joules(before, after));
-    Ok(spent.map(|joules| Energy { joules_per_token: joules / tokens.len() as f64, counter: counter.name }))
 }
 
 fn table(bench: &Benchmark, profile: Option<&Profile>) -> String {

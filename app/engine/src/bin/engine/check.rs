@@ -4,18 +4,14 @@ use std::time::Instant;
 
 use camino::Utf8PathBuf;
 use clap::Args;
-use engine::measure::{heldout, parity::Comparison, reference::Reference, speed::spread};
+use engine::measure::{first, heldout, parity::Comparison, reference::Reference};
 use engine::{Session, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::{EngineCheck, Load, Parity};
 
 use crate::output::{Failed, write_json};
-use crate::writer::Writer;
+use crate::writer::WriterArgs;
 use crate::{ModelArgs, exit};
-
-/// Tokens of the run that needs no reference.
-const SYNTHETIC_PROMPT_TOKENS: usize = 16;
-const SYNTHETIC_DECODE_TOKENS: usize = 8;
 
 #[derive(Args)]
 pub(crate) struct CheckArgs {
@@ -24,12 +20,9 @@ pub(crate) struct CheckArgs {
     /// Logits of the eager quantized model (safetensors); without it no parity is measured.
     #[arg(long, value_name = "FILE")]
     reference: Option<Utf8PathBuf>,
-    /// The tokenizer that ships with the model; held-out texts need it.
-    #[arg(long, value_name = "FILE", requires = "template")]
-    tokenizer: Option<Utf8PathBuf>,
-    /// The chat template that ships with the model.
-    #[arg(long, value_name = "FILE", requires = "tokenizer")]
-    template: Option<Utf8PathBuf>,
+    /// For held-out texts.
+    #[command(flatten)]
+    writer: WriterArgs,
     /// Where the evidence goes.
     #[arg(long, value_name = "FILE")]
     response: Utf8PathBuf,
@@ -52,10 +45,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
             let fits = reference.fits(model.vocab(), model.context(), model.prefill_max());
             fits.map_err(|message| unusable(format!("reference: {message}")))?;
             let mut parity = runner.parity(reference).map_err(&failed)?;
-            if let (Some(texts), Some(tokenizer), Some(template)) =
-                (&reference.heldout, &args.tokenizer, &args.template)
+            if let Some(texts) = &reference.heldout
+                && let Some(writer) = args.writer.open(runner.session.model())?
             {
-                let writer = Writer::open(runner.session.model(), tokenizer, template)?;
                 let session = &mut *runner.session;
                 session.set_chunk(session.model().prefill_max()).map_err(&failed)?;
                 let encode = |messages: &[_]| writer.encode(messages, false);
@@ -65,8 +57,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
             (reference.prompt.len(), reference.decode.len(), Some(parity))
         }
         None => {
-            let (prompt, decode) = runner.synthetic().map_err(&failed)?;
-            (prompt, decode, None)
+            let run = first::run(runner.session).map_err(&failed)?;
+            (runner.finite, runner.first_prefill_ms) = (run.finite, run.first_prefill_ms);
+            (run.prompt, run.decode, None)
         }
     };
     let (finite, first_prefill_ms) = (runner.finite, runner.first_prefill_ms);
@@ -138,25 +131,5 @@ impl Runner<'_> {
         }
         self.finite &= comparison.finite;
         Ok(comparison.finish())
-    }
-
-    /// A run without reference: tokens spread over the vocabulary, then greedy ones.
-    fn synthetic(&mut self) -> engine::Result<(usize, usize)> {
-        let model = self.session.model();
-        let prompt = SYNTHETIC_PROMPT_TOKENS.min(model.prefill_max()).min(model.context() / 2);
-        let decode = SYNTHETIC_DECODE_TOKENS.min(model.context() - prompt);
-        let tokens = spread(prompt, model.vocab());
-        self.session.set_chunk(prompt)?;
-        let started = Instant::now();
-        let mut logits = self.session.prefill(&tokens)?;
-        self.first_prefill_ms = started.elapsed().as_secs_f64() * 1e3;
-        for _ in 0..decode {
-            self.finite &= logits.iter().all(|logit| logit.is_finite());
-            // Without a finite logit any token will do: the verdict is already in.
-            let token = engine::sample::greedy(logits).unwrap_or(0);
-            logits = self.session.decode(token)?;
-        }
-        self.finite &= logits.iter().all(|logit| logit.is_finite());
-        Ok((prompt, decode))
     }
 }

@@ -14,7 +14,7 @@ use model_assets::digest::Digest;
 use serde::Serialize;
 
 use crate::output::{Failed, print_json};
-use crate::writer::Writer;
+use crate::writer::WriterArgs;
 use crate::{exit, load};
 
 #[derive(Args)]
@@ -31,12 +31,9 @@ pub(crate) struct RunArgs {
         requires = "tokenizer", requires = "template"
     )]
     prompt: Option<String>,
-    /// The tokenizer that ships with the model.
-    #[arg(long, value_name = "FILE")]
-    tokenizer: Option<Utf8PathBuf>,
-    /// The chat template that ships with the model.
-    #[arg(long, value_name = "FILE")]
-    template: Option<Utf8PathBuf>,
+    /// For `--prompt`.
+    #[command(flatten)]
+    writer: WriterArgs,
     /// Where all logits go: 32-bit floats, little-endian, in order.
     #[arg(long, value_name = "FILE", conflicts_with = "stdin_loop")]
     logits: Option<Utf8PathBuf>,
@@ -73,9 +70,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failed> {
     threads.and_then(runtime::set_threads).map_err(|e| Failed::from_engine(exit::RUN, "", e))?;
     let Some(model) = &args.model else { return stdin_loop(args) };
     let session = load(model, &LoadOptions::default())?;
-    let prompt = match (&args.prompt, &args.tokenizer, &args.template) {
-        (Some(text), Some(tokenizer), Some(template)) => {
-            let writer = Writer::open(session.model(), tokenizer, template)?;
+    let prompt = match (&args.prompt, args.writer.open(session.model())?) {
+        (Some(text), Some(writer)) => {
             let message = Message::new(Role::User, text.clone());
             writer.encode(&[message], true).map_err(Failed::run(model))?
         }

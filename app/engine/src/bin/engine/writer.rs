@@ -1,6 +1,6 @@
 //! The tokenizer and template that ship with a model: conversations to tokens, tokens to text.
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use engine::Model;
 use engine::chat::{ChatTemplate, Message, Role};
 use engine::text::Tokenizer;
@@ -9,6 +9,24 @@ use model_assets::limits::TEMPLATE_BYTES_MAX;
 
 use crate::exit;
 use crate::output::Failed;
+
+/// Where they are; a model without them runs on token ids alone.
+#[derive(clap::Args)]
+pub(crate) struct WriterArgs {
+    /// The tokenizer that ships with the model; all that is text needs it.
+    #[arg(long, value_name = "FILE", requires = "template")]
+    tokenizer: Option<Utf8PathBuf>,
+    /// The chat template that ships with the model.
+    #[arg(long, value_name = "FILE", requires = "tokenizer")]
+    template: Option<Utf8PathBuf>,
+}
+
+impl WriterArgs {
+    pub(crate) fn open(&self, model: &Model) -> Result<Option<Writer>, Failed> {
+        let both = self.tokenizer.as_ref().zip(self.template.as_ref());
+        both.map(|(tokenizer, template)| Writer::open(model, tokenizer, template)).transpose()
+    }
+}
 
 /// Writes and reads for one model.
 pub(crate) struct Writer {

@@ -5,9 +5,12 @@ use std::time::Instant;
 use camino::Utf8PathBuf;
 use clap::Args;
 use engine::{
-    Decoder,
-    measure::{heldout, reference::Reference, speed::spread},
-    runtime, sample,
+    measure::{
+        first::{self, FirstRun},
+        heldout,
+        reference::Reference,
+    },
+    runtime,
 };
 use model_assets::{
     evidence::Load,
@@ -16,10 +19,6 @@ use model_assets::{
 use reserve::{Runtime, Session};
 
 use crate::{ModelArgs, Outcome, text};
-
-/// Tokens of a run that needs no reference.
-const PROMPT_TOKENS: usize = 16;
-const DECODE_TOKENS: usize = 8;
 
 #[derive(Args)]
 pub(crate) struct CheckArgs {
@@ -59,22 +58,9 @@ pub(crate) fn run(args: &CheckArgs) -> Outcome {
     std::fs::write(&args.response, json).map_err(|error| format!("{}: {error}", args.response))
 }
 
-/// A prefill and greedy steps after it.
+/// A run without a reference, and what it took.
 fn ran(session: &mut Session<'_>, load_ms: f64) -> Outcome<Load> {
-    let prompt = PROMPT_TOKENS.min(session.window() / 2);
-    let decode = DECODE_TOKENS.min(session.window() - prompt);
-    let tokens = spread(prompt, session.vocab());
-    let began = Instant::now();
-    let mut logits = session.prefill(&tokens).map_err(text)?;
-    let first_prefill_ms = began.elapsed().as_secs_f64() * 1e3;
-    let mut finite = true;
-    for _ in 0..decode {
-        finite &= logits.iter().all(|logit| logit.is_finite());
-        // Without a finite logit any token will do: the verdict is already in.
-        let token = sample::greedy(logits).unwrap_or(0);
-        logits = session.decode(token).map_err(text)?;
-    }
-    finite &= logits.iter().all(|logit| logit.is_finite());
+    let FirstRun { prompt, decode, finite, first_prefill_ms } = first::run(session).map_err(text)?;
     let peak_rss_bytes = runtime::peak_rss_bytes().ok_or("peak memory: the system does not tell it")?;
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Ok(Load {

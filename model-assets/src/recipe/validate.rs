@@ -1,0 +1,171 @@
+//! Which values a recipe may have. Nothing here looks beyond the recipe; for the policy see [`Recipe::within`].
+
+use std::collections::BTreeMap;
+
+use super::{EvidenceKind, FILE, Limits, Recipe, Source};
+use crate::{digest::Digest, error::ContractError, limits, name::is_plain};
+
+impl Recipe {
+    pub(super) fn validate(&self) -> Result<(), ContractError> {
+        self.check_names()?;
+        self.check_shape()?;
+        self.check_bounds()
+    }
+
+    fn check_names(&self) -> Result<(), ContractError> {
+        let expected = "at most 96 letters, digits, `.`, `-`, `_`, not starting with `.`, in a file's name";
+        // The longest name that is made of the model's.
+        let reference = self.file_name().replace(".pte", ".reference");
+        for (key, name) in [
+            ("name", &self.name),
+            ("name", &reference),
+            ("tokens.tokenizer", &self.tokens.tokenizer),
+            ("tokens.chat_template", &self.tokens.chat_template),
+        ] {
+            if !is_plain(name) {
+                return Err(ContractError::value(FILE, key, format!("`{name}`"), expected));
+            }
+        }
+        if let Some(name) = self.licence.files().find(|name| !is_plain(name)) {
+            return Err(ContractError::value(FILE, "licence", format!("`{name}`"), expected));
+        }
+        if let Source::Hub { files, .. } = &self.source {
+            check_pins(files, &self.tokens.tokenizer)?;
+        }
+        match &self.source {
+            Source::Path { path } if path != "." && !path.split('/').all(is_plain) => {
+                Err(ContractError::value(
+                    FILE,
+                    "source.path",
+                    format!("`{path}`"),
+                    "`.` or a relative path below the recipe",
+                ))
+            }
+            Source::Hub { repo, .. } if repo.split('/').count() != 2 || !repo.split('/').all(is_plain) => {
+                Err(ContractError::value(FILE, "source.repo", format!("`{repo}`"), "`owner/name`"))
+            }
+            Source::Hub { revision, .. }
+                if revision.len() != 40
+                    || !revision.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) =>
+            {
+                Err(ContractError::value(
+                    FILE,
+                    "source.revision",
+                    format!("`{revision}`"),
+                    "40 lower-case hex digits: a commit, never a branch",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_shape(&self) -> Result<(), ContractError> {
+        let a = &self.architecture;
+        for (key, got, max) in [
+            ("architecture.dim", a.dim, limits::WIDTH_MAX),
+            ("architecture.layers", a.layers, limits::LAYERS_MAX),
+            ("architecture.heads", a.heads, limits::WIDTH_MAX),
+            ("architecture.kv_heads", a.kv_heads, limits::WIDTH_MAX),
+            ("architecture.head_dim", a.head_dim, limits::WIDTH_MAX),
+            ("architecture.ffn", a.ffn, limits::WIDTH_MAX),
+            ("architecture.vocab", a.vocab, limits::VOCAB_ROWS_MAX),
+            ("export.seq_len", self.export.seq_len, limits::SEQ_LEN_TOKENS_MAX),
+        ] {
+            if got == 0 || got > max {
+                return Err(ContractError::value(FILE, key, got, format!("1 to {max}")));
+            }
+        }
+        if !a.heads.is_multiple_of(a.kv_heads) {
+            let expected = format!("a divisor of `architecture.heads` = {}", a.heads);
+            return Err(ContractError::value(FILE, "architecture.kv_heads", a.kv_heads, expected));
+        }
+        if !a.head_dim.is_multiple_of(2) {
+            return Err(ContractError::value(FILE, "architecture.head_dim", a.head_dim, "an even number"));
+        }
+        for (key, got) in [("architecture.norm_eps", a.norm_eps), ("architecture.rope_theta", a.rope_theta)] {
+            if !(got.is_finite() && got > 0.0) {
+                return Err(ContractError::value(FILE, key, got, "a finite number above 0"));
+            }
+        }
+        if self.tokens.eos.is_empty() {
+            return Err(ContractError::value(FILE, "tokens.eos", "[]", "at least one id"));
+        }
+        for (key, id) in std::iter::once(("tokens.bos", self.tokens.bos))
+            .chain(self.tokens.eos.iter().map(|id| ("tokens.eos", *id)))
+        {
+            if id >= a.vocab {
+                return Err(ContractError::value(
+                    FILE,
+                    key,
+                    id,
+                    format!("below the vocabulary, {}", a.vocab),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_bounds(&self) -> Result<(), ContractError> {
+        let Limits { file_bytes_min, file_bytes_max, .. } = self.limits;
+        if file_bytes_min == 0 || file_bytes_min > file_bytes_max {
+            let expected = format!("1 to `limits.file_bytes_max` = {file_bytes_max}");
+            return Err(ContractError::value(FILE, "limits.file_bytes_min", file_bytes_min, expected));
+        }
+        if file_bytes_max > limits::MODEL_BYTES_MAX {
+            let expected = format!("at most {}", limits::MODEL_BYTES_MAX);
+            return Err(ContractError::value(FILE, "limits.file_bytes_max", file_bytes_max, expected));
+        }
+        let quality = self.quality.as_ref();
+        let demanded = self.evidence.dev.iter().chain(&self.evidence.release);
+        if quality.is_none() && demanded.into_iter().any(|kind| *kind == EvidenceKind::Quality) {
+            return Err(ContractError::value(
+                FILE,
+                "quality",
+                "no table",
+                "bounds, as `evidence` demands it",
+            ));
+        }
+        for (key, got, max) in [
+            ("parity.max_abs_diff_max", self.parity.max_abs_diff_max, f64::MAX),
+            ("parity.mean_kl_max", self.parity.mean_kl_max, f64::MAX),
+            ("parity.top1_agreement_min", self.parity.top1_agreement_min, 1.0),
+            ("eq.score_min", self.eq.score_min, 100.0),
+            ("parity.heldout.perplexity_max", self.parity.heldout.perplexity_max, f64::MAX),
+            ("parity.heldout.perplexity_ratio_max", self.parity.heldout.perplexity_ratio_max, f64::MAX),
+            ("parity.heldout.fp32_mean_kl_max", self.parity.heldout.fp32_mean_kl_max, f64::MAX),
+            ("parity.heldout.fp32_top1_agreement_min", self.parity.heldout.fp32_top1_agreement_min, 1.0),
+            ("parity.heldout.prefill_step_diff_max", self.parity.heldout.prefill_step_diff_max, f64::MAX),
+            ("benchmark.prefill_over_decode_min", self.benchmark.prefill_over_decode_min, f64::MAX),
+            ("quality.acceptance_min", quality.map_or(0.0, |q| q.acceptance_min), 1.0),
+            ("quality.acceptance_ratio_min", quality.map_or(0.0, |q| q.acceptance_ratio_min), 1.0),
+        ] {
+            if !(0.0..=max).contains(&got) {
+                let expected = if max == f64::MAX { "0 or more".into() } else { format!("0 to {max}") };
+                return Err(ContractError::value(FILE, key, got, expected));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pinned files are all that an export reads, or none: one that is left out would be taken on the hub's word alone.
+fn check_pins(files: &BTreeMap<String, Digest>, tokenizer: &str) -> Result<(), ContractError> {
+    let wrong =
+        |got: String, expected: String| Err(ContractError::value(FILE, "source.files", got, expected));
+    if files.is_empty() {
+        return Ok(());
+    }
+    if files.len() > limits::CHECKPOINT_FILES_MAX {
+        return wrong(format!("{} files", files.len()), format!("at most {}", limits::CHECKPOINT_FILES_MAX));
+    }
+    if let Some(name) = files.keys().find(|name| !is_plain(name)) {
+        return wrong(format!("`{name}`"), "a file name: letters, digits, `.`, `-`, `_`".to_owned());
+    }
+    if let Some(name) = ["config.json", tokenizer].into_iter().find(|name| !files.contains_key(*name)) {
+        return wrong(format!("no `{name}`"), "every file that an export reads".to_owned());
+    }
+    if !files.keys().any(|name| name.ends_with(".safetensors")) {
+        return wrong("no `*.safetensors`".to_owned(), "every file that an export reads".to_owned());
+    }
+    Ok(())
+}
