@@ -82,7 +82,7 @@ fn test(workspace: &Workspace) -> Outcome {
 
 fn screenshots(workspace: &Workspace, folder: &Utf8Path) -> Outcome {
     let shell = shell(workspace)?;
-    Ok(xshell::cmd!(shell, "cargo run -p app --features gui -- --screenshots {folder}").run()?)
+    Ok(xshell::cmd!(shell, "cargo run --release -p app --features gui -- --screenshots {folder}").run()?)
 }
 
 fn bench(workspace: &Workspace, repeats: usize, idle: Duration) -> Outcome {
