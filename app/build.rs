@@ -77,20 +77,20 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
     let emitted = |error| GateError::Io { path: out.to_string_lossy().into_owned().into(), error };
 
     let embed = claim.delivery(claim.manifest.file_bytes) == Delivery::Embed;
-    let (sha256, file_bytes) = if embed {
+    let (sha256, file_bytes, signature) = if embed {
         let mut buffer = Vec::new();
         let limit = claim.recipe.limits.file_bytes_max;
         pte.by_ref().take(limit + 1).read_to_end(&mut buffer).map_err(io)?;
         let validated = check::validate(buffer, &claim, profile)?;
         let (sha256, bytes) = (validated.sha256(), validated.file_bytes());
-        release_rules(dir, &claim, &files, profile, &validated)?;
+        let signature = release_rules(dir, &claim, &files, profile, &validated)?;
         fs::write(out.join(PTE.1), validated.into_source()).map_err(emitted)?;
-        (sha256, bytes)
+        (sha256, bytes, signature)
     } else {
         let validated = check::validate(pte, &claim, profile)?;
-        release_rules(dir, &claim, &files, profile, &validated)?;
+        let signature = release_rules(dir, &claim, &files, profile, &validated)?;
         fs::write(out.join(PTE.1), []).map_err(emitted)?;
-        (validated.sha256(), validated.file_bytes())
+        (validated.sha256(), validated.file_bytes(), signature)
     };
     let texts = [
         files.recipe.as_bytes(),
@@ -105,21 +105,29 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
     let [recipe, policy, manifest, tokenizer, template] = texts.map(|text| text.len() as u64);
     let lengths = [recipe, policy, manifest, tokenizer, template, if embed { file_bytes } else { 0 }];
     assemble(out, lengths).map_err(emitted)?;
-    let generated = generate(lengths, file_bytes, &sha256.to_string(), profile);
+    let generated = generate(lengths, file_bytes, &sha256.to_string(), profile, &signature);
     fs::write(out.join("model.rs"), generated).map_err(emitted)
 }
 
 /// What a release demands beside the proof of the bytes: the licence's files, and a signature by a key that `signers.toml`
-/// accepts by this machine's clock.
+/// accepts by this machine's clock. Returns what the app says of the signature; a dev build looks at none.
 fn release_rules<S>(
     dir: &ModelDir,
     claim: &Claim,
     files: &ClaimFiles,
     profile: Profile,
     validated: &Validated<S>,
-) -> Result<(), GateError> {
+) -> Result<String, GateError> {
+    let name = dir.name();
+    let unsigned = || format!("unsigned: signers.toml names {name} as such");
     if profile != Profile::Release {
-        return Ok(());
+        return Ok(match dir.signers() {
+            Ok(signers) if !signers.demands(name) => {
+                println!("cargo::rerun-if-changed={}", dir.signers_path());
+                unsigned()
+            }
+            _ => "not looked at: this is a dev build".to_owned(),
+        });
     }
     // Registered here and not with the inputs of every build: Cargo runs the script again and again for a file that is
     // missing, which a dev build may well lack.
@@ -128,13 +136,13 @@ fn release_rules<S>(
     licence::check(dir, &claim.recipe)?;
     watch(dir.signers_path());
     let signers = dir.signers()?;
-    if !signers.demands(dir.name()) {
-        return Ok(());
+    if !signers.demands(name) {
+        return Ok(unsigned());
     }
     watch(dir.signature_of(&files.manifest));
     let (signature, now) = (dir.signature(&files.manifest)?, SystemTime::now());
-    check::signed_by(validated, claim, &files.manifest, &signers, signature.as_deref(), now)?;
-    Ok(())
+    let signed = check::signed_by(validated, claim, &files.manifest, &signers, signature.as_deref(), now)?;
+    Ok(format!("signed by {}", signed.key))
 }
 
 /// Symbol and file of each text in the block, in the order of [`provenance::header`].
@@ -149,7 +157,7 @@ const TEXTS: [(&str, &str); 5] = [
 const PTE: (&str, &str) = ("PROOFMARK_PTE", "model.pte");
 
 /// The Rust side of the block: included by `src/model.rs`.
-fn generate(lengths: [u64; 6], file_bytes: u64, sha256: &str, profile: Profile) -> String {
+fn generate(lengths: [u64; 6], file_bytes: u64, sha256: &str, profile: Profile, signature: &str) -> String {
     let symbols = TEXTS.iter().chain([&PTE]).zip(lengths);
     let mut code = "unsafe extern \"C\" {\n".to_owned();
     for ((symbol, _), length) in symbols.clone() {
@@ -163,7 +171,8 @@ fn generate(lengths: [u64; 6], file_bytes: u64, sha256: &str, profile: Profile) 
     }
     let profile = profile.as_str();
     code + &format!(
-        "    file_bytes: {file_bytes},\n    sha256: \"{sha256}\",\n    proved_for: \"{profile}\",\n}};\n"
+        "    file_bytes: {file_bytes},\n    sha256: \"{sha256}\",\n    proved_for: \"{profile}\",\n    \
+         signature: {signature:?},\n}};\n"
     )
 }
 

@@ -40,6 +40,8 @@ pub struct Card {
     pub made_by: String,
     /// `dev` or `release`: what the build demanded.
     pub proved_for: &'static str,
+    /// By whom the model is signed, or why it is not, as the gate found it.
+    pub signature: &'static str,
     /// Verdicts: what was checked, and how it went.
     pub proofs: Vec<Proof>,
 }
@@ -75,6 +77,7 @@ impl Card {
             attribution: recipe.licence.attribution,
             published: manifest.published,
             proved_for: model.proved_for,
+            signature: model.signature,
         })
     }
 }
@@ -136,6 +139,8 @@ mod tests {
         let names: Vec<_> = card.proofs.iter().map(|proof| proof.name).collect();
         assert!(names.contains(&"Static checks") && names.contains(&"Parity"), "{names:?}");
         assert!(card.made_by.contains("ExecuTorch"), "{}", card.made_by);
+        // The default model, in builds of any kind.
+        assert_eq!(card.signature, "unsigned: signers.toml names tiny as such");
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     // After the window is on its way: loading the model must not keep the first frame waiting.
     let (front, events) = Front::start(&ui, config)?;
     front::remember(front);
+    // A signal closes the window as a person does. Phones have ways of their own.
+    #[cfg(not(any(target_os = "android", target_os = "ios")))]
+    ctrlc::set_handler(|| _ = slint::quit_event_loop())?;
     std::thread::Builder::new().name("events".to_owned()).spawn(move || forward(&events))?;
     slint::run_event_loop()?;
     front::close();

@@ -14,6 +14,8 @@ pub(crate) struct Model {
     pub(crate) sha256: &'static str,
     /// The profile that the gate proved it for.
     pub(crate) proved_for: &'static str,
+    /// What the gate found of a signature: by whom, or why there is none.
+    pub(crate) signature: &'static str,
     /// `recipe.toml`.
     pub(crate) recipe: &'static [u8],
     /// `policy.toml`.

@@ -20,6 +20,7 @@ pub(crate) fn provenance(model: &Model) -> anyhow::Result<Value> {
         "sha256": model.sha256,
         "embedded_sha256": model.embedded().map(Digest::of),
         "proved_for": model.proved_for,
+        "signature": model.signature,
         "weights": manifest.weights,
         "quantization": manifest.export.quantization,
         "seq_len": manifest.export.seq_len,

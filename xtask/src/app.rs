@@ -1,6 +1,8 @@
 //! `cargo xtask app`: what the default tests leave out because Slint takes long to compile: the tests of the graphical
 //! front and of the C surface, pictures of the screens, and the figures in the documentation.
 
+mod display;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader},
@@ -12,6 +14,7 @@ use anyhow::{Context as _, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
 
+use self::display::Display;
 use crate::{EXIT_TESTS, Failure, Outcome, export, setup, workspace::Workspace};
 
 #[derive(clap::Args)]
@@ -22,7 +25,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Test the graphical front and the C surface; without a display
+    /// Test the graphical front and the C surface; on Linux also the window, on Xvfb
     Test,
     /// Draw every screen with the software renderer
     Screenshots {
@@ -30,7 +33,7 @@ enum What {
         #[arg(value_name = "DIR", default_value = "docs/screenshots")]
         folder: Utf8PathBuf,
     },
-    /// Measure size, start-up and idle CPU of the release build; with a display also of the window
+    /// Measure size, start-up and idle CPU of the release build, the window's on Xvfb
     Bench {
         /// Repeats; the median counts
         #[arg(long, default_value_t = 9)]
@@ -62,21 +65,31 @@ fn shell(workspace: &Workspace) -> anyhow::Result<xshell::Shell> {
 
 fn test(workspace: &Workspace) -> Outcome {
     let shell = shell(workspace)?;
+    let failed = |error| Failure::new(EXIT_TESTS, error, "mend it, then run: cargo xtask app test");
     xshell::cmd!(shell, "cargo test -p app --features gui-test,capi --no-fail-fast")
         .run()
-        .map_err(|_| Failure::new(EXIT_TESTS, anyhow!("the tests of the app failed"), "cargo xtask app test"))
+        .map_err(|_| failed(anyhow!("the tests of the app failed")))?;
+    if !cfg!(target_os = "linux") {
+        println!("window: not opened, Xvfb is for Linux");
+        return Ok(());
+    }
+    xshell::cmd!(shell, "cargo build -p app --features gui-test,capi").quiet().run()?;
+    let app = workspace.root().join("target/debug/app");
+    let elapsed = Display::start()?.first_frame(&app).map_err(failed)?;
+    println!("window: first frame on Xvfb after {elapsed:.0} ms (not optimized), ended in order");
+    Ok(())
 }
 
 fn screenshots(workspace: &Workspace, folder: &Utf8Path) -> Outcome {
     let shell = shell(workspace)?;
-    Ok(xshell::cmd!(shell, "cargo run -p app --features gui -- --screenshots {folder}").run()?)
+    Ok(xshell::cmd!(shell, "cargo run --release -p app --features gui -- --screenshots {folder}").run()?)
 }
 
 fn bench(workspace: &Workspace, repeats: usize, idle: Duration) -> Outcome {
     let shell = shell(workspace)?;
     let built = workspace.root().join("target/release/app");
     let model = embedded_bytes(workspace)?;
-    println!("| | terminal | with the window |\n|---|---|---|");
+    let mut display = Display::start()?;
     let mut columns = Vec::new();
     for (features, window) in [("", false), ("gui", true)] {
         xshell::cmd!(shell, "cargo build --release -p app --features {features}").quiet().run()?;
@@ -93,24 +106,26 @@ fn bench(workspace: &Workspace, repeats: usize, idle: Duration) -> Outcome {
                 true => Some(median((0..repeats).map(|_| first_frame(&built)).collect::<Result<_, _>>()?)),
                 false => None,
             },
-            idle: match (window, std::env::var_os("DISPLAY")) {
-                (true, None) => None,
-                (true, Some(_)) => Some(idle_share(&built, &["--gui"], idle)?),
-                (false, _) => Some(idle_share(&built, &["--json"], idle)?),
+            shown_ms: match window {
+                true => {
+                    Some(median((0..repeats).map(|_| display.first_frame(&built)).collect::<Result<_, _>>()?))
+                }
+                false => None,
             },
+            idle: idle_share(display.command(&built), if window { "--gui" } else { "--json" }, idle)?,
         });
     }
+    println!("| | terminal | with the window |\n|---|---|---|");
     let row = |name: &str, cell: &dyn Fn(&Column) -> String| {
         println!("| {name} | {} |", columns.iter().map(cell).collect::<Vec<_>>().join(" | "));
     };
     row("binary without the model, bytes", &|column| column.bytes.to_string());
     row("the same, stripped", &|column| column.bare.to_string());
     let milliseconds = |value: Option<f64>| value.map_or("none".to_owned(), |ms| format!("{ms:.1}"));
-    row("first frame, ms", &|column| milliseconds(column.first_frame_ms));
+    row("first frame in memory, ms", &|column| milliseconds(column.first_frame_ms));
+    row("first frame on an X display, ms", &|column| milliseconds(column.shown_ms));
     row("ready for a message, ms", &|column| milliseconds(Some(column.ready_ms)));
-    row("CPU while idle, % of a core", &|column| {
-        column.idle.map_or("no display".to_owned(), |share| format!("{:.2}", share * 100.0))
-    });
+    row("CPU while idle, % of a core", &|column| format!("{:.2}", column.idle * 100.0));
     Ok(())
 }
 
@@ -119,8 +134,9 @@ struct Column {
     bytes: u64,
     bare: u64,
     first_frame_ms: Option<f64>,
+    shown_ms: Option<f64>,
     ready_ms: f64,
-    idle: Option<f64>,
+    idle: f64,
 }
 
 /// Bytes of the model inside the default build.
@@ -134,7 +150,7 @@ fn embedded_bytes(workspace: &Workspace) -> anyhow::Result<u64> {
 fn ready(app: &Utf8Path) -> anyhow::Result<f64> {
     let data = tempfile::tempdir()?;
     let since = Instant::now();
-    let child = start(app, &["--json"], data.path())?;
+    let child = start(Command::new(app), "--json", data.path())?;
     let elapsed = since.elapsed().as_secs_f64() * 1e3;
     end(child)?;
     Ok(elapsed)
@@ -148,15 +164,10 @@ fn first_frame(app: &Utf8Path) -> anyhow::Result<f64> {
 }
 
 /// Starts the app and waits until it is ready; with a window, which says nothing, for two seconds.
-fn start(app: &Utf8Path, arguments: &[&str], data: &std::path::Path) -> anyhow::Result<Child> {
-    let mut child = Command::new(app)
-        .args(arguments)
-        .arg("--data")
-        .arg(data)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    if !arguments.contains(&"--json") {
+fn start(mut app: Command, front: &str, data: &std::path::Path) -> anyhow::Result<Child> {
+    let mut child =
+        app.arg(front).arg("--data").arg(data).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    if front != "--json" {
         std::thread::sleep(Duration::from_secs(2));
         return Ok(child);
     }
@@ -167,7 +178,7 @@ fn start(app: &Utf8Path, arguments: &[&str], data: &std::path::Path) -> anyhow::
             return Ok(child);
         }
     }
-    Err(anyhow!("{app} ended before it was ready"))
+    Err(anyhow!("the app ended before it was ready"))
 }
 
 fn end(mut child: Child) -> anyhow::Result<()> {
@@ -177,9 +188,9 @@ fn end(mut child: Child) -> anyhow::Result<()> {
 }
 
 /// Share of one core that an app takes that nobody talks to.
-fn idle_share(app: &Utf8Path, arguments: &[&str], idle: Duration) -> anyhow::Result<f64> {
+fn idle_share(app: Command, front: &str, idle: Duration) -> anyhow::Result<f64> {
     let data = tempfile::tempdir()?;
-    let child = start(app, arguments, data.path())?;
+    let child = start(app, front, data.path())?;
     let before = cpu_ticks(child.id())?;
     std::thread::sleep(idle);
     let ticks = cpu_ticks(child.id())?.saturating_sub(before);

@@ -52,7 +52,10 @@ fn inspect(path: &Utf8Path, package: &Package, as_json: bool) -> Outcome {
     let report = Report::of(path, package).map_err(refused)?;
     if report.libraries.is_empty() {
         let error = anyhow!("{path}: got no native library, expected an app that the gate built");
-        return Err(Failure::new(EXIT_UNSUPPORTED, error, "run: cargo xtask mobile android --dry-run"));
+        // A pack, delivered as an .apk beside the base, has the model and nothing that claims it.
+        let hint =
+            if report.models.is_empty() { "run: cargo xtask mobile android --dry-run" } else { BUNDLE };
+        return Err(Failure::new(EXIT_UNSUPPORTED, error, hint));
     }
     if as_json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -63,14 +66,14 @@ fn inspect(path: &Utf8Path, package: &Package, as_json: bool) -> Outcome {
         None => Ok(()),
         Some(first) => {
             let error = anyhow!("{path}: got {} faults, expected none: {first}", report.faults.len());
-            Err(Failure::new(
-                EXIT_REFUSED,
-                error,
-                "do not ship this package; build it again from a proved model",
-            ))
+            Err(Failure::new(EXIT_REFUSED, error, report.hint()))
         }
     }
 }
+
+/// Where the model of one part of an Android app may be.
+const BUNDLE: &str =
+    "if the model is in an asset pack, inspect the bundle, which has both: cargo xtask inspect APP.aab";
 
 /// What is said of a package.
 #[derive(Serialize)]
@@ -83,6 +86,9 @@ struct Report<'a> {
     warnings: Vec<String>,
     /// What must not ship.
     faults: Vec<String>,
+    /// How many of them are a linked model that is not in the package.
+    #[serde(skip)]
+    absent: usize,
 }
 
 /// A native file.
@@ -136,6 +142,7 @@ impl<'a> Report<'a> {
             models: Vec::new(),
             warnings: Vec::new(),
             faults: Vec::new(),
+            absent: 0,
         };
         let mut programs = Vec::new();
         for item in package.items() {
@@ -233,6 +240,7 @@ impl<'a> Report<'a> {
             let file = &claim.manifest.file;
             if !programs.iter().any(|item| item.file_name() == file) {
                 faults.push(format!("{file}: got no such file in the package, expected the linked model"));
+                self.absent += 1;
             }
         }
         for item in programs {
@@ -252,6 +260,14 @@ impl<'a> Report<'a> {
         }
         self.faults.extend(faults);
         Ok(())
+    }
+
+    /// What to do about the faults.
+    fn hint(&self) -> &'static str {
+        if self.kind == Kind::Apk && self.absent == self.faults.len() {
+            return BUNDLE;
+        }
+        "do not ship this package; build it again from a proved model"
     }
 
     fn text(&self) -> String {

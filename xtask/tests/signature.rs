@@ -59,8 +59,20 @@ impl Models {
 
     /// A release build of the app: whether it passed, and what it said.
     fn release(&self) -> (bool, String) {
+        self.cargo(&["build", "--package", "app", "--release"])
+    }
+
+    /// What the built app says of its signature.
+    fn signature(&self) -> String {
+        let (_, text) =
+            self.cargo(&["run", "--quiet", "--package", "app", "--release", "--", "--provenance"]);
+        let line = text.lines().find(|line| line.contains("\"signature\": "));
+        line.unwrap_or(&text).trim().to_owned()
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> (bool, String) {
         let output = Command::new(env!("CARGO"))
-            .args(["build", "--package", "app", "--release"])
+            .args(arguments)
             .current_dir(root())
             .env("PROOFMARK_MODELS_DIR", self.path(""))
             // What the gate demands depends on the profile's name, not on how well its code is optimized.
@@ -127,6 +139,7 @@ fn a_forgery_fails_a_release_build_once_a_signature_is_demanded() {
     assert!(output.status.success(), "{}", said(&output));
     let (passed, text) = models.release();
     assert!(passed, "{text}");
+    assert_eq!(models.signature(), "\"signature\": \"signed by release\",");
     let output = models.xtask(&["sign", "--check"]);
     assert!(output.status.success(), "{}", said(&output));
     contains(&said(&output), &["5 files signed by `release`"]);
@@ -150,6 +163,7 @@ fn a_forgery_fails_a_release_build_once_a_signature_is_demanded() {
     fs::write(models.path("signers.toml"), [b"unsigned = [\"tiny\"]\n", list.as_slice()].concat()).unwrap();
     let (passed, text) = models.release();
     assert!(passed, "{text}");
+    assert_eq!(models.signature(), "\"signature\": \"unsigned: signers.toml names tiny as such\",");
     // A licence that is not this repository's own, without its text.
     fs::write(models.path("signers.toml"), list).unwrap();
     let recipe = fs::read_to_string(models.path("tiny/recipe.toml")).unwrap();

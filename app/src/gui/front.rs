@@ -439,6 +439,7 @@ fn show_card(core: &Core<'_>, card: &Card) {
         fact("Exported", &card.published),
         fact("By", &card.made_by),
         fact("Proved for", card.proved_for),
+        fact("Signature", card.signature),
         fact("Licence", &card.licence),
     ];
     let proofs: Vec<_> = card.proofs.iter().map(|proof| fact(proof.name, &proof.result)).collect();

@@ -3,7 +3,7 @@
 
 use std::{fs, rc::Rc, sync::mpsc::Receiver};
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use slint::{ComponentHandle as _, Global as _};
 
 use super::{
@@ -18,7 +18,10 @@ use crate::{Asset, Config, message::Event, model::MODEL};
 /// The folder cannot be written, or the model does not run.
 pub fn write(folder: &Utf8Path) -> anyhow::Result<()> {
     fs::create_dir_all(folder)?;
+    let folder = &folder.canonicalize_utf8()?;
     let scratch = tempfile_folder()?;
+    // The refusal shows the file's name: a path of this machine would make every picture another one.
+    std::env::set_current_dir(&scratch)?;
     let screen = headless::install(headless::PHONE)?;
     let ui = AppWindow::new()?;
     ui.show()?;
@@ -74,7 +77,7 @@ fn tampered(
     if let Some(byte) = bytes.last_mut() {
         *byte ^= 1;
     }
-    let place = scratch.join("model.pte");
+    let place = Utf8PathBuf::from("model.pte");
     fs::write(&place, bytes)?;
     let config = Config { cache: scratch.to_owned(), asset: Asset::File(place), ..Config::default() };
     let (front, events) = Front::start(ui, config)?;
@@ -106,7 +109,7 @@ fn pump(front: &Rc<Front>, events: &Receiver<Event>, until: impl Fn(&Event) -> b
 }
 
 /// A folder of this process's own.
-fn tempfile_folder() -> anyhow::Result<camino::Utf8PathBuf> {
+fn tempfile_folder() -> anyhow::Result<Utf8PathBuf> {
     let folder = std::env::temp_dir().join(format!("proofmark-screenshots-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
     Ok(folder.try_into()?)

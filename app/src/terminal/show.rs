@@ -107,6 +107,7 @@ pub(super) fn card(card: &Card) {
     );
     println!("sha256 {}", card.sha256);
     println!("exported {} by {}; proved for {}", card.published, card.made_by, card.proved_for);
+    println!("{}", card.signature);
     for proof in &card.proofs {
         println!("  {}: {}", proof.name, proof.result);
     }

@@ -229,7 +229,7 @@ fn compare(workspace: &Workspace, places: &Places, model: &str) -> Outcome {
     let mut there = emulator();
     there.push(places.binary("engine").into_string());
     let there = compare::Machine::new("arm64", there);
-    let report = compare::prompts(&here, &there, &files, &claim.recipe.tokens.eos, &places.root)?;
+    let report = compare::prompts(&here, &there, &files, &places.root)?;
     print!("{}", report.text());
     provenance(places, &claim.manifest.sha256.to_string())?;
     report.check().map_err(|error| {

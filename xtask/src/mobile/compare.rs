@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use crate::engine::Files;
 
-/// What both are asked.
+/// What both are asked. Each begins a talk that goes on with those after it (and, behind the last, with the first) until
+/// the replies are long enough: a single reply of a small model is not, and past its end nothing meaningful follows.
 const PROMPTS: [&str; 5] = [
     "Hello, who are you?",
     "I feel sad because my friend moved away.",
@@ -16,7 +17,7 @@ const PROMPTS: [&str; 5] = [
     "What is my name?",
     "I'm so angry, I had a fight with my roommate.",
 ];
-/// Tokens of each reply; the end of a reply does not end it.
+/// Greedy tokens of each talk, in all its replies together; the ends of replies are among them.
 const TOKENS: usize = 64;
 
 /// How an engine is run on a machine.
@@ -30,7 +31,7 @@ impl Machine {
         Self { name, engine }
     }
 
-    fn reply(&self, prompt: &str, files: &Files, scratch: &Utf8Path) -> anyhow::Result<Reply> {
+    fn talk(&self, says: &[&str], files: &Files, scratch: &Utf8Path) -> anyhow::Result<Talk> {
         let (tokenizer, template) = files.words.as_ref().context("random weights: nothing to say")?;
         let logits = scratch.join(format!("logits-{}", self.name));
         let count = TOKENS.to_string();
@@ -49,21 +50,21 @@ impl Machine {
             template.as_str(),
             "--logits",
             logits.as_str(),
-            "--prompt",
-            prompt,
         ];
-        let argv: Vec<_> = self.engine.iter().cloned().chain(arguments.map(str::to_owned)).collect();
+        let says = says.iter().flat_map(|&text| ["--prompt", text]);
+        let arguments = arguments.into_iter().chain(says).map(str::to_owned);
+        let argv: Vec<_> = self.engine.iter().cloned().chain(arguments).collect();
         let ran: Ran = serde_json::from_str(&output(&argv)?).context("the engine's answer cannot be read")?;
         ensure!(ran.finite, "{}: got logits that are not finite", self.name);
         ensure!(
             ran.tokens.len() == TOKENS,
-            "{}: got {} tokens, expected {TOKENS}",
+            "{}: got replies of {} tokens in all, expected {TOKENS}",
             self.name,
             ran.tokens.len()
         );
         let bytes = fs::read(&logits).with_context(|| format!("{logits}: the engine wrote no logits"))?;
         let logits = bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
-        Ok(Reply { tokens: ran.tokens, logits })
+        Ok(Talk { tokens: ran.tokens, logits })
     }
 }
 
@@ -87,33 +88,33 @@ struct Ran {
 }
 
 #[derive(Debug, Clone)]
-struct Reply {
+struct Talk {
     tokens: Vec<u32>,
     logits: Vec<f32>,
 }
 
-/// Asks both machines everything; `eos` ends a reply.
+/// Talks with both machines.
 pub(super) fn prompts(
     here: &Machine,
     there: &Machine,
     files: &Files,
-    eos: &[u32],
     scratch: &Utf8Path,
 ) -> anyhow::Result<Report> {
     let mut rows = Vec::new();
-    for prompt in PROMPTS {
-        let (a, b) = (here.reply(prompt, files, scratch)?, there.reply(prompt, files, scratch)?);
-        rows.push(Row::of(prompt, eos, &a, &b)?);
+    for (index, prompt) in PROMPTS.iter().enumerate() {
+        let mut says = PROMPTS;
+        says.rotate_left(index);
+        let (a, b) = (here.talk(&says, files, scratch)?, there.talk(&says, files, scratch)?);
+        rows.push(Row::of(prompt, &a, &b)?);
     }
     Ok(Report { names: [here.name, there.name], rows })
 }
 
-/// One prompt on both machines.
+/// One talk on both machines.
 #[derive(Debug)]
 struct Row {
+    /// Its first message.
     prompt: String,
-    /// Tokens of the reply, its end included. What follows is forced: the model invents what a person might say next.
-    reply: usize,
     /// Greedy tokens before the first that differs.
     same: usize,
     /// Largest difference of a logit while the tokens are the same.
@@ -124,14 +125,12 @@ struct Row {
 }
 
 impl Row {
-    fn of(prompt: &str, eos: &[u32], a: &Reply, b: &Reply) -> anyhow::Result<Self> {
+    fn of(prompt: &str, a: &Talk, b: &Talk) -> anyhow::Result<Self> {
         let (got, expected) = (b.logits.len(), a.logits.len());
         ensure!(got == expected && got > 0, "logits: got {got}, expected {expected}");
         let same = a.tokens.iter().zip(&b.tokens).take_while(|(a, b)| a == b).count();
-        let end = a.tokens.iter().position(|token| eos.contains(token));
-        let reply = end.map_or(a.tokens.len(), |index| index + 1);
-        // A row of logits follows the prompt and every token.
-        let row = a.logits.len() / (a.tokens.len() + 1);
+        // A row of logits chose each token.
+        let row = a.logits.len() / a.tokens.len().max(1);
         let pairs = a.logits.iter().zip(&b.logits).take(row * (same + 1));
         let (mut max_abs_diff, mut squares, mut count) = (0.0_f32, 0.0, 0_u32);
         for (a, b) in pairs {
@@ -142,11 +141,11 @@ impl Row {
         }
         let rms_diff = (squares / f64::from(count.max(1))).sqrt();
         let bit_equal = same == a.tokens.len() && max_abs_diff == 0.0;
-        Ok(Self { prompt: prompt.to_owned(), reply, same, max_abs_diff, rms_diff, bit_equal })
+        Ok(Self { prompt: prompt.to_owned(), same, max_abs_diff, rms_diff, bit_equal })
     }
 }
 
-/// Every prompt on both machines.
+/// Every talk on both machines.
 #[derive(Debug)]
 pub(super) struct Report {
     names: [&'static str; 2],
@@ -157,22 +156,22 @@ impl Report {
     pub(super) fn text(&self) -> String {
         let [here, there] = self.names;
         let mut text = format!("greedy tokens, {here} and {there}; one thread each\n");
-        for Row { prompt, reply, same, max_abs_diff, rms_diff, bit_equal } in &self.rows {
+        for Row { prompt, same, max_abs_diff, rms_diff, bit_equal } in &self.rows {
             let equal = if *bit_equal { "bit-equal" } else { "close" };
             let _ = writeln!(
                 text,
-                "  {same:>3} of {TOKENS} the same (reply {reply}); logits {equal}, largest difference {max_abs_diff:.2e}, rms {rms_diff:.2e}: {prompt}"
+                "  {same:>3} of {TOKENS} the same; logits {equal}, largest difference {max_abs_diff:.2e}, rms {rms_diff:.2e}: {prompt}"
             );
         }
         text
     }
 
-    /// Whether every reply was the same to its end.
+    /// Whether every token was the same.
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        match self.rows.iter().find(|row| row.same < row.reply) {
+        match self.rows.iter().find(|row| row.same < TOKENS) {
             None => Ok(()),
-            Some(Row { prompt, same, reply, .. }) => {
-                anyhow::bail!("`{prompt}`: got {same} equal greedy tokens, expected the reply's {reply}")
+            Some(Row { prompt, same, .. }) => {
+                anyhow::bail!("`{prompt}`: got {same} equal greedy tokens, expected {TOKENS}")
             }
         }
     }
@@ -182,20 +181,18 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn reply(tokens: &[u32], logits: &[f32]) -> Reply {
-        Reply { tokens: tokens.to_vec(), logits: logits.to_vec() }
+    fn talk(logits: &[f32]) -> Talk {
+        Talk { tokens: (0..64).collect(), logits: logits.to_vec() }
     }
 
     #[test]
-    fn equal_replies_are_bit_equal_and_small_differences_are_not() {
-        let tokens: Vec<u32> = (0..64).collect();
-        let logits = vec![1.0; 65 * 2];
-        let a = reply(&tokens, &logits);
-        let row = Row::of("p", &[], &a, &a).unwrap();
+    fn equal_talks_are_bit_equal_and_small_differences_are_not() {
+        let a = talk(&[1.0; 64 * 2]);
+        let row = Row::of("p", &a, &a).unwrap();
         assert!(row.bit_equal && row.same == 64);
         let mut near = a.clone();
         near.logits[3] += 0.5;
-        let row = Row::of("p", &[], &a, &near).unwrap();
+        let row = Row::of("p", &a, &near).unwrap();
         assert!(!row.bit_equal && row.same == 64 && (row.max_abs_diff - 0.5).abs() < 1e-6);
         let report = Report { names: ["a", "b"], rows: vec![row] };
         assert!(report.check().is_ok());
@@ -203,16 +200,16 @@ mod tests {
 
     #[test]
     fn another_token_fails_and_what_follows_it_is_not_compared() {
-        let (a, mut b) = (reply(&[1, 2, 3], &[0.0; 4]), reply(&[1, 9, 3], &[0.0; 4]));
-        b.logits[3] = 9.0;
-        let row = Row::of("p", &[], &a, &b).unwrap();
-        assert_eq!((row.same, row.max_abs_diff), (1, 0.0));
-        let report = Report { names: ["a", "b"], rows: vec![row] };
-        assert!(report.check().unwrap_err().to_string().contains("got 1 equal greedy tokens"));
-        assert!(Row::of("p", &[], &a, &reply(&[1, 2, 3], &[])).is_err());
-        // Past the end of the reply nobody reads it.
-        let row = Row::of("p", &[1], &a, &b).unwrap();
-        let report = Report { names: ["a", "b"], rows: vec![row] };
-        assert!(report.check().is_ok());
+        for at in [1, 63] {
+            let (a, mut b) = (talk(&[0.0; 64]), talk(&[0.0; 64]));
+            b.tokens[at] = 99;
+            b.logits.iter_mut().skip(at + 1).for_each(|logit| *logit = 9.0);
+            let row = Row::of("p", &a, &b).unwrap();
+            assert_eq!((row.same, row.max_abs_diff), (at, 0.0));
+            let report = Report { names: ["a", "b"], rows: vec![row] };
+            let said = report.check().unwrap_err().to_string();
+            assert!(said.contains(&format!("got {at} equal greedy tokens")), "{said}");
+        }
+        assert!(Row::of("p", &talk(&[0.0; 64]), &talk(&[])).is_err());
     }
 }

@@ -12,13 +12,24 @@ use super::{
 };
 use crate::{Outcome, inspect, workspace::Workspace};
 
-const TRIPLE: &str = "aarch64-apple-ios";
+/// What the library is built for.
+struct Slice {
+    triple: &'static str,
+    sysroot: &'static str,
+    /// Its folder among those of the runtimes.
+    name: &'static str,
+}
+
+const DEVICE: Slice = Slice { triple: "aarch64-apple-ios", sysroot: "iphoneos", name: "ios" };
+/// For Macs of Apple's own processors.
+const SIMULATOR: Slice =
+    Slice { triple: "aarch64-apple-ios-sim", sysroot: "iphonesimulator", name: "ios-simulator" };
 /// As in `app/ios/project.yml`.
 const DEPLOYMENT: &str = "17.0";
 
 pub(crate) fn run(workspace: &Workspace, args: &Build) -> Outcome {
     let linked = android::linked(workspace, &args.model)?;
-    let plan = plan(workspace, args, needs(), linked.as_ref());
+    let plan = plan(workspace, args, needs(slices(args.release)), linked.as_ref());
     if args.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(());
@@ -28,20 +39,25 @@ pub(crate) fn run(workspace: &Workspace, args: &Build) -> Outcome {
     inspect::run(&inspect::Args::of(app(workspace)))
 }
 
-fn needs() -> Vec<Need> {
+/// What reaches users runs on phones alone, and a runtime more takes long to build.
+fn slices(release: bool) -> &'static [Slice] {
+    if release { &[DEVICE] } else { &[DEVICE, SIMULATOR] }
+}
+
+fn needs(slices: &[Slice]) -> Vec<Need> {
     let xcode = "Xcode 16 from the App Store, then: sudo xcode-select --switch /Applications/Xcode.app";
-    vec![
+    let mut needs = vec![
         Need::program("xcodebuild", xcode),
         Need::program("xcodegen", "brew install xcodegen"),
         Need::program("git", "xcode-select --install"),
         Need::program("cmake", "brew install cmake ninja"),
         Need::program("ninja", "brew install ninja"),
-        Need::new(
-            "Rust's library for iOS",
-            super::rust_target(TRIPLE),
-            &format!("rustup target add {TRIPLE}"),
-        ),
-    ]
+    ];
+    needs.extend(slices.iter().map(|Slice { triple, .. }| {
+        let fix = format!("rustup target add {triple}");
+        Need::new(&format!("Rust's library for {triple}"), super::rust_target(triple), &fix)
+    }));
+    needs
 }
 
 fn archive(workspace: &Workspace) -> Utf8PathBuf {
@@ -54,24 +70,27 @@ fn app(workspace: &Workspace) -> Utf8PathBuf {
 
 fn plan(workspace: &Workspace, args: &Build, mut needs: Vec<Need>, linked: Option<&Utf8PathBuf>) -> Plan {
     needs.push(super::python_need(workspace));
-    let places = runtime::Places::new(&workspace.state(), "ios");
-    let options = [
-        "-DCMAKE_SYSTEM_NAME=iOS".to_owned(),
-        "-DCMAKE_OSX_SYSROOT=iphoneos".to_owned(),
-        "-DCMAKE_OSX_ARCHITECTURES=arm64".to_owned(),
-        format!("-DCMAKE_OSX_DEPLOYMENT_TARGET={DEPLOYMENT}"),
-        "-DEXECUTORCH_PAL_DEFAULT=posix".to_owned(),
-    ];
-    let mut steps = runtime::source(&places);
-    steps.extend(runtime::build(&places, &workspace.python(), &options));
-    let target = workspace.state().join("mobile/ios/target");
-    steps.push(library(args, &places, &target));
-    steps.extend(collect(workspace, args, &target, linked));
+    let (state, slices) = (workspace.state(), slices(args.release));
+    let target = state.join("mobile/ios/target");
+    let mut steps = runtime::source(&runtime::Places::new(&state, DEVICE.name));
+    for slice in slices {
+        let places = runtime::Places::new(&state, slice.name);
+        let options = [
+            "-DCMAKE_SYSTEM_NAME=iOS".to_owned(),
+            format!("-DCMAKE_OSX_SYSROOT={}", slice.sysroot),
+            "-DCMAKE_OSX_ARCHITECTURES=arm64".to_owned(),
+            format!("-DCMAKE_OSX_DEPLOYMENT_TARGET={DEPLOYMENT}"),
+            "-DEXECUTORCH_PAL_DEFAULT=posix".to_owned(),
+        ];
+        steps.extend(runtime::build(&places, &workspace.python(), &options));
+        steps.push(library(args, slice, &places, &target));
+    }
+    steps.extend(collect(workspace, args, slices, &target, linked));
     steps.extend(xcode(workspace, args));
     Plan { target: "ios".to_owned(), needs, steps }
 }
 
-fn library(args: &Build, places: &runtime::Places, target: &Utf8PathBuf) -> Step {
+fn library(args: &Build, slice: &Slice, places: &runtime::Places, target: &Utf8PathBuf) -> Step {
     let mut argv = vec![
         "cargo",
         "rustc",
@@ -84,7 +103,7 @@ fn library(args: &Build, places: &runtime::Places, target: &Utf8PathBuf) -> Step
         "--crate-type",
         "staticlib",
         "--target",
-        TRIPLE,
+        slice.triple,
         "--target-dir",
         target.as_str(),
     ];
@@ -100,24 +119,21 @@ fn library(args: &Build, places: &runtime::Places, target: &Utf8PathBuf) -> Step
 fn collect(
     workspace: &Workspace,
     args: &Build,
+    slices: &[Slice],
     target: &Utf8PathBuf,
     linked: Option<&Utf8PathBuf>,
 ) -> Vec<Step> {
     let project = workspace.root().join("app/ios");
     let (framework, model) = (project.join("Proofmark.xcframework"), project.join("Model"));
     let profile = if args.release { "release" } else { "debug" };
-    let library = target.join(TRIPLE).join(profile).join("libapp.a");
     let headers = workspace.root().join("app/include");
-    let pack = [
-        "xcodebuild",
-        "-create-xcframework",
-        "-library",
-        library.as_str(),
-        "-headers",
-        headers.as_str(),
-        "-output",
-        framework.as_str(),
-    ];
+    let libraries: Vec<_> =
+        slices.iter().map(|slice| target.join(slice.triple).join(profile).join("libapp.a")).collect();
+    let mut pack = vec!["xcodebuild", "-create-xcframework"];
+    for library in &libraries {
+        pack.extend(["-library", library.as_str(), "-headers", headers.as_str()]);
+    }
+    pack.extend(["-output", framework.as_str()]);
     let mut steps = vec![
         Step::new(
             "nothing of an earlier build",
@@ -184,6 +200,22 @@ mod tests {
         assert!(said(&release, "--release") && said(&release, "/models/big.pte"));
         assert!(!said(&release, "CODE_SIGNING_ALLOWED=NO"));
         assert!(said(&plan_of(false, None), "CODE_SIGNING_ALLOWED=NO"));
+    }
+
+    #[test]
+    fn only_a_debug_build_has_a_library_for_the_simulator() {
+        for (release, libraries) in [(true, 1), (false, 2)] {
+            let plan = plan_of(release, None);
+            let pack = plan.steps.iter().find(|step| step.argv.contains(&"-create-xcframework".to_owned()));
+            let packed: Vec<_> =
+                pack.unwrap().argv.iter().filter(|word| word.ends_with("/libapp.a")).collect();
+            assert_eq!(packed.len(), libraries, "{packed:?}");
+            let simulated = |step: &Step| step.argv.contains(&SIMULATOR.triple.to_owned());
+            let built: Vec<_> = plan.steps.iter().filter(|step| simulated(step)).collect();
+            assert_eq!(built.len(), libraries - 1);
+            // Its runtime is the simulator's own: the linker takes no code of another platform.
+            assert!(built.iter().all(|step| step.env["EXECUTORCH_SDK_DIR"].contains("/ios-simulator/")));
+        }
     }
 
     #[test]

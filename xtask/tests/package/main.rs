@@ -214,8 +214,21 @@ fn a_swapped_model_is_refused() {
 #[test]
 fn a_missing_model_is_refused() {
     let mut files = linked();
-    files.pop();
+    let asset = files.pop().unwrap();
     refused("app.apk", &zip(&files), "got no such file in the package, expected the linked model");
+
+    // Of a model in an asset pack neither the base nor the pack alone can be judged.
+    let (_, _, stderr) = inspect("app.apk", &zip(&files));
+    assert!(stderr.contains("inspect the bundle"), "{stderr}");
+    files.retain(|file| file.name != LIB);
+    files.push(asset);
+    let (code, _, stderr) = inspect("pack.apk", &zip(&files));
+    assert!(code == 8 && stderr.contains("inspect the bundle"), "{code}: {stderr}");
+    // Where more is wrong, it must not ship.
+    files.push(File::stored(LIB, &elf(X86_64, &block(b""))));
+    files.retain(|file| !file.name.ends_with(".pte"));
+    let (_, _, stderr) = inspect("app.apk", &zip(&files));
+    assert!(stderr.contains("do not ship"), "{stderr}");
 }
 
 #[test]

@@ -293,6 +293,30 @@ fn run_answers_with_tokens_and_a_digest() {
 }
 
 #[test]
+fn a_talk_goes_on_after_the_end_of_a_reply_and_ends_with_its_last_message() {
+    let (_folder, path) = folder();
+    let (model, tokenizer, template) = (tiny_pte(), tiny("tokenizer.json"), tiny("chat_template.jinja"));
+    let logits = path.join("logits");
+    let run = |says: &[&str], count: &str| {
+        let mut arguments = vec!["run", "--model", model.as_str(), "--tokenizer", tokenizer.as_str()];
+        arguments.extend(["--template", template.as_str(), "--logits", logits.as_str(), "-n", count]);
+        says.iter().for_each(|text| arguments.extend(["--prompt", text]));
+        let tokens = parsed(&stdout(&arguments))["tokens"].as_array().unwrap().clone();
+        assert_eq!(std::fs::metadata(&logits).unwrap().len(), tokens.len() as u64 * 1024 * 4);
+        tokens
+    };
+    let (hello, name) = ("Hello, my name is Vera.", "What is my name?");
+    let one = run(&[hello], "64");
+    let ends = |tokens: &[Value]| tokens.iter().filter(|token| **token == 1).count();
+    assert!(one.len() < 64 && ends(&one) == 1 && one.last().unwrap() == 1, "{one:?}");
+    let two = run(&[hello, name], "64");
+    assert!(two.starts_with(&one) && ends(&two) == 2 && two.last().unwrap() == 1, "{two:?}");
+    // It read its own reply: alone, the question has another answer.
+    assert_ne!(two[one.len()..], run(&[name], "64"));
+    assert_eq!(run(&[hello, name], "3"), one[..3]);
+}
+
+#[test]
 fn a_loop_goes_on_after_a_bad_file() {
     let (_folder, path) = folder();
     let (model, bad) = (tiny_pte(), path.join("bad.pte"));

@@ -1,5 +1,5 @@
-//! `engine run`: raw token ids, or a message as the chat template writes it, in; token ids and a digest of all logits
-//! out, and with `--logits` the logits themselves: two machines' arithmetic is compared by them.
+//! `engine run`: raw token ids, or a person's messages as the chat template writes them, in; token ids and a digest of all
+//! logits out, and with `--logits` the logits themselves: two machines' arithmetic is compared by them.
 //!
 //! With `--stdin-loop` the process takes one model file per input line and answers one JSON line per model,
 //! which is how damaged files are studied: a file that takes the process down ends the loop at its line.
@@ -14,7 +14,7 @@ use model_assets::digest::Digest;
 use serde::Serialize;
 
 use crate::output::{Failed, print_json};
-use crate::writer::WriterArgs;
+use crate::writer::{Writer, WriterArgs};
 use crate::{exit, load};
 
 #[derive(Args)]
@@ -25,19 +25,19 @@ pub(crate) struct RunArgs {
     /// Prompt as token ids.
     #[arg(long, value_delimiter = ',', required_unless_present = "prompt", value_name = "IDS")]
     tokens: Vec<u32>,
-    /// Prompt as a person's message.
+    /// A person's message; given again, the one after the reply. A reply ends where the model ends it.
     #[arg(
         long, value_name = "TEXT", conflicts_with_all = ["tokens", "stdin_loop"],
         requires = "tokenizer", requires = "template"
     )]
-    prompt: Option<String>,
+    prompt: Vec<String>,
     /// For `--prompt`.
     #[command(flatten)]
     writer: WriterArgs,
     /// Where all logits go: 32-bit floats, little-endian, in order.
     #[arg(long, value_name = "FILE", conflicts_with = "stdin_loop")]
     logits: Option<Utf8PathBuf>,
-    /// Tokens to decode after it, greedily.
+    /// Tokens to decode, greedily; of messages the most in all replies together.
     #[arg(short = 'n', default_value_t = 8, value_name = "N")]
     count: usize,
     /// Threads; performance cores unless given.
@@ -70,14 +70,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failed> {
     threads.and_then(runtime::set_threads).map_err(|e| Failed::from_engine(exit::RUN, "", e))?;
     let Some(model) = &args.model else { return stdin_loop(args) };
     let session = load(model, &LoadOptions::default())?;
-    let prompt = match (&args.prompt, args.writer.open(session.model())?) {
-        (Some(text), Some(writer)) => {
-            let message = Message::new(Role::User, text.clone());
-            writer.encode(&[message], true).map_err(Failed::run(model))?
-        }
-        _ => args.tokens.clone(),
+    let ran = match args.writer.open(session.model())? {
+        Some(writer) if !args.prompt.is_empty() => talk(session, model, &writer, args),
+        _ => decode(session, model, &args.tokens, args.count),
     };
-    let (ran, bytes) = decode(session, model, &prompt, args.count).map_err(Failed::run(model))?;
+    let (ran, bytes) = ran.map_err(Failed::run(model))?;
     if let Some(path) = &args.logits {
         std::fs::write(path, bytes).map_err(|e| Failed::new(exit::OUTPUT, format!("{path}: {e}")))?;
     }
@@ -105,19 +102,76 @@ fn decode<'a>(
     prompt: &[u32],
     count: usize,
 ) -> engine::Result<(Ran<'a>, Vec<u8>)> {
-    let (mut bytes, mut tokens, mut finite) = (Vec::new(), Vec::new(), true);
+    let mut record = Record::default();
     let mut logits = session.prefill(prompt)?;
-    loop {
-        bytes.extend(logits.iter().flat_map(|logit| logit.to_le_bytes()));
-        finite &= logits.iter().all(|logit| logit.is_finite());
-        if tokens.len() == count {
+    record.keep(logits);
+    for _ in 0..count {
+        let token = record.choose(logits);
+        logits = session.decode(token)?;
+        record.keep(logits);
+    }
+    Ok(record.end(model))
+}
+
+/// The same of a conversation in which the model reads its own replies; the logits are those that chose a token.
+fn talk<'a>(
+    mut session: Session,
+    model: &'a Utf8Path,
+    writer: &Writer,
+    args: &RunArgs,
+) -> engine::Result<(Ran<'a>, Vec<u8>)> {
+    let eos = session.model().eos().to_vec();
+    let (mut record, mut conversation) = (Record::default(), Vec::new());
+    for text in &args.prompt {
+        conversation.push(Message::new(Role::User, text.clone()));
+        let prompt = writer.encode(&conversation, true)?;
+        let start = record.tokens.len();
+        let mut logits = session.extend_to(&prompt)?;
+        while record.tokens.len() < args.count {
+            record.keep(logits);
+            let token = record.choose(logits);
+            if eos.contains(&token) {
+                break;
+            }
+            logits = session.decode(token)?;
+        }
+        if record.tokens.len() == args.count {
             break;
         }
+        let said = record.tokens.get(start..).unwrap_or_default();
+        conversation.push(Message::new(Role::Assistant, writer.tokenizer.decode(said)?));
+    }
+    Ok(record.end(model))
+}
+
+/// What a run leaves.
+struct Record {
+    bytes: Vec<u8>,
+    tokens: Vec<u32>,
+    finite: bool,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), tokens: Vec::new(), finite: true }
+    }
+}
+
+impl Record {
+    fn keep(&mut self, logits: &[f32]) {
+        self.bytes.extend(logits.iter().flat_map(|logit| logit.to_le_bytes()));
+        self.finite &= logits.iter().all(|logit| logit.is_finite());
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> u32 {
         // Damaged models may have no finite logit; the digest still tells them apart.
         let token = sample::greedy(logits).unwrap_or(0);
-        tokens.push(token);
-        logits = session.decode(token)?;
+        self.tokens.push(token);
+        token
     }
-    let logits_sha256 = Digest::of(&bytes).to_string();
-    Ok((Ran { model, tokens, finite, logits_sha256 }, bytes))
+
+    fn end(self, model: &Utf8Path) -> (Ran<'_>, Vec<u8>) {
+        let logits_sha256 = Digest::of(&self.bytes).to_string();
+        (Ran { model, tokens: self.tokens, finite: self.finite, logits_sha256 }, self.bytes)
+    }
 }

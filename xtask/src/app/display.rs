@@ -1,0 +1,110 @@
+//! The window on a real display: Xvfb keeps what it shows in a file, where it can be looked at.
+//!
+//! **Invariant:** nothing outlives its owner: neither the server nor an app on it.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead as _, BufReader, ErrorKind},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use camino::Utf8Path;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{EXIT_TESTS, Failure};
+
+/// A page of text has more colours, by the smoothed edges of its letters; an empty window has two or three.
+const COLOURS_MIN: usize = 16;
+/// How often the display is looked at.
+const LOOK: Duration = Duration::from_millis(2);
+/// Words of an XWD header: see X11/XWDFile.h.
+const XWD_HEADER_BYTES: usize = 0;
+const XWD_COLOURS: usize = 19;
+
+/// An X server without a screen.
+pub(super) struct Display {
+    server: Owned,
+    folder: tempfile::TempDir,
+    name: String,
+}
+
+/// A process that ends with its owner.
+struct Owned(Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Display {
+    pub(super) fn start() -> Result<Self, Failure> {
+        let folder = tempfile::tempdir()?;
+        let mut command = Command::new("Xvfb");
+        command.args(["-displayfd", "1", "-screen", "0", "1000x1000x24", "-nolisten", "tcp", "-fbdir"]);
+        let started =
+            command.arg(folder.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(
+                |error| {
+                    let code =
+                        if error.kind() == ErrorKind::NotFound { "not installed" } else { "not started" };
+                    let hint = "install the X server without a screen: apt-get install xvfb";
+                    Failure::new(EXIT_TESTS, anyhow!("Xvfb: {code}: {error}"), hint)
+                },
+            )?;
+        let mut server = Owned(started);
+        let said = server.0.stdout.take().context("no standard output")?;
+        let mut number = String::new();
+        BufReader::new(said).read_line(&mut number)?;
+        if number.trim().is_empty() {
+            return Err(anyhow!("Xvfb: ended before it had a display").into());
+        }
+        Ok(Self { server, folder, name: format!(":{}", number.trim()) })
+    }
+
+    /// A command whose windows open here.
+    pub(super) fn command(&self, program: &Utf8Path) -> Command {
+        let mut command = Command::new(program);
+        command.env("DISPLAY", &self.name).env_remove("WAYLAND_DISPLAY");
+        command
+    }
+
+    /// Different colours on the display.
+    fn colours(&self) -> anyhow::Result<usize> {
+        let picture = fs::read(self.folder.path().join("Xvfb_screen0"))?;
+        let word = |index: usize| -> anyhow::Result<usize> {
+            let word = picture.get(index * 4..).and_then(|rest| rest.first_chunk::<4>());
+            Ok(u32::from_be_bytes(*word.context("Xvfb_screen0: got no header")?) as usize)
+        };
+        let pixels = picture.get(word(XWD_HEADER_BYTES)? + word(XWD_COLOURS)? * 12..);
+        let pixels = pixels.context("Xvfb_screen0: got no picture")?;
+        Ok(pixels.as_chunks::<4>().0.iter().collect::<BTreeSet<_>>().len())
+    }
+
+    /// From the start of an app to its first frame with text, milliseconds; then the app is told to end, and must do so
+    /// in order.
+    pub(super) fn first_frame(&mut self, app: &Utf8Path) -> anyhow::Result<f64> {
+        let data = tempfile::tempdir()?;
+        let since = Instant::now();
+        let child = self.command(app).args(["--gui", "--data"]).arg(data.path()).spawn();
+        let mut child = Owned(child.with_context(|| format!("{app}: cannot be started"))?);
+        while self.colours()? < COLOURS_MIN {
+            if let Some(status) = child.0.try_wait()? {
+                bail!("{app} --gui: ended with {status}, expected a window");
+            }
+            if let Some(status) = self.server.0.try_wait()? {
+                bail!("Xvfb: ended with {status}");
+            }
+            std::thread::sleep(LOOK);
+        }
+        let elapsed = since.elapsed().as_secs_f64() * 1e3;
+        kill_process(Pid::from_child(&child.0), Signal::TERM)?;
+        let status = child.0.wait()?;
+        ensure!(status.success(), "{app} --gui: told to end, ended with {status}, expected success");
+        Ok(elapsed)
+    }
+}
