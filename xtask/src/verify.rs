@@ -16,7 +16,7 @@ use model_assets::{
     dir::{ClaimFiles, GateError, ModelDir},
     eq,
     evidence::Parity,
-    manifest::{Evidence, EvidenceBinding},
+    manifest::{Evidence, EvidenceBinding, Manifest},
     pte,
     recipe::{EvidenceKind, Recipe},
 };
@@ -194,14 +194,20 @@ fn renewed(
     fresh.manifest.prd_compliant = fresh.manifest.prd_reasons.is_empty();
     // Measuring takes minutes, in which another command may have published another model.
     let _lock = crate::export::lock(&workspace.state().join("locks"), dir.name())?;
-    if dir.manifest().map_err(refused)?.as_ref() != Some(&claim.manifest) {
-        let error = anyhow::anyhow!("{}: got another manifest than was measured", dir.manifest_path());
-        let hint = format!("nothing was recorded; run: cargo xtask verify {}", dir.name());
-        return Err(Failure::new(EXIT_REFUSED, error, hint));
-    }
+    still_published(dir, &claim.manifest)?;
     crate::export::write_manifest(dir, &fresh.manifest, transcript.as_deref())?;
     println!("{}: evidence recorded", dir.manifest_path());
     Ok(fresh)
+}
+
+/// Evidence of one model is never recorded over another.
+fn still_published(dir: &ModelDir, measured: &Manifest) -> Outcome {
+    if dir.manifest().map_err(refused)?.as_ref() == Some(measured) {
+        return Ok(());
+    }
+    let error = anyhow::anyhow!("{}: got another manifest than was measured", dir.manifest_path());
+    let hint = format!("nothing was recorded; run: cargo xtask verify {}", dir.name());
+    Err(Failure::new(EXIT_REFUSED, error, hint))
 }
 
 /// A measurement that did not come to its end.
@@ -313,4 +319,28 @@ fn file(args: &Args) -> Outcome {
         report.rejects().count()
     );
     Err(Failure::new(EXIT_REFUSED, error, "export it again: cargo xtask export"))
+}
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8Path;
+
+    use super::*;
+
+    #[test]
+    fn evidence_is_not_recorded_over_what_was_published_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = ModelDir::new(Utf8Path::from_path(folder.path()).unwrap(), "tiny");
+        let bytes = include_bytes!("../../model-assets/models/tiny/manifest.json");
+        let measured = Manifest::parse(bytes).unwrap();
+        std::fs::create_dir(dir.path()).unwrap();
+        std::fs::write(dir.manifest_path(), bytes).unwrap();
+        still_published(&dir, &measured).unwrap();
+        let other = Manifest { published: "2027-01-01T00:00:00Z".to_owned(), ..measured.clone() };
+        std::fs::write(dir.manifest_path(), other.to_bytes()).unwrap();
+        let failure = still_published(&dir, &measured).unwrap_err();
+        assert!(failure.hint.unwrap().contains("nothing was recorded"));
+        std::fs::remove_file(dir.manifest_path()).unwrap();
+        assert!(still_published(&dir, &measured).is_err());
+    }
 }
