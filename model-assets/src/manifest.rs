@@ -404,7 +404,9 @@ impl Manifest {
         let key = |m: &Self| {
             let bound = m.evidence.as_ref().map(|e| e.bound.clone());
             let checks = m.checks.iter().filter(|check| !check.id.starts_with("evidence-"));
-            let passed: Vec<_> = checks.map(|c| (c.id.clone(), c.passed)).collect();
+            // In which order they ran is no claim.
+            let mut passed: Vec<_> = checks.map(|c| (c.id.clone(), c.passed)).collect();
+            passed.sort();
             (
                 (m.model.clone(), m.file.clone(), m.file_bytes, m.sha256, m.weights),
                 (m.source.clone(), m.bound.clone(), m.export.inputs, m.reference.clone()),

@@ -238,6 +238,21 @@ fn a_record_of_the_reserve_is_read_as_strictly_as_a_manifest() {
     assert!(!good.covers(&later));
 }
 
+#[test]
+fn a_reproduced_export_keeps_the_reviewed_manifest() {
+    let reviewed = Manifest::parse(include_bytes!("../models/tiny/manifest.json")).unwrap();
+    let mut fresh = reviewed.clone();
+    fresh.published = "2027-01-01T00:00:00Z".into();
+    fresh.export.stages.clear();
+    fresh.checks.reverse();
+    (fresh.evidence.as_mut().unwrap().benchmark, fresh.evidence.as_mut().unwrap().eq) = (None, None);
+    assert!(reviewed.covers(&fresh));
+    assert!(!fresh.covers(&reviewed), "the fresh one has less evidence");
+    let first = fresh.checks.last_mut().unwrap();
+    first.passed = !first.passed;
+    assert!(!reviewed.covers(&fresh));
+}
+
 proptest! {
     #[test]
     fn no_text_makes_a_parser_panic(text in ".{0,400}", cut in 0..TINY.len(), byte in any::<u8>()) {
