@@ -120,18 +120,18 @@ fn release_rules<S>(
 ) -> Result<String, GateError> {
     let name = dir.name();
     let unsigned = || format!("unsigned: signers.toml names {name} as such");
+    // Registered here and not with the inputs of every build: Cargo runs the script again and again for a file that is
+    // missing, which a dev build may well lack.
+    let watch = |path| println!("cargo::rerun-if-changed={path}");
     if profile != Profile::Release {
         return Ok(match dir.signers() {
             Ok(signers) if !signers.demands(name) => {
-                println!("cargo::rerun-if-changed={}", dir.signers_path());
+                watch(dir.signers_path());
                 unsigned()
             }
             _ => "not looked at: this is a dev build".to_owned(),
         });
     }
-    // Registered here and not with the inputs of every build: Cargo runs the script again and again for a file that is
-    // missing, which a dev build may well lack.
-    let watch = |path| println!("cargo::rerun-if-changed={path}");
     claim.recipe.licence.files().for_each(|name| watch(dir.path().join(name)));
     licence::check(dir, &claim.recipe)?;
     watch(dir.signers_path());
