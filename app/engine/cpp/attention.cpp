@@ -91,30 +91,28 @@ inline int64_t part_keys(const EngineAttention& task) {
 // block's probabilities, the sum of its values so far, the maximum of its scores and the sum of its probabilities.
 struct Part {
   const EngineAttention& task;
+  const Rows of_head;          // the first; others lie `head` further
   const int64_t dims, stride;  // floats of a head and of a position
-  const int64_t group, rows;   // query heads and rows of a key/value head
-  const int64_t size;          // floats of a row
+  const int64_t rows, size;    // rows of a key/value head, floats of a row
   float* const begin;
   int64_t at[kLanes];  // offsets of one head's rows in query and out
 
   Part(const EngineAttention& of, int64_t index, float* scratch)
       : task(of),
+        of_head{of, 0, of.heads / of.kv_heads},
         dims(of.head_dim),
         stride(of.kv_heads * of.head_dim),
-        group(of.heads / of.kv_heads),
-        rows(of.positions * group),
+        rows(of.positions * of_head.group),
         size(ENGINE_ROW_FLOATS(dims)),
         begin(scratch + index * rows * of.kv_heads * size) {
-    for (int64_t row = 0; row < rows; row++) at[row] = ((row / group) * of.heads + row % group) * dims;
+    for (int64_t row = 0; row < rows; row++) at[row] = of_head.offset(row);
   }
 
-  int64_t head(int64_t kv_head) const { return kv_head * group * dims; }  // to be added to `at`
+  int64_t head(int64_t kv_head) const { return kv_head * of_head.group * dims; }  // to be added to `at`
   float* p(int64_t kv_head, int64_t row) const { return begin + (kv_head * rows + row) * size; }
   float* acc(int64_t kv_head, int64_t row) const { return p(kv_head, row) + ENGINE_PART_KEYS; }
   float& maximum(int64_t kv_head, int64_t row) const { return acc(kv_head, row)[dims]; }
   float& total(int64_t kv_head, int64_t row) const { return acc(kv_head, row)[dims + 1]; }
-  // Keys that a row sees.
-  int64_t visible(int64_t row) const { return task.start + (task.causal ? row / group + 1 : task.positions); }
 
   // Calls `step` for every row.
   template <typename Step>
@@ -172,7 +170,7 @@ void soften(const Part& part, int64_t first, int64_t count) {
   const int64_t whole = (count + kLanes - 1) / kLanes * kLanes;
   part.each([&](int64_t head, int64_t row) {
     float* p = part.p(head, row);
-    const int64_t seen = part.visible(row) - first;
+    const int64_t seen = part.of_head.visible(row) - first;
     for (int64_t t = seen < 0 ? 0 : seen < count ? seen : count; t < whole; t++) p[t] = kMasked;
     const float correction = soften(p, whole, part.maximum(head, row), part.total(head, row));
     if (correction == 1.0f) return;
