@@ -1,4 +1,4 @@
-"""Weights must stream. Ratios to the model's size, never absolute figures."""
+"""Weights must stream. Growth of the peaks with the weights, never absolute figures."""
 
 import json
 import subprocess
@@ -9,7 +9,8 @@ from proofmark_worker import protocol
 
 from .support import Case, request
 
-# 138 M parameters: 552 MB as fp32, 276 MB as bf16, 138 MB quantized.
+# The same graph at two widths: 138 M parameters (552 MB as fp32, 138 MB quantized) and 9 M. What
+# the libraries and the graph itself take is in both, and only what grows with the weights is left.
 LARGE = {
     "dim": 1024,
     "layers": 8,
@@ -19,26 +20,19 @@ LARGE = {
     "ffn": 4096,
     "vocab": 16384,
 }
+SMALL = {**LARGE, "dim": 256, "heads": 4, "kv_heads": 1, "ffn": 1024, "vocab": 4096}
 
-
-# Share of the quantized bytes above the imported libraries. Holding the quantized weights once
-# would be 1.0, bf16 weights 2.0, fp32 weights 4.0. The last three were never seen above 0.6, and
-# at 1.28 to 1.38 with the spilling of delegate data switched off.
-LIMITS = {
-    "quantize": 0.4,
-    "reference": 0.4,
-    "export": 0.2,
-    "partition": 0.75,
-    "lower": 0.75,
-    "write": 0.75,
-}
+STREAMED = ("quantize", "reference", "export", "partition", "lower", "write", "check")
+# Anonymous bytes for each quantized byte. Holding the quantized weights once is 1.0, bf16 weights
+# 2.0, fp32 weights 4.0. Seen: -0.1 to 0.3, of which 0.2 is the noise of importing the libraries, and
+# 1.0 to 1.2 with the spilling of delegate data switched off.
+LIMIT = 0.6
 
 
 class Streaming(Case):
-    def test_anonymous_memory_stays_below_the_quantized_size(self):
-        if not Path("/proc/self/clear_refs").exists():
-            self.skipTest("needs /proc")
-        value = request(self.directory(), architecture=LARGE, file_bytes_max=1 << 30)
+    def peaks(self, architecture: dict) -> tuple[int, dict[str, int]]:
+        """Parameters, and the peak of anonymous memory by stage, of a worker of its own."""
+        value = request(self.directory(), architecture=architecture, file_bytes_max=1 << 30)
         path = Path(value["response"]).with_name("request.json")
         path.write_text(json.dumps(value))
         run = Path(protocol.__file__).with_name("run.py")
@@ -47,9 +41,15 @@ class Streaming(Case):
         )
         self.assertEqual(done.returncode, 0, done.stderr[-3000:])
         response = json.loads(Path(value["response"]).read_text())
-        parameters = response["weights"]["parameters"]
-        self.assertGreater(parameters, 130_000_000)
         peaks = {stage["name"]: stage["peak_anon_bytes"] for stage in response["stages"]}
-        for name, limit in LIMITS.items():
+        return response["weights"]["parameters"], peaks
+
+    def test_anonymous_memory_does_not_grow_with_the_weights(self):
+        if not Path("/proc/self/clear_refs").exists():
+            self.skipTest("needs /proc")
+        few, base = self.peaks(SMALL)
+        many, peaks = self.peaks(LARGE)
+        self.assertGreater(many - few, 120_000_000)
+        for name in STREAMED:
             with self.subTest(stage=name):
-                self.assertLess((peaks[name] - peaks["import"]) / parameters, limit)
+                self.assertLess((peaks[name] - base[name]) / (many - few), LIMIT)
