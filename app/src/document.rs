@@ -1,5 +1,8 @@
 //! A conversation as a document.
 
+use std::{fs, io, io::Write as _};
+
+use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::store::Conversation;
@@ -30,6 +33,29 @@ pub(crate) fn document(conversation: &Conversation, format: Format) -> anyhow::R
         Format::Json => Ok(serde_json::to_string_pretty(conversation)? + "\n"),
         Format::Markdown => Ok(markdown(conversation)),
     }
+}
+
+/// Writes a document into a folder, under its name or the next one that is free: a file that is there stays.
+///
+/// # Errors
+/// The folder cannot be made or written to.
+#[cfg_attr(not(feature = "gui"), expect(dead_code, reason = "the terminal is told where to write"))]
+pub(crate) fn write(folder: &Utf8Path, name: &str, document: &str) -> io::Result<Utf8PathBuf> {
+    fs::create_dir_all(folder)?;
+    let name = Utf8Path::new(name);
+    let (stem, extension) = (name.file_stem().unwrap_or("conversation"), name.extension().unwrap_or("txt"));
+    for number in 1_u32.. {
+        let path = match number {
+            1 => folder.join(name),
+            _ => folder.join(format!("{stem}-{number}.{extension}")),
+        };
+        match fs::OpenOptions::new().write(true).create_new(true).open(&path) {
+            Ok(mut file) => return file.write_all(document.as_bytes()).map(|()| path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 fn markdown(conversation: &Conversation) -> String {

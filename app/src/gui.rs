@@ -7,6 +7,8 @@
 mod android;
 mod front;
 mod headless;
+#[cfg(target_os = "ios")]
+mod ios;
 mod screenshots;
 
 use std::{
@@ -14,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use camino::Utf8PathBuf;
 use slint::ComponentHandle as _;
 
 use crate::{Config, message::Event};
@@ -41,15 +44,15 @@ const FRAME: Duration = Duration::from_millis(16);
 /// Most events of a batch.
 const BATCH_MAX: usize = 256;
 
-/// Shows the window until it is closed.
+/// Shows the window until it is closed; `documents` is the folder for what is exported.
 ///
 /// # Errors
 /// There is no display, or no thread left.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, documents: Utf8PathBuf) -> anyhow::Result<()> {
     let ui = AppWindow::new()?;
     ui.show()?;
     // After the window is on its way: loading the model must not keep the first frame waiting.
-    let (front, events) = Front::start(&ui, config)?;
+    let (front, events) = Front::start(&ui, config, documents)?;
     front::remember(front);
     // A signal closes the window as a person does. Phones have ways of their own.
     #[cfg(not(any(target_os = "android", target_os = "ios")))]
@@ -97,7 +100,7 @@ pub fn start_up(config: Config, since: Instant) -> anyhow::Result<StartUp> {
     ui.show()?;
     screen.draw();
     let first_frame_ms = since.elapsed().as_secs_f64() * 1e3;
-    let (front, events) = Front::start(&ui, config)?;
+    let (front, events) = Front::start(&ui, config, Utf8PathBuf::new())?;
     for event in &events {
         if let Event::Refused { reason, .. } = &event {
             anyhow::bail!("{reason}");

@@ -108,8 +108,11 @@ fn run(cli: Cli, #[cfg(feature = "gui")] since: std::time::Instant) -> anyhow::R
     if cli.start_up {
         println!("{}", serde_json::to_string(&app::gui::start_up(config, since)?)?);
         return Ok(ExitCode::SUCCESS);
-    } else if cli.gui || cfg!(target_os = "ios") {
-        app::gui::run(config)?;
+    } else if cli.gui {
+        // Where a person looks; without such a folder, beside the conversations.
+        let beside = || config.data.as_ref().map(|data| data.join("exported"));
+        let documents = dirs::documents().or_else(beside).unwrap_or_default();
+        app::gui::run(config, documents)?;
         return Ok(ExitCode::SUCCESS);
     }
     terminal::run(config, cli.prompt, cli.json)

@@ -27,7 +27,8 @@ impl Window {
         let screen = install_headless((840, 1520)).unwrap();
         let ui = AppWindow::new().unwrap();
         ui.show().unwrap();
-        let (front, events) = Front::start(&ui, config(&folder)).unwrap();
+        let documents = Utf8PathBuf::try_from(folder.path().join("documents")).unwrap();
+        let (front, events) = Front::start(&ui, config(&folder), documents).unwrap();
         Self { ui, front, events, screen, folder }
     }
 
@@ -84,7 +85,10 @@ impl Window {
 
     /// As a finger or a mouse does it.
     fn click(&self, label: &str) {
-        let element = self.element(label);
+        self.click_on(&self.element(label));
+    }
+
+    fn click_on(&self, element: &ElementHandle) {
         let (at, size) = (element.absolute_position(), element.size());
         let position = LogicalPosition::new(at.x + size.width / 2.0, at.y + size.height / 2.0);
         let button = slint::platform::PointerEventButton::Left;
@@ -92,6 +96,13 @@ impl Window {
         window.dispatch_event(WindowEvent::PointerMoved { position });
         window.dispatch_event(WindowEvent::PointerPressed { position, button });
         window.dispatch_event(WindowEvent::PointerReleased { position, button });
+        self.screen.draw();
+    }
+
+    /// Turns the wheel over the conversation; downwards is less than 0.
+    fn scroll(&self, delta_y: f32) {
+        let position = LogicalPosition::new(210.0, 300.0);
+        self.ui.window().dispatch_event(WindowEvent::PointerScrolled { position, delta_x: 0.0, delta_y });
         self.screen.draw();
     }
 
@@ -135,6 +146,52 @@ fn a_message_is_typed_sent_and_answered_in_a_bubble() {
     window.click("Send");
     window.reply();
     assert_eq!(window.bubbles().len(), 4);
+    window.front.close();
+}
+
+#[test]
+fn a_reply_is_copied() {
+    let window = Window::ready();
+    window.say("hello");
+    window.reply();
+    window.act("Copy reply");
+    let reply = window.bubbles().remove(1).1;
+    assert_eq!(window.screen.clipboard(), reply);
+    // By a finger, and by the keys.
+    window.say("i feel sad today");
+    window.reply();
+    let second = window.bubbles().remove(3).1;
+    let copy = ElementHandle::find_by_accessible_label(&window.ui, "Copy reply").last().unwrap();
+    window.click_on(&copy);
+    assert_eq!(window.screen.clipboard(), second);
+    assert_eq!(window.core().get_notice(), "Copied");
+    window.front.close();
+}
+
+#[test]
+fn who_scrolls_back_is_left_to_read_while_a_reply_grows() {
+    let window = Window::ready();
+    for text in [&"a long story ".repeat(60), &"and a longer one ".repeat(60), "hello"] {
+        window.say(text);
+        window.reply();
+    }
+    assert!(window.core().get_following());
+    window.say("tell me of the sea");
+    window.until(|event| matches!(event, Event::Piece { .. }));
+    window.scroll(4000.0);
+    assert!(!window.core().get_following());
+    let place =
+        || window.element(&format!("You: {}", "a long story ".repeat(60).trim())).absolute_position().y;
+    let before = place();
+    window.reply();
+    assert_eq!(place(), before);
+    // At the end again, it follows again; so it does when something is said.
+    window.scroll(-8000.0);
+    assert!(window.core().get_following());
+    window.scroll(4000.0);
+    window.say("hello");
+    window.reply();
+    assert!(window.core().get_following() && window.is_there("You: tell me of the sea"));
     window.front.close();
 }
 
@@ -212,10 +269,13 @@ fn conversations_are_listed_exported_opened_and_deleted_after_a_second_question(
     window.reply();
     window.act("Chats");
     window.until(|event| matches!(event, Event::Listed { .. }));
-    window.act("Export hello");
-    window.until(|event| matches!(event, Event::Exported { .. }));
-    let written = std::fs::read_to_string(window.folder.path().join("exported/conversation-1.md")).unwrap();
-    assert!(written.contains("> hello"), "{written}");
+    // Exported twice: the first document stays.
+    for name in ["conversation-1.md", "conversation-1-2.md"] {
+        window.act("Export hello");
+        window.until(|event| matches!(event, Event::Exported { .. }));
+        let written = std::fs::read_to_string(window.folder.path().join("documents").join(name)).unwrap();
+        assert!(written.contains("> hello"), "{written}");
+    }
 
     window.act("Delete the weather is bad");
     assert!(window.is_there("Delete hello"), "nothing is deleted at the first click");

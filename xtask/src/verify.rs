@@ -193,7 +193,7 @@ fn renewed(
     fresh.manifest.prd_reasons = fresh.manifest.prd_findings(&fresh.policy);
     fresh.manifest.prd_compliant = fresh.manifest.prd_reasons.is_empty();
     // Measuring takes minutes, in which another command may have published another model.
-    let _lock = crate::export::lock(&workspace.state().join("locks"), dir.name())?;
+    let _lock = crate::export::lock_when_free(&workspace.state().join("locks"), dir.name())?;
     still_published(dir, &claim.manifest)?;
     crate::export::write_manifest(dir, &fresh.manifest, transcript.as_deref())?;
     println!("{}: evidence recorded", dir.manifest_path());

@@ -92,6 +92,10 @@ fn the_android_manifest_names_the_library_and_asks_for_nothing() {
 fn the_property_lists_of_ios_are_well_formed() {
     for (path, key) in [
         ("app/ios/Info.plist", "UILaunchScreen"),
+        // The window is attached to its scene by the interface's library.
+        ("app/ios/Info.plist", "UIApplicationSceneManifest"),
+        // Documents that were exported show in the Files app.
+        ("app/ios/Info.plist", "UIFileSharingEnabled"),
         ("app/ios/Proofmark.entitlements", "com.apple.developer.kernel.increased-memory-limit"),
     ] {
         let text = read(path);
@@ -116,11 +120,12 @@ fn the_ios_project_is_yaml_and_its_files_exist() {
     let documents = yaml_rust2::YamlLoader::load_from_str(&read("app/ios/project.yml")).unwrap();
     let target = &documents[0]["targets"]["Proofmark"];
     assert_eq!(target["dependencies"][0]["framework"].as_str(), Some("Proofmark.xcframework"));
-    let entitlements = &target["entitlements"]["properties"];
-    assert_eq!(entitlements["com.apple.developer.kernel.increased-memory-limit"].as_bool(), Some(true));
     let settings = &target["settings"]["base"];
-    let bridge = settings["SWIFT_OBJC_BRIDGING_HEADER"].as_str().unwrap();
-    for file in [bridge, "Sources/ChatApp.swift", "Sources/Core.swift"] {
+    for file in ["INFOPLIST_FILE", "CODE_SIGN_ENTITLEMENTS"].map(|key| settings[key].as_str().unwrap()) {
         assert!(Path::new(ROOT).join("app/ios").join(file).is_file(), "{file}");
     }
+    // The one thing that the app's main calls, by the name that Rust gives it.
+    let entry = "proofmark_window(void)";
+    assert!(read("app/ios/Sources/main.c").contains(entry));
+    assert!(read("app/src/gui/ios.rs").contains(&entry.replace("void", "")));
 }

@@ -15,6 +15,7 @@ use crate::{Asset, Config, model::MODEL};
 #[unsafe(no_mangle)]
 fn android_main(app: AndroidApp) {
     let started = config(&app).and_then(|config| {
+        let documents = documents(&app)?;
         let initialized = slint::android::init_with_event_listener(app, |event| {
             // In the background the system may end the process at any time; what it gets back keeps it alive longer.
             if let PollEvent::Main(MainEvent::Pause | MainEvent::LowMemory) = event {
@@ -22,12 +23,18 @@ fn android_main(app: AndroidApp) {
             }
         });
         initialized?;
-        super::run(config)
+        super::run(config, documents)
     });
     if let Err(error) = started {
         // Goes to the system's log.
         eprintln!("error: {error:#}");
     }
+}
+
+/// On shared storage where it can be: what lies in an app's own folder no person can get at.
+fn documents(app: &AndroidApp) -> anyhow::Result<Utf8PathBuf> {
+    let folder = app.external_data_path().or_else(|| app.internal_data_path());
+    Ok(Utf8PathBuf::try_from(folder.ok_or_else(|| anyhow::anyhow!("the app has no folder"))?)?)
 }
 
 fn config(app: &AndroidApp) -> anyhow::Result<Config> {

@@ -13,7 +13,7 @@ use slint::{ComponentHandle as _, Global as _, Model as _, ModelRc, SharedString
 
 use super::ui::{AppWindow, Bubble, Core, Entry, Fact, Screen};
 use crate::{
-    Card, Config, Conversation, Format, Host, Settings, Summary, dirs,
+    Card, Config, Conversation, Format, Host, Settings, Summary, document,
     message::{Command, Event, Memory, Reply},
     settings::Appearance,
 };
@@ -55,7 +55,7 @@ pub struct Front {
     /// What was said and is not replied to yet; none while a reply is regenerated.
     said: RefCell<Option<String>>,
     settings: RefCell<Settings>,
-    documents: Option<Utf8PathBuf>,
+    documents: Utf8PathBuf,
 }
 
 impl std::fmt::Debug for Front {
@@ -65,12 +65,16 @@ impl std::fmt::Debug for Front {
 }
 
 impl Front {
-    /// Starts the core and ties it to the window. The caller brings the events back through [`Self::apply`].
+    /// Starts the core and ties it to the window; `documents` is the folder for what is exported. The caller brings the
+    /// events back through [`Self::apply`].
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn start(ui: &AppWindow, config: Config) -> std::io::Result<(Rc<Self>, Receiver<Event>)> {
-        let documents = config.data.as_ref().map(|data| data.join("exported"));
+    pub fn start(
+        ui: &AppWindow,
+        config: Config,
+        documents: Utf8PathBuf,
+    ) -> std::io::Result<(Rc<Self>, Receiver<Event>)> {
         let (host, events) = Host::start(config)?;
         let bubbles = Rc::new(VecModel::default());
         Core::get(ui).set_bubbles(ModelRc::from(bubbles.clone()));
@@ -243,6 +247,11 @@ impl Front {
         });
     }
 
+    /// Keeps the end in view from now on, until a person scrolls away from it.
+    fn follow(&self) {
+        self.core(|core| core.set_following(true));
+    }
+
     /// The last bubble moved or grew.
     fn scroll(&self) {
         self.core(|core| {
@@ -262,6 +271,7 @@ impl Front {
 
     fn show_said(&self, text: Option<String>) {
         self.growing.set(None);
+        self.follow();
         match &text {
             Some(text) => self.bubbles.push(bubble(true, text)),
             // Another reply takes the place of the last one.
@@ -336,6 +346,7 @@ impl Front {
         let bubbles = messages.iter().map(|kept| bubble(kept.role == Role::User, &kept.content));
         self.bubbles.set_vec(bubbles.collect::<Vec<_>>());
         self.growing.set(None);
+        self.follow();
         self.said.replace(None);
         self.replying(false);
         self.core(|core| {
@@ -364,13 +375,10 @@ impl Front {
         self.settings.replace(settings);
     }
 
-    fn write_document(&self, name: &str, document: &str) {
-        let folder = self.documents.clone().or_else(dirs::data).unwrap_or_default();
-        let path = folder.join(name);
-        let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, document));
-        self.notice(&match written {
-            Ok(()) => format!("Written to {path}"),
-            Err(error) => format!("{path}: {error}"),
+    fn write_document(&self, name: &str, text: &str) {
+        self.notice(&match document::write(&self.documents, name, text) {
+            Ok(path) => format!("Written to {path}"),
+            Err(error) => format!("{}: {error}", self.documents),
         });
     }
 }

@@ -1,12 +1,12 @@
 //! The same interface without a display: the software renderer draws into memory. For screenshots, tests, and figures
 //! that no window system blurs.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
 use slint::{
     PhysicalSize, PlatformError, Rgb8Pixel,
     platform::{
-        Platform, WindowAdapter,
+        Clipboard, Platform, WindowAdapter,
         software_renderer::{MinimalSoftwareWindow, RepaintBufferType},
     },
 };
@@ -19,6 +19,7 @@ const SCALE: f32 = 2.0;
 /// A screen in memory.
 pub struct Screen {
     window: Rc<MinimalSoftwareWindow>,
+    clipboard: Rc<RefCell<String>>,
     size: (u32, u32),
 }
 
@@ -30,6 +31,7 @@ impl std::fmt::Debug for Screen {
 
 struct Headless {
     window: Rc<MinimalSoftwareWindow>,
+    clipboard: Rc<RefCell<String>>,
     started: std::time::Instant,
 }
 
@@ -41,6 +43,12 @@ impl Platform for Headless {
     fn duration_since_start(&self) -> std::time::Duration {
         self.started.elapsed()
     }
+
+    fn set_clipboard_text(&self, text: &str, clipboard: Clipboard) {
+        if clipboard == Clipboard::DefaultClipboard {
+            text.clone_into(&mut self.clipboard.borrow_mut());
+        }
+    }
 }
 
 /// Makes every window of this thread one in memory, of some pixels. Once per thread, before the first window.
@@ -49,15 +57,22 @@ impl Platform for Headless {
 /// There is a platform already.
 pub fn install(size: (u32, u32)) -> Result<Screen, PlatformError> {
     let window = MinimalSoftwareWindow::new(RepaintBufferType::NewBuffer);
-    let platform = Headless { window: window.clone(), started: std::time::Instant::now() };
+    let clipboard = Rc::new(RefCell::new(String::new()));
+    let (started, kept) = (std::time::Instant::now(), clipboard.clone());
+    let platform = Headless { window: window.clone(), clipboard: kept, started };
     slint::platform::set_platform(Box::new(platform))
         .map_err(|error| PlatformError::Other(error.to_string()))?;
     window.dispatch_event(slint::platform::WindowEvent::ScaleFactorChanged { scale_factor: SCALE });
     window.set_size(PhysicalSize::new(size.0, size.1));
-    Ok(Screen { window, size })
+    Ok(Screen { window, clipboard, size })
 }
 
 impl Screen {
+    /// What was copied last.
+    pub fn clipboard(&self) -> String {
+        self.clipboard.borrow().clone()
+    }
+
     /// What is on the screen now: pixels, row by row.
     pub fn draw(&self) -> Vec<Rgb8Pixel> {
         let mut pixels = vec![Rgb8Pixel::default(); self.size.0 as usize * self.size.1 as usize];

@@ -35,7 +35,7 @@ pub fn write(folder: &Utf8Path) -> anyhow::Result<()> {
 
     tampered(&ui, &scratch, &shoot)?;
     let config = Config { cache: scratch.clone(), ..Config::default() };
-    let (front, events) = Front::start(&ui, config)?;
+    let (front, events) = Front::start(&ui, config, scratch.clone())?;
     core.set_refusal_reason(Default::default());
     pump(&front, &events, |event| matches!(event, Event::Ready { .. }));
     core.set_scheme(1);
@@ -80,7 +80,7 @@ fn tampered(
     let place = Utf8PathBuf::from("model.pte");
     fs::write(&place, bytes)?;
     let config = Config { cache: scratch.to_owned(), asset: Asset::File(place), ..Config::default() };
-    let (front, events) = Front::start(ui, config)?;
+    let (front, events) = Front::start(ui, config, scratch.to_owned())?;
     Core::get(ui).set_scheme(1);
     let mut shown = false;
     for event in &events {

@@ -1,9 +1,9 @@
-"""How the export's memory grows with the model: `growth.py FOLDER [--layers N ...]`.
+"""How the export's memory grows with the model: `growth.py FOLDER [--whole SHAPE ...]`.
 
 Runs the export worker on random weights at the shapes of Llama 3.2 1B and 3B and of Llama 3.1 8B,
 cut to a few layers each, and prints what a layer adds. A layer's cost does not depend on how many
-there are, so the last column extends the line to the whole model; it is an extension, not a
-measurement.
+there are, so the last column extends the line to the whole model: an extension, unless `--whole`
+has all layers of that shape run too (8B wants some 30 GB of disk).
 """
 
 from __future__ import annotations
@@ -99,29 +99,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, nargs=2, default=[2, 6])
+    parser.add_argument("--only", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--whole", nargs="+", choices=SHAPES, default=[])
     args = parser.parse_args()
     # The worker takes absolute paths only.
     args.folder = args.folder.resolve()
     args.folder.mkdir(parents=True, exist_ok=True)
-    few, more = args.layers
     out = sys.stdout.write
     out("| shape | layers | anonymous | resident | file | time | a layer adds | whole model |\n")
     out("|---|---|---|---|---|---|---|---|\n")
-    for name, shape in SHAPES.items():
-        points = {layers: export(args.folder, shape, layers) for layers in (few, more)}
-        slope = (points[more][0] - points[few][0]) / (more - few)
-        whole = points[more][0] + slope * (shape["layers"] - more)
-        for layers, (anonymous, resident, size, seconds) in points.items():
-            extended = (
-                f"{slope / MB:.1f} MB | {whole / MB:.0f} MB at {shape['layers']} layers"
-                if layers == more
-                else " | "
-            )
-            out(
-                f"| {name} | {layers} | {anonymous / MB:.0f} MB | {resident / MB:.0f} MB | "
-                f"{size / MB:.0f} MB | {seconds:.0f} s | {extended} |\n"
-            )
-            sys.stdout.flush()
+    for name in args.only:
+        shape = SHAPES[name]
+        few, more = (export(args.folder, shape, layers) for layers in args.layers)
+        slope = (more[0] - few[0]) / (args.layers[1] - args.layers[0])
+        whole = more[0] + slope * (shape["layers"] - args.layers[1])
+        row(name, args.layers[0], few, " | ")
+        extended = f"{whole / MB:.0f} MB at {shape['layers']} layers, by extension"
+        row(name, args.layers[1], more, f"{slope / MB:.1f} MB | {extended}")
+        if name in args.whole:
+            row(name, shape["layers"], export(args.folder, shape, shape["layers"]), " | measured")
+
+
+def row(name: str, layers: int, found: tuple[int, int, int, float], rest: str) -> None:
+    anonymous, resident, size, seconds = found
+    sys.stdout.write(
+        f"| {name} | {layers} | {anonymous / MB:.0f} MB | {resident / MB:.0f} MB | "
+        f"{size / MB:.0f} MB | {seconds:.0f} s | {rest} |\n"
+    )
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ mod job;
 mod publish;
 mod weights;
 
-use std::{fs, sync::atomic::Ordering};
+use std::{fs, sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -39,6 +39,7 @@ pub(crate) use self::publish::{WORK_PTE, WORK_REFERENCE, publish, replace, settl
 
 const ATTEMPTS_MAX: u32 = 2;
 const LOG_TAIL_LINES: usize = 40;
+const LOCK_POLL: Duration = Duration::from_millis(200);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -257,6 +258,30 @@ fn is_proved(dir: &ModelDir) -> bool {
     fresh && verify::reference(dir, &claim).is_ok() && dir.open_pte(&claim.manifest).is_ok_and(whole)
 }
 
+/// The lock of [`lock`], waited for: what took minutes to measure is not thrown away for the seconds of a publish.
+pub(crate) fn lock_when_free(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> {
+    fs::create_dir_all(folder)?;
+    let path = folder.join(model);
+    let mut told = false;
+    loop {
+        if let Some(lock) = try_lock(&path)? {
+            return Ok(lock);
+        }
+        if supervise::interrupted() {
+            let error = anyhow!("{path}: another command still has `{model}`");
+            return Err(Failure::new(
+                EXIT_INTERRUPTED,
+                error,
+                "nothing was recorded; run the same command again",
+            ));
+        }
+        if !std::mem::replace(&mut told, true) {
+            eprintln!("waiting for another export or fetch of `{model}`");
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+}
+
 /// One export, or import, of a model at a time.
 pub(crate) fn lock(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> {
     fs::create_dir_all(folder)?;
@@ -265,4 +290,24 @@ pub(crate) fn lock(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> 
         let error = anyhow!("{path}: another export or fetch of `{model}` is running");
         Failure::new(EXIT_EXPORT, error, "wait for it")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_waited_for_where_work_would_be_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let held = lock(folder, "tiny").unwrap();
+        assert!(lock(folder, "tiny").unwrap_err().error.to_string().contains("another export or fetch"));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| lock_when_free(folder, "tiny").map(|_| ()));
+            std::thread::sleep(LOCK_POLL * 2);
+            assert!(!waits.is_finished(), "held by another");
+            drop(held);
+            assert!(waits.join().unwrap().is_ok());
+        });
+    }
 }

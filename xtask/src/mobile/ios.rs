@@ -99,7 +99,7 @@ fn library(args: &Build, slice: &Slice, places: &runtime::Places, target: &Utf8P
         "app",
         "--lib",
         "--features",
-        "capi",
+        "gui",
         "--crate-type",
         "staticlib",
         "--target",
@@ -126,12 +126,11 @@ fn collect(
     let project = workspace.root().join("app/ios");
     let (framework, model) = (project.join("Proofmark.xcframework"), project.join("Model"));
     let profile = if args.release { "release" } else { "debug" };
-    let headers = workspace.root().join("app/include");
     let libraries: Vec<_> =
         slices.iter().map(|slice| target.join(slice.triple).join(profile).join("libapp.a")).collect();
     let mut pack = vec!["xcodebuild", "-create-xcframework"];
     for library in &libraries {
-        pack.extend(["-library", library.as_str(), "-headers", headers.as_str()]);
+        pack.extend(["-library", library.as_str()]);
     }
     pack.extend(["-output", framework.as_str()]);
     let mut steps = vec![
@@ -228,7 +227,8 @@ mod tests {
     #[test]
     fn the_project_asks_for_memory_keeps_every_kernel_and_names_the_same_system() {
         let project = include_str!("../../../app/ios/project.yml");
-        assert!(project.contains("increased-memory-limit: true"));
+        let asked = include_str!("../../../app/ios/Proofmark.entitlements");
+        assert!(asked.contains("increased-memory-limit"));
         assert!(project.contains("-force_load"));
         assert!(project.contains(&format!("iOS: \"{DEPLOYMENT}\"")));
     }

@@ -1,2 +1,0 @@
-// What Swift sees of the chat core.
-#include "proofmark.h"
