@@ -74,6 +74,20 @@ impl Chat {
         self.system = (!text.is_empty()).then(|| Message::new(Role::System, plain(text)));
     }
 
+    /// Refuses a system message that leaves too little room to talk.
+    ///
+    /// # Errors
+    /// It takes more than half of the window.
+    pub(crate) fn check_system(&self, text: &str) -> anyhow::Result<()> {
+        let tokens = self.tokenizer.encode(&plain(text), false)?.len();
+        let most = self.session.model().context() / 2;
+        anyhow::ensure!(
+            tokens <= most,
+            "system message: got {tokens} tokens, expected at most {most}, half of the window"
+        );
+        Ok(())
+    }
+
     /// Continues another conversation.
     pub(crate) fn set_turns<'a>(&mut self, turns: impl Iterator<Item = (Role, &'a str)>) {
         self.turns = turns.map(|(role, text)| Message::new(role, plain(text))).collect();

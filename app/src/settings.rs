@@ -18,8 +18,8 @@ pub struct Settings {
     pub temperature: f32,
     /// Keep the fewest tokens whose probabilities reach this sum.
     pub top_p: f32,
-    /// Start of the random sequence.
-    pub seed: u64,
+    /// Start of the random sequence; absent, every reply has another.
+    pub seed: Option<u64>,
     /// Most tokens of a reply.
     pub tokens_max: u32,
     /// How a graphical front looks.
@@ -42,7 +42,7 @@ pub enum Appearance {
 impl Default for Settings {
     fn default() -> Self {
         let (system, appearance) = (String::new(), Appearance::System);
-        Self { system, temperature: 0.0, top_p: 1.0, seed: 0, tokens_max: 128, appearance }
+        Self { system, temperature: 0.0, top_p: 1.0, seed: None, tokens_max: 128, appearance }
     }
 }
 
@@ -64,16 +64,17 @@ impl Settings {
 
     /// How tokens are chosen.
     pub(crate) fn sampling(&self) -> sample::Settings {
-        sample::Settings { temperature: self.temperature, top_p: self.top_p, top_k: None, seed: self.seed }
+        let seed = self.seed.unwrap_or_else(any_seed);
+        sample::Settings { temperature: self.temperature, top_p: self.top_p, top_k: None, seed }
     }
 
     /// The same for a reply that is wanted instead of another: a greedy choice would only give the old one again.
     pub(crate) fn again(&self, attempt: u64) -> sample::Settings {
-        let Self { temperature, seed, .. } = self;
+        let sampling = self.sampling();
         sample::Settings {
-            temperature: temperature.max(TEMPERATURE_AGAIN),
-            seed: seed.wrapping_add(attempt),
-            ..self.sampling()
+            temperature: sampling.temperature.max(TEMPERATURE_AGAIN),
+            seed: sampling.seed.wrapping_add(attempt),
+            ..sampling
         }
     }
 }
@@ -100,11 +101,17 @@ impl Overrides {
             system: self.system.unwrap_or(kept.system),
             temperature: self.temperature.unwrap_or(kept.temperature),
             top_p: self.top_p.unwrap_or(kept.top_p),
-            seed: self.seed.unwrap_or(kept.seed),
+            seed: self.seed.or(kept.seed),
             tokens_max: self.tokens_max.unwrap_or(kept.tokens_max),
             appearance: kept.appearance,
         }
     }
+}
+
+/// Another number each time, from the system's own source: hash tables are keyed by it.
+fn any_seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    RandomState::new().build_hasher().finish()
 }
 
 /// Least temperature of a regenerated reply.
@@ -113,6 +120,16 @@ const TEMPERATURE_AGAIN: f32 = 0.8;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_seed_no_two_replies_begin_alike() {
+        let seeds = |settings: Settings| [settings.sampling().seed, settings.sampling().seed];
+        let [first, second] = seeds(Settings::default());
+        assert_ne!(first, second);
+        let fixed = Settings { seed: Some(7), ..Settings::default() };
+        assert_eq!(fixed.again(2).seed, 9);
+        assert_eq!(seeds(fixed), [7, 7]);
+    }
 
     #[test]
     fn settings_that_make_no_sense_are_refused() {

@@ -234,7 +234,7 @@ impl Store {
     ///
     /// # Errors
     /// There is none of that number.
-    pub(crate) fn delete(&mut self, id: i64) -> anyhow::Result<()> {
+    pub(crate) fn delete(&self, id: i64) -> anyhow::Result<()> {
         let deleted = self.db.execute("DELETE FROM conversation WHERE id = ?1", [id])?;
         if deleted == 0 {
             bail!("got conversation {id}, expected one of those listed");

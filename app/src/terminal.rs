@@ -60,7 +60,7 @@ impl Wait {
             Command::Delete { .. } | Command::List => Self::Listed,
             Command::Export { .. } => Self::Exported,
             Command::Set { .. } => Self::Settings,
-            Command::Memory | Command::Pause => Self::Memory,
+            Command::Memory | Command::Pause | Command::Release => Self::Memory,
         }
     }
 

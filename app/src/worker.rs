@@ -82,12 +82,12 @@ impl Worker {
         settings.check().map_err(|error| cannot(anyhow::Error::msg(error)))?;
 
         let mut told = 0;
-        let bytes = install::open(&MODEL, config.asset, &config.cache, &mut |done_bytes| {
-            if done_bytes >= told + MODEL.file_bytes / PROGRESS_STEPS || done_bytes == MODEL.file_bytes {
+        let bytes = install::open(&MODEL, config.asset, &config.cache, &mut |done_bytes, total_bytes| {
+            if done_bytes >= told + total_bytes / PROGRESS_STEPS || done_bytes == total_bytes {
                 told = done_bytes;
-                let total_bytes = MODEL.file_bytes;
                 let _ = outlet.send_or_join(Event::Installing { done_bytes, total_bytes });
             }
+            if stopper.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         let packed = install::packed_cache(&MODEL, &bytes, &config.cache);
         match config.threads {
@@ -145,30 +145,29 @@ impl Worker {
                 *open = Some(id);
                 Event::Opened { conversation: Some(conversation) }
             }
-            Command::Delete { id } => {
+            Command::Delete { id } if *open == Some(id) => {
                 store.delete(id)?;
-                if *open == Some(id) {
-                    *open = None;
-                    chat.set_turns([].into_iter());
-                    if let Err(gone) = outlet.send(Event::Opened { conversation: None }) {
-                        return Ok(Err(gone));
-                    }
+                *open = None;
+                chat.set_turns([].into_iter());
+                if let Err(gone) = outlet.send(Event::Opened { conversation: None }) {
+                    return Ok(Err(gone));
                 }
                 Event::Listed { conversations: store.list()? }
             }
             Command::Set { settings: wanted } => {
                 wanted.check().map_err(anyhow::Error::msg)?;
+                chat.check_system(&wanted.system)?;
                 store.keep_settings(&wanted)?;
                 chat.set_system(&wanted.system);
                 settings.clone_from(&wanted);
                 Event::Settings { settings: wanted }
             }
-            Command::Pause => {
+            Command::Pause | Command::Release => {
                 chat.release_pages();
                 Event::Memory(Memory::now().unwrap_or_default())
             }
-            command @ (Command::List | Command::Export { .. } | Command::Memory) => {
-                read(store, *open, command)?
+            command @ (Command::List | Command::Export { .. } | Command::Memory | Command::Delete { .. }) => {
+                aside(store, *open, command)?
             }
         };
         Ok(outlet.send(event))
@@ -215,9 +214,19 @@ impl Worker {
             return Ok(Err(gone));
         }
         let (chat, mut watcher) = self.watcher(number, commands, outlet);
-        let turn = chat.regenerate(Wish { sampling, tokens_max }, &mut watcher)?;
+        let turn = chat.regenerate(Wish { sampling, tokens_max }, &mut watcher);
         let gone = watcher.gone;
-        self.finish(id, turn, true, gone, outlet)
+        match turn {
+            Ok(turn) => self.finish(id, turn, true, gone, outlet),
+            Err(error) => {
+                // A front took the old reply away when it heard that another was to come.
+                let conversation = Some(self.store.conversation(id)?);
+                match outlet.send(Event::Opened { conversation }) {
+                    Ok(()) => Err(error),
+                    Err(gone) => Ok(Err(gone)),
+                }
+            }
+        }
     }
 
     fn watcher<'a>(
@@ -228,7 +237,8 @@ impl Worker {
     ) -> (&'a mut Chat, Watcher<'a>) {
         let Self { chat, store, open, waiting, stopper, .. } = self;
         let (store, stopper, open) = (&*store, &*stopper, *open);
-        (chat, Watcher { number, commands, outlet, store, open, waiting, stopper, gone: false })
+        let (useless, gone) = (false, false);
+        (chat, Watcher { number, commands, outlet, store, open, waiting, stopper, useless, gone })
     }
 
     /// Keeps a reply and tells of it.
@@ -270,13 +280,17 @@ impl Worker {
     }
 }
 
-/// Answers what only looks.
-fn read(store: &Store, open: Option<i64>, command: Command) -> anyhow::Result<Event> {
+/// Does what touches no open conversation.
+fn aside(store: &Store, open: Option<i64>, command: Command) -> anyhow::Result<Event> {
     match command {
         Command::Export { id, format } => {
             let id = id.or(open).context("no conversation is open")?;
             let document = document::document(&store.conversation(id)?, format)?;
             Ok(Event::Exported { name: format!("conversation-{id}.{}", format.extension()), document })
+        }
+        Command::Delete { id } => {
+            store.delete(id)?;
+            Ok(Event::Listed { conversations: store.list()? })
         }
         Command::List => Ok(Event::Listed { conversations: store.list()? }),
         _ => Ok(Event::Memory(Memory::now().unwrap_or_default())),
@@ -293,7 +307,7 @@ fn name(finish: Finish) -> &'static str {
     }
 }
 
-/// Looks, while a reply is being written, whether it still should be, and answers what can be answered meanwhile.
+/// Looks, while a reply is being written, whether it still should be, and does what can be done meanwhile.
 struct Watcher<'a> {
     number: u64,
     commands: &'a Receiver<Numbered>,
@@ -302,11 +316,13 @@ struct Watcher<'a> {
     open: Option<i64>,
     waiting: &'a mut VecDeque<Numbered>,
     stopper: &'a Stopper,
+    /// The conversation of this reply is about to be deleted.
+    useless: bool,
     gone: bool,
 }
 
 impl Watcher<'_> {
-    /// Answers commands that only look; the others wait.
+    /// Does what can be done aside; the other commands wait.
     fn look(&mut self) {
         while self.waiting.len() < WAITING_MAX {
             let (number, command) = match self.commands.try_recv() {
@@ -314,11 +330,12 @@ impl Watcher<'_> {
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => return self.gone = true,
             };
-            if !command.is_read_only() {
+            if !command.is_aside(self.open) {
+                self.useless |= matches!(command, Command::Delete { .. });
                 self.waiting.push_back((number, command));
                 continue;
             }
-            let event = read(self.store, self.open, command);
+            let event = aside(self.store, self.open, command);
             let event = event.unwrap_or_else(|error| Event::Error { message: format!("{error:#}") });
             self.gone |= self.outlet.send(event).is_err();
         }
@@ -326,7 +343,7 @@ impl Watcher<'_> {
 
     fn should_stop(&mut self) -> bool {
         self.look();
-        self.gone || self.stopper.is_stopped(self.number)
+        self.gone || self.useless || self.stopper.is_stopped(self.number)
     }
 }
 

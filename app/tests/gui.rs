@@ -150,6 +150,70 @@ fn a_message_is_typed_sent_and_answered_in_a_bubble() {
 }
 
 #[test]
+fn a_message_that_does_not_fit_is_given_back() {
+    let window = Window::ready();
+    window.say("hello");
+    window.reply();
+    let (before, long) = (window.bubbles(), "very ".repeat(2000).trim().to_owned());
+    window.say(&long);
+    assert_eq!(window.core().get_draft(), "");
+    window.until(|event| matches!(event, Event::Error { .. }));
+    assert_eq!(window.bubbles(), before);
+    assert_eq!((window.core().get_draft().as_str(), window.core().get_title().as_str()), (&*long, "hello"));
+    assert!(window.core().get_notice().contains("expected at most"));
+    // Nor does a new conversation keep its title.
+    window.core().set_draft(Default::default());
+    window.core().invoke_begin();
+    window.until(|event| matches!(event, Event::Opened { .. }));
+    window.say(&long);
+    window.until(|event| matches!(event, Event::Error { .. }));
+    assert_eq!((window.bubbles(), window.core().get_title().as_str()), (vec![], ""));
+    window.front.close();
+}
+
+#[test]
+fn the_systems_way_back_leads_to_the_chat_and_keeps_what_was_set() {
+    let window = Window::ready();
+    let back: slint::SharedString = slint::platform::Key::Back.into();
+    let press = || window.ui.window().dispatch_event(WindowEvent::KeyPressed { text: back.clone() });
+    for (button, screen) in [("Model", Screen::Card), ("Chats", Screen::Conversations)] {
+        window.act(button);
+        assert_eq!(window.core().get_screen(), screen);
+        press();
+        assert_eq!(window.core().get_screen(), Screen::Chat, "{button}");
+    }
+    window.act("Settings");
+    window.element("System prompt").set_accessible_value("be kind");
+    press();
+    window.until(|event| matches!(event, Event::Settings { settings } if settings.system == "be kind"));
+    assert_eq!(window.core().get_screen(), Screen::Chat);
+    window.front.close();
+}
+
+#[test]
+fn nothing_lies_under_the_systems_bars_or_its_keyboard() {
+    use slint::private_unstable_api::re_exports::WindowInner;
+    // The type of the insets has no name outside of Slint.
+    fn none<T: Default>(_: fn(&WindowInner, T)) -> T {
+        T::default()
+    }
+    let window = Window::ready();
+    let place = |label: &str| {
+        let element = window.element(label);
+        (element.absolute_position().y, element.absolute_position().y + element.size().height)
+    };
+    let (top, bottom) = (place("Chats").0, place("Send").1);
+    // A phone held upright, with a bar above and one below.
+    let mut insets = none(WindowInner::set_window_item_safe_area);
+    (insets.top, insets.bottom) = (40.0, 24.0);
+    WindowInner::from_pub(window.ui.window()).set_window_item_safe_area(insets);
+    assert_eq!((place("Chats").0, place("Send").1), (top + 40.0, bottom - 24.0));
+    window.act("Settings");
+    assert!(place("Back").0 >= 40.0);
+    window.front.close();
+}
+
+#[test]
 fn a_reply_is_copied() {
     let window = Window::ready();
     window.say("hello");

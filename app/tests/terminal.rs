@@ -184,7 +184,7 @@ fn a_kill_at_any_moment_costs_at_most_the_reply_being_written() {
             match event["event"].as_str().unwrap() {
                 "said" => kept.push(("user".to_owned(), event["text"].as_str().unwrap().to_owned())),
                 "reply" => {
-                    kept.push(("assistant".to_owned(), event["text"].as_str().unwrap().to_owned()));
+                    replied(&mut kept, &event);
                     app.line(&format!("and more in round {round}"));
                 }
                 _ => {}
@@ -198,12 +198,18 @@ fn a_kill_at_any_moment_costs_at_most_the_reply_being_written() {
         while let Some(event) = app.next() {
             match event["event"].as_str().unwrap() {
                 "said" => kept.push(("user".to_owned(), event["text"].as_str().unwrap().to_owned())),
-                "reply" => kept.push(("assistant".to_owned(), event["text"].as_str().unwrap().to_owned())),
+                "reply" => replied(&mut kept, &event),
                 _ => {}
             }
         }
     }
     assert!(kept.len() > 12, "{kept:?}");
+}
+
+/// An empty reply is not kept.
+fn replied(kept: &mut Vec<(String, String)>, event: &Value) {
+    let text = event["text"].as_str().unwrap().to_owned();
+    kept.extend((!text.is_empty()).then(|| ("assistant".to_owned(), text)));
 }
 
 /// Everything that was told to be on disk is there, in order. What was put there in the instant before the kill and not

@@ -18,8 +18,10 @@ fn android_main(app: AndroidApp) {
         let documents = documents(&app)?;
         let initialized = slint::android::init_with_event_listener(app, |event| {
             // In the background the system may end the process at any time; what it gets back keeps it alive longer.
-            if let PollEvent::Main(MainEvent::Pause | MainEvent::LowMemory) = event {
-                front::with(super::Front::pause);
+            match event {
+                PollEvent::Main(MainEvent::Pause) => front::with(super::Front::pause),
+                PollEvent::Main(MainEvent::LowMemory) => front::with(super::Front::release),
+                _ => {}
             }
         });
         initialized?;
@@ -53,10 +55,12 @@ fn asset(app: &AndroidApp) -> anyhow::Result<Asset> {
     }
     let name = model_assets::manifest::Manifest::parse(MODEL.manifest)?.file;
     let path = std::ffi::CString::new(name.clone())?;
-    let found = app.asset_manager().open(&path).and_then(|asset| asset.open_file_descriptor());
-    let found = found.ok_or_else(|| {
-        anyhow::anyhow!("{name}: got no such asset stored uncompressed, expected the model of this app")
-    })?;
+    let opened = app.asset_manager().open(&path).map(|asset| asset.open_file_descriptor());
+    let found = match opened {
+        Some(Ok(found)) => found,
+        Some(Err(error)) => return Ok(Asset::Missing(format!("{name}: got a compressed asset ({error})"))),
+        None => return Ok(Asset::Missing(format!("{name}: got no such asset in this package"))),
+    };
     Ok(Asset::Range {
         file: std::fs::File::from(found.fd),
         path: Utf8PathBuf::from(name),

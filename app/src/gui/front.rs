@@ -52,9 +52,10 @@ pub struct Front {
     bubbles: Rc<VecModel<Bubble>>,
     /// The reply being written: its row, once it has one.
     growing: Cell<Option<usize>>,
-    /// What was said and is not replied to yet; none while a reply is regenerated.
-    said: RefCell<Option<String>>,
+    /// What was said and is not replied to yet, and the row it is in; none while a reply is regenerated.
+    said: RefCell<Option<(usize, String)>>,
     settings: RefCell<Settings>,
+    is_ready: Cell<bool>,
     documents: Utf8PathBuf,
 }
 
@@ -85,6 +86,7 @@ impl Front {
             growing: None.into(),
             said: None.into(),
             settings: RefCell::default(),
+            is_ready: false.into(),
             documents,
         });
         front.tie(&Core::get(ui));
@@ -93,14 +95,21 @@ impl Front {
 
     /// Ends the core; everything is on disk afterwards.
     pub fn close(&self) {
+        self.keep_settings();
         if let Some(host) = self.host.take() {
             host.close();
         }
     }
 
-    /// Gives back memory and stops a reply: the app is no longer looked at.
+    /// Gives back memory and stops a reply: the app is no longer looked at. What was changed in the settings is kept.
     pub fn pause(&self) {
+        self.keep_settings();
         self.send(Command::Pause);
+    }
+
+    /// Gives back memory: the system is short of it.
+    pub fn release(&self) {
+        self.send(Command::Release);
     }
 
     fn tie(self: &Rc<Self>, core: &Core<'_>) {
@@ -117,7 +126,9 @@ impl Front {
         tie!(on_begin, |front| front.begin());
         tie!(on_list, |front| front.list());
         tie!(on_open, |front, id| front.open(id));
-        tie!(on_delete, |front, id| front.send(Command::Delete { id: id.into() }));
+        tie!(on_delete, |front, id| {
+            front.send(Command::Delete { id: id.into() });
+        });
         tie!(on_export, |front, id| {
             front.send(Command::Export { id: Some(id.into()), format: Format::Markdown });
         });
@@ -128,18 +139,21 @@ impl Front {
         });
     }
 
-    fn send(&self, command: Command) {
+    /// Whether it was taken; a person is told when it was not.
+    fn send(&self, command: Command) -> bool {
         let sent = self.host.borrow().as_ref().map(|host| host.send(command));
         if let Some(Err(unsent)) = sent {
             self.notice(&unsent.to_string());
         }
+        matches!(sent, Some(Ok(())))
     }
 
     fn say(&self, text: &str) {
         let text = text.trim();
-        if !text.is_empty() {
+        // What was not taken stays where it was typed.
+        if !text.is_empty() && self.send(Command::Say { text: text.to_owned() }) {
             self.replying(true);
-            self.send(Command::Say { text: text.to_owned() });
+            self.core(|core| core.set_draft(SharedString::default()));
         }
     }
 
@@ -152,8 +166,9 @@ impl Front {
     }
 
     fn regenerate(&self) {
-        self.replying(true);
-        self.send(Command::Regenerate);
+        if self.send(Command::Regenerate) {
+            self.replying(true);
+        }
     }
 
     fn begin(&self) {
@@ -185,7 +200,8 @@ impl Front {
                 _ => Appearance::System,
             };
         });
-        if settings != *self.settings.borrow() {
+        // Before the core has told what is set there is nothing to keep.
+        if self.is_ready.get() && settings != *self.settings.borrow() {
             self.send(Command::Set { settings });
         }
     }
@@ -207,6 +223,7 @@ impl Front {
             }),
             Event::Ready { warning, settings, .. } => {
                 self.show_settings(settings);
+                self.is_ready.set(true);
                 self.notice(&warning.unwrap_or_default());
                 self.core(|core| core.set_screen(Screen::Chat));
             }
@@ -283,11 +300,10 @@ impl Front {
                 }
             }
         }
-        let title = text.as_deref().filter(|_| self.bubbles.row_count() == 1).map(str::to_owned);
-        self.said.replace(text);
-        if let Some(title) = title {
+        if let Some(title) = text.as_deref().filter(|_| self.bubbles.row_count() == 1) {
             self.core(|core| core.set_title(title.into()));
         }
+        self.said.replace(text.map(|text| (self.bubbles.row_count() - 1, text)));
         self.scroll();
     }
 
@@ -329,11 +345,17 @@ impl Front {
     }
 
     fn show_error(&self, message: &str) {
-        // What was said was taken back with it: give it to the person again.
-        if self.said.replace(None).is_some()
-            && let Some(row) = self.bubbles.row_count().checked_sub(1)
-        {
-            self.bubbles.remove(row);
+        // What was said was taken back, with whatever had come of a reply: the person has it again, to change it.
+        if let Some((row, text)) = self.said.replace(None) {
+            self.bubbles.set_vec(self.bubbles.iter().take(row).collect::<Vec<_>>());
+            self.core(|core| {
+                if core.get_draft().is_empty() {
+                    core.set_draft(text.into());
+                }
+                if row == 0 {
+                    core.set_title(SharedString::default());
+                }
+            });
         }
         self.growing.set(None);
         self.replying(false);

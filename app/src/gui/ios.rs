@@ -41,7 +41,7 @@ impl CustomApplicationHandler for Background {
     }
 
     fn memory_warning(&mut self, _: &ActiveEventLoop) -> EventResult {
-        front::with(super::Front::pause);
+        front::with(super::Front::release);
         EventResult::Propagate
     }
 }

@@ -106,17 +106,73 @@ fn opening_another_conversation_stops_the_reply_and_keeps_what_came() {
 fn lists_are_answered_while_a_reply_is_written() {
     let core = Core::ready();
     core.send(Command::Set { settings: long() });
-    core.say("hello");
-    core.send(Command::List);
-    let mut order = Vec::new();
-    while order.len() < 2 {
+    assert!((0..20).any(|_| {
+        core.say("hello");
+        core.send(Command::List);
+        // This thread may have been held up until the reply was there: then once more.
+        ends_after(&core, |event| matches!(event, Event::Listed { .. }))
+    }));
+    core.host.close();
+}
+
+/// Whether an event of a kind comes before the end of the reply being written. Takes both.
+fn ends_after(core: &Core, kind: impl Fn(&Event) -> bool) -> bool {
+    let (mut came, mut ended) = (false, None);
+    while !came || ended.is_none() {
         match core.next() {
-            Event::Listed { conversations } => order.push(conversations.len()),
-            Event::Reply(_) => order.push(99),
-            _ => {}
+            Event::Reply(reply) => ended = Some((came, reply.finish)),
+            event => came |= kind(&event),
         }
     }
-    assert_eq!(order, [1, 99]);
+    ended.is_some_and(|(after, finish)| after && finish != Finish::Interrupted)
+}
+
+#[test]
+fn deleting_another_conversation_leaves_the_reply_alone() {
+    let core = Core::ready();
+    // Others, to be deleted one by one while a reply is written in the last.
+    for _ in 1..20 {
+        core.say("hello");
+        core.reply();
+        core.send(Command::New);
+        assert!(matches!(core.next(), Event::Opened { conversation: None }));
+    }
+    core.send(Command::Set { settings: long() });
+    let deleted = |id| {
+        move |event: &Event| match event {
+            Event::Listed { conversations } => conversations.iter().all(|kept| kept.id != id),
+            _ => false,
+        }
+    };
+    assert!((1..20).any(|id| {
+        core.say("tell me of the sea");
+        core.send(Command::Delete { id });
+        ends_after(&core, deleted(id))
+    }));
+    core.host.close();
+}
+
+#[test]
+fn a_reply_that_cannot_be_regenerated_is_shown_again() {
+    let core = Core::ready();
+    core.say(&"very ".repeat(300));
+    let (reply, _) = core.reply();
+    core.send(Command::Set { settings: Settings { system: "be kind ".repeat(80), ..Settings::default() } });
+    assert!(matches!(core.next(), Event::Settings { .. }));
+    core.send(Command::Regenerate);
+    assert!(matches!(core.next(), Event::Said { text: None, .. }));
+    let Event::Opened { conversation: Some(kept) } = core.next() else { panic!("not shown") };
+    assert_eq!(kept.messages.last().unwrap().content, reply.text);
+    assert!(matches!(core.next(), Event::Error { message } if message.contains("expected at most")));
+    core.host.close();
+}
+
+#[test]
+fn a_system_message_that_fills_the_window_is_refused_when_it_is_set() {
+    let core = Core::ready();
+    let settings = Settings { system: "be kind ".repeat(500), ..Settings::default() };
+    core.send(Command::Set { settings });
+    assert!(matches!(core.next(), Event::Error { message } if message.contains("half of the window")));
     core.host.close();
 }
 

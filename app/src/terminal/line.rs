@@ -66,7 +66,8 @@ fn set(settings: &Settings, rest: &str) -> Result<Settings, String> {
         "system" => changed.system = value.to_owned(),
         "temperature" => changed.temperature = value.parse().map_err(|_| wrong("a number"))?,
         "top-p" => changed.top_p = value.parse().map_err(|_| wrong("a number"))?,
-        "seed" => changed.seed = value.parse().map_err(|_| wrong("a whole number"))?,
+        "seed" if value == "any" => changed.seed = None,
+        "seed" => changed.seed = Some(value.parse().map_err(|_| wrong("a whole number, or any"))?),
         "max-tokens" => changed.tokens_max = value.parse().map_err(|_| wrong("a whole number"))?,
         _ => return Err(format!("got `{name}`, expected system, temperature, top-p, seed or max-tokens")),
     }
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn one_setting_changes_and_the_others_stay() {
-        let settings = Settings { seed: 9, ..Settings::default() };
+        let settings = Settings { seed: Some(9), ..Settings::default() };
         let changed = parse("/settings temperature 0.5", &settings).unwrap();
         let expected = Settings { temperature: 0.5, ..settings.clone() };
         assert_eq!(changed, Line::Command(Command::Set { settings: expected }));

@@ -94,7 +94,7 @@ pub(super) fn settings(settings: &Settings) {
     println!("system       {}", settings.system);
     println!("temperature  {}", settings.temperature);
     println!("top-p        {}", settings.top_p);
-    println!("seed         {}", settings.seed);
+    println!("seed         {}", settings.seed.map_or_else(|| "any".to_owned(), |seed| seed.to_string()));
     println!("max-tokens   {}", settings.tokens_max);
 }
 
