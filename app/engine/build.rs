@@ -206,6 +206,7 @@ fn link_static(lib_dir: &Path) -> Result<(), String> {
         names.extend(library.map(str::to_owned));
     }
     names.sort();
+    names.retain(|name| !is_double(name));
     for name in REGISTERING {
         if !names.iter().any(|library| library == name) {
             return Err(format!("{}: got no lib{name}.a, expected one", lib_dir.display()));
@@ -217,6 +218,14 @@ fn link_static(lib_dir: &Path) -> Result<(), String> {
     }
     println!("cargo::metadata=version={RUNTIME_VERSION}");
     Ok(())
+}
+
+/// Libraries that hold what another one holds: where all of them are linked whole, as on iOS, their objects collide, and
+/// operators that register themselves twice end the process at its start. (`optimized_native_cpu_ops_lib` is made of
+/// `optimized_kernels` and `optimized_portable_kernels`: ExecuTorch's `configurations/CMakeLists.txt`.)
+fn is_double(library: &str) -> bool {
+    let registers = library.ends_with("_ops_lib") && !REGISTERING.contains(&library);
+    registers || ["extension_module_static", "portable_kernels"].contains(&library)
 }
 
 fn link(out: &Path, lib_dir: &Path) -> Result<(), String> {

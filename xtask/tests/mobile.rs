@@ -85,6 +85,11 @@ fn the_android_manifest_names_the_library_and_asks_for_nothing() {
     assert_eq!(named("meta-data", "value"), Some("app"));
     assert_eq!(named("application", "hasCode"), Some("false"));
     assert_eq!(named("application", "extractNativeLibs"), Some("false"));
+    // Whatever else changes the window's size makes the activity, and with it the model, anew.
+    let changes: Vec<_> = named("activity", "configChanges").unwrap().split('|').collect();
+    for change in ["orientation", "screenSize", "smallestScreenSize", "screenLayout", "density", "uiMode"] {
+        assert!(changes.contains(&change), "{change}: {changes:?}");
+    }
     assert_eq!(document.descendants().filter(|node| node.has_tag_name("uses-permission")).count(), 0);
 }
 

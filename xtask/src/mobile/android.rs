@@ -17,6 +17,9 @@ const ABI: &str = "arm64-v8a";
 /// As in `app/android/app/build.gradle.kts`.
 const API: u32 = 26;
 const NDK: &str = "27.2.12479018";
+/// What Slint's build script compiles its Java helper against, and with what it makes bytecode of it.
+const PLATFORM: &str = "platforms;android-35";
+const BUILD_TOOLS: &str = "build-tools;35.0.0";
 /// The one that the plugin in `app/android/build.gradle.kts` was made for.
 const GRADLE: &str = "8.11.1";
 /// Libraries are loaded on phones with pages of 16 KiB too.
@@ -59,7 +62,8 @@ impl Tools {
             Need::program("git", "apt-get install git"),
             Need::program("cmake", "apt-get install cmake ninja-build"),
             Need::program("ninja", "apt-get install ninja-build"),
-            Need::program("java", "apt-get install openjdk-17-jdk-headless"),
+            // A runtime alone has no compiler.
+            Need::program("javac", "apt-get install openjdk-17-jdk-headless"),
             Need::program(
                 "gradle",
                 "any Gradle from 8.0: it only fetches the pinned one; https://gradle.org/install",
@@ -68,6 +72,13 @@ impl Tools {
         ];
         Self { sdk: folder("ANDROID_HOME"), ndk: folder("ANDROID_NDK_HOME"), needs }
     }
+}
+
+/// A package of the SDK, where its manager puts it.
+fn in_sdk(sdk: &str, package: &str) -> Need {
+    let place = Utf8PathBuf::from(sdk).join(package.replace(';', "/"));
+    let found = place.is_dir().then(|| place.into_string());
+    Need::new(package, found, &format!("sdkmanager '{package}'"))
 }
 
 fn package(workspace: &Workspace, release: bool) -> Utf8PathBuf {
@@ -81,17 +92,19 @@ fn package(workspace: &Workspace, release: bool) -> Utf8PathBuf {
 
 fn plan(workspace: &Workspace, args: &Build, tools: &Tools, linked: Option<&Utf8PathBuf>) -> Plan {
     let sdk = format!(
-        "the SDK's command line tools, then: sdkmanager 'platforms;android-35' 'ndk;{NDK}'; export ANDROID_HOME=<the SDK>"
+        "the SDK's command line tools, then: sdkmanager '{PLATFORM}' '{BUILD_TOOLS}' 'ndk;{NDK}'; export ANDROID_HOME=<the SDK>"
     );
     let ndk = format!("sdkmanager 'ndk;{NDK}'; export ANDROID_NDK_HOME=$ANDROID_HOME/ndk/{NDK}");
     let mut needs = vec![
         Need::new("Android SDK (ANDROID_HOME)", tools.sdk.clone(), &sdk),
         Need::new(&format!("Android NDK {NDK} (ANDROID_NDK_HOME)"), tools.ndk.clone(), &ndk),
     ];
+    if let Some(sdk) = &tools.sdk {
+        needs.extend([PLATFORM, BUILD_TOOLS].map(|package| in_sdk(sdk, package)));
+    }
     needs.extend(tools.needs.iter().cloned());
     needs.push(super::python_need(workspace));
     let ndk = tools.ndk.clone().unwrap_or_else(|| "$ANDROID_NDK_HOME".to_owned());
-    let places = runtime::Places::new(&workspace.state(), "android");
     let options = [
         format!("-DCMAKE_TOOLCHAIN_FILE={ndk}/build/cmake/android.toolchain.cmake"),
         format!("-DANDROID_ABI={ABI}"),
@@ -99,7 +112,8 @@ fn plan(workspace: &Workspace, args: &Build, tools: &Tools, linked: Option<&Utf8
         "-DANDROID_STL=c++_shared".to_owned(),
         "-DEXECUTORCH_PAL_DEFAULT=android".to_owned(),
     ];
-    let mut steps = runtime::source(&places);
+    let places = runtime::Places::new(&workspace.state(), "android", &options);
+    let mut steps = runtime::source(&workspace.state());
     steps.extend(runtime::build(&places, &workspace.python(), &options));
     let target = workspace.state().join("mobile/android/target");
     steps.push(library(args, &places, &ndk, &target));

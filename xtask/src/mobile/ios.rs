@@ -72,9 +72,8 @@ fn plan(workspace: &Workspace, args: &Build, mut needs: Vec<Need>, linked: Optio
     needs.push(super::python_need(workspace));
     let (state, slices) = (workspace.state(), slices(args.release));
     let target = state.join("mobile/ios/target");
-    let mut steps = runtime::source(&runtime::Places::new(&state, DEVICE.name));
+    let mut steps = runtime::source(&state);
     for slice in slices {
-        let places = runtime::Places::new(&state, slice.name);
         let options = [
             "-DCMAKE_SYSTEM_NAME=iOS".to_owned(),
             format!("-DCMAKE_OSX_SYSROOT={}", slice.sysroot),
@@ -82,6 +81,7 @@ fn plan(workspace: &Workspace, args: &Build, mut needs: Vec<Need>, linked: Optio
             format!("-DCMAKE_OSX_DEPLOYMENT_TARGET={DEPLOYMENT}"),
             "-DEXECUTORCH_PAL_DEFAULT=posix".to_owned(),
         ];
+        let places = runtime::Places::new(&state, slice.name, &options);
         steps.extend(runtime::build(&places, &workspace.python(), &options));
         steps.push(library(args, slice, &places, &target));
     }

@@ -4,13 +4,16 @@
 //! absolute.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::manifest::RUNTIME_VERSION;
+use model_assets::{digest::Digest, manifest::RUNTIME_VERSION};
 
 use super::plan::{Step, unfinished};
 
 const REPOSITORY: &str = "https://github.com/pytorch/executorch";
 /// What `version.py` of the wheel names.
 const COMMIT: &str = "3b60683923245cf472b7323426920e15623ba361";
+
+/// Of a digest, in a name.
+const KEY_DIGITS: usize = 12;
 
 /// Parts of the runtime that the engine uses, and what its own code is compiled to match (the event tracer changes the
 /// layout of the runtime's types).
@@ -33,25 +36,34 @@ const OPTIONS: [&str; 14] = [
 
 /// Where a runtime for `target` is made.
 pub(super) struct Places {
-    pub(super) source: Utf8PathBuf,
+    source: Utf8PathBuf,
     build: Utf8PathBuf,
     pub(super) sdk: Utf8PathBuf,
 }
 
 impl Places {
-    pub(super) fn new(state: &Utf8Path, target: &str) -> Self {
+    /// Named after what it is built with: other options are another runtime, and no archive of the old one stays.
+    pub(super) fn new(state: &Utf8Path, target: &str, options: &[String]) -> Self {
         let root = state.join("mobile");
+        let all: Vec<_> = OPTIONS.into_iter().chain(options.iter().map(String::as_str)).collect();
+        let digest = Digest::of(all.join("\n").as_bytes()).to_string();
+        let key = digest.get(..KEY_DIGITS).unwrap_or(&digest);
         Self {
-            source: root.join(format!("executorch-{RUNTIME_VERSION}-source")),
-            build: root.join(target).join("executorch-build"),
-            sdk: root.join(target).join(format!("executorch-{RUNTIME_VERSION}")),
+            build: root.join(target).join(format!("executorch-build-{key}")),
+            sdk: root.join(target).join(format!("executorch-{RUNTIME_VERSION}-{key}")),
+            source: source_place(state),
         }
     }
 }
 
+fn source_place(state: &Utf8Path) -> Utf8PathBuf {
+    state.join("mobile").join(format!("executorch-{RUNTIME_VERSION}-source"))
+}
+
 /// The source, once for every target, proved to be the commit.
-pub(super) fn source(places: &Places) -> Vec<Step> {
-    let (tag, fresh) = (format!("v{RUNTIME_VERSION}"), unfinished(&places.source));
+pub(super) fn source(state: &Utf8Path) -> Vec<Step> {
+    let place = source_place(state);
+    let (tag, fresh) = (format!("v{RUNTIME_VERSION}"), unfinished(&place));
     let clone = [
         "git",
         "clone",
@@ -66,9 +78,9 @@ pub(super) fn source(places: &Places) -> Vec<Step> {
         fresh.as_str(),
     ];
     // In a clone of depth 1 only the commit itself is its own ancestor.
-    let check = ["git", "-C", places.source.as_str(), "merge-base", "--is-ancestor", COMMIT, "HEAD"];
+    let check = ["git", "-C", place.as_str(), "merge-base", "--is-ancestor", COMMIT, "HEAD"];
     vec![
-        Step::new("the runtime's source, by its tag", &clone).output(places.source.clone()),
+        Step::new("the runtime's source, by its tag", &clone).output(place.clone()),
         Step::new("it is the commit that the export's wheel was built from", &check),
     ]
 }
