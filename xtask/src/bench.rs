@@ -1,5 +1,8 @@
 //! `cargo xtask bench`: speed, memory and energy of a model in the runtime that ships, as JSON, Markdown and a plot.
 //!
+//! A linked model is measured with its packed weights in a file, as the app runs it; a `.pte` given by its path is taken for
+//! one, because only a linked model is a file of its own.
+//!
 //! What it shows is not recorded: `verify --level release` measures on its own and records that.
 
 mod against;
@@ -17,7 +20,7 @@ use model_assets::{dir::ModelDir, evidence::Benchmark};
 use crate::{
     EXIT_REFUSED, Failure, Outcome,
     console::Console,
-    engine::{Engine, Files, Profile},
+    engine::{Engine, Files, Measured, Profile},
     evidence::REPEATS,
     setup,
     verify::{self, refused},
@@ -32,7 +35,7 @@ const MB: f64 = 1e6;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A model's name, or the path of a `.pte` file
+    /// A model's name, or the path of a `.pte` file, which is run as a linked model is: packed weights in a file
     #[arg(default_value = "tiny")]
     model: Utf8PathBuf,
     /// Timed repeats of each case, after one that is not timed
@@ -83,13 +86,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let measured = Engine::open(workspace, Profile::Release)
         .and_then(|engine| engine.bench(&files, args.repeats, args.threads, &console));
     console.done();
-    let benchmark = measured.map_err(|error| verify::failed(&dir, error))?;
+    let measured = measured.map_err(|error| verify::failed(&dir, error))?;
     let out = args.out.clone().unwrap_or_else(|| workspace.state().join("bench").join(name));
-    write(&out, &benchmark)?;
+    write(&out, &measured)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&benchmark)?);
+        println!("{}", serde_json::to_string_pretty(&measured)?);
     } else {
-        print!("{}", markdown(&benchmark));
+        print!("{}", page(&measured));
         println!("{out}: bench.json, bench.md, bench.svg");
     }
     Ok(())
@@ -111,7 +114,7 @@ fn file(path: &Utf8Path) -> Result<Files, Failure> {
     let expect = pte::Expect { kernels: Some(pte::linked_runtime().clone()), ..pte::Expect::default() };
     let report = pte::verify(&pte, pte::Level::Hash, &expect);
     if report.is_accepted() {
-        return Ok(Files { pte: path.to_owned(), words: None });
+        return Ok(Files { pte: path.to_owned(), words: None, linked: true });
     }
     let error =
         anyhow::anyhow!("{path}: got {} findings that reject, expected none", report.rejects().count());
@@ -127,17 +130,35 @@ fn published(dir: &ModelDir) -> Result<Files, Failure> {
     Ok(Files::of(dir, &claim, path))
 }
 
-fn write(out: &Utf8Path, benchmark: &Benchmark) -> anyhow::Result<()> {
+fn write(out: &Utf8Path, measured: &Measured) -> anyhow::Result<()> {
     fs::create_dir_all(out).with_context(|| format!("{out}: cannot be made"))?;
-    let mut json = serde_json::to_string_pretty(benchmark)?;
+    let mut json = serde_json::to_string_pretty(measured)?;
     json.push('\n');
     for (name, text) in
-        [("bench.json", json), ("bench.md", markdown(benchmark)), ("bench.svg", svg(benchmark)?)]
+        [("bench.json", json), ("bench.md", page(measured)), ("bench.svg", svg(&measured.benchmark)?)]
     {
         let place = out.join(name);
         fs::write(&place, text).with_context(|| format!("{place}: cannot be written"))?;
     }
     Ok(())
+}
+
+/// The figures, and in which mode they were taken.
+fn page(measured: &Measured) -> String {
+    let mode = match &measured.packed {
+        None => "embedded: weights are packed in memory at every start".to_owned(),
+        Some(packed) => {
+            let first = &packed.first_start;
+            format!(
+                "linked: weights are packed in a file, which the measured start found {}; the first start, which made it, \
+                 took {:.0} ms to load and {:.1} MB at its peak",
+                packed.found.as_str(),
+                first.load_ms,
+                first.peak_rss_bytes as f64 / MB
+            )
+        }
+    };
+    format!("{mode}\n\n{}", markdown(&measured.benchmark))
 }
 
 /// The figures as a Markdown table.
@@ -160,7 +181,7 @@ pub(crate) fn markdown(b: &Benchmark) -> String {
         .map_or("not measured: the system drops no pages".to_owned(), |ms| format!("{ms:.1} ms"));
     let _ = writeln!(text, "| load, cold | {cold} | |");
     let _ = writeln!(text, "| load, warm | {:.2} ± {:.2} ms | |", b.load_warm_ms, b.load_warm_sd_ms);
-    let _ = writeln!(text, "| first prefill (packs weights) | {:.1} ms | |", b.first_prefill_ms);
+    let _ = writeln!(text, "| first prefill | {:.1} ms | |", b.first_prefill_ms);
     if let (Some(ms), Some(sd), Some(tokens)) = (b.ttft_ms, b.ttft_sd_ms, b.ttft_prompt_tokens) {
         let _ = writeln!(text, "| time to first token, prompt of {tokens} | {ms:.2} ± {sd:.2} ms | |");
     }
@@ -190,6 +211,9 @@ pub(crate) fn markdown(b: &Benchmark) -> String {
                 "| memory, {name} | {anonymous:.1} MB anonymous, {file:.1} MB file-backed | |"
             );
         }
+        let steady = memory.steady.anonymous_bytes + memory.steady.file_bytes;
+        let _ =
+            writeln!(text, "| memory, steady over the file | {:.3} | |", steady as f64 / b.file_bytes as f64);
     }
     match &b.energy {
         Some(energy) => {
@@ -281,6 +305,28 @@ pub(crate) mod tests {
             markdown(&dark).contains("not told by this platform")
                 && !markdown(&dark).contains("memory, peak")
         );
+    }
+
+    #[test]
+    fn the_page_says_in_which_mode_the_figures_were_taken() {
+        use crate::engine::Packed;
+        use model_assets::evidence::{Load, PackedWeights};
+        let embedded = Measured { benchmark: sample(), packed: None };
+        assert!(page(&embedded).starts_with("embedded: weights are packed in memory"));
+        let first_start = Load {
+            load_ms: 9000.0,
+            first_prefill_ms: 400.0,
+            prefill_tokens: 16,
+            decode_tokens: 8,
+            finite: true,
+            peak_rss_bytes: 2_500_000_000,
+        };
+        let linked =
+            Measured { packed: Some(Packed { found: PackedWeights::Warm, first_start }), ..embedded };
+        let text = page(&linked);
+        for part in ["found warm", "took 9000 ms to load and 2500.0 MB", "steady over the file | 7.199"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! chunks, threads and repeats.
 //!
 //! Rounds alternate, so that a machine that slows down does so for both, and each side is a process of its own, so that
-//! the memory of one is not the other's. The engine keeps packed weights, as the app does with a linked model; the
-//! round that packs is one of three, and a median is not of it.
+//! the memory of one is not the other's. The engine runs as the app does: a linked model's packed weights are in a file,
+//! which a start before the rounds has made.
 
 use model_assets::{
     check::{self, Profile},
@@ -44,10 +44,10 @@ pub(super) fn compare(
         let engine = Engine::open(workspace, crate::engine::Profile::Release)?;
         let reserve = Reserve::open(workspace, console)?;
         let load = against::load();
-        let words: Vec<String> = files.words().into_iter().chain(engine.packed_words()).collect();
+        engine.first_start(files, threads, console)?;
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            let one = engine.measure(files, repeats, threads, &words, console)?;
+            let one = engine.measure(files, repeats, threads, &files.words(), console)?.benchmark;
             console.step("llama.cpp: benchmark");
             theirs.push(reserve.bench(&claim, dir, &path, repeats, one.threads)?);
             ours.push(one);
@@ -55,7 +55,11 @@ pub(super) fn compare(
         let first = ours.first();
         let threads = first.map_or(0, |one| one.threads);
         Ok(Comparison {
-            what: format!("{} and {path}, {threads} threads, {ROUNDS} rounds of {repeats}", files.pte),
+            what: format!(
+                "{} ({}) and {path}, {threads} threads, {ROUNDS} rounds of {repeats}",
+                files.pte,
+                files.mode()
+            ),
             machine: first.map(|one| one.machine.clone()),
             load,
             sides: ["engine", "llama.cpp"],

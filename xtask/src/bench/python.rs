@@ -1,6 +1,7 @@
 //! `bench --against python`: the engine beside upstream's Python runtime, on the same `.pte`, tokens and threads.
 //!
-//! Rounds alternate, so that a machine that slows down does so for both.
+//! Rounds alternate, so that a machine that slows down does so for both. The engine runs as the app does: a linked model's
+//! packed weights are in a file. The Python runtime packs them in memory, which is all that it can.
 
 use std::{fs, time::Duration};
 
@@ -43,11 +44,12 @@ pub(super) fn compare(
 ) -> anyhow::Result<Comparison> {
     let load = against::load();
     let engine = Engine::open(workspace, crate::engine::Profile::Release)?;
+    engine.first_start(files, threads, console)?;
     let mut ours = Rates::default();
     let mut theirs = Rates::default();
     let mut last = None;
     for _ in 0..ROUNDS {
-        let benchmark = engine.speeds(files, repeats, threads, console)?;
+        let benchmark = engine.measure(files, repeats, threads, &[], console)?.benchmark;
         let (prefill, decode) = cases(&benchmark)?;
         ours.prefill.push(prefill.1);
         ours.decode.push(decode.1);
@@ -61,7 +63,12 @@ pub(super) fn compare(
     let row =
         |name: String, ours: &[f64], theirs: &[f64]| Row::new(name, "tok/s", median(ours), median(theirs));
     Ok(Comparison {
-        what: format!("{}, {} threads, {ROUNDS} rounds of {repeats}", files.pte, benchmark.threads),
+        what: format!(
+            "{} ({}), {} threads, {ROUNDS} rounds of {repeats}",
+            files.pte,
+            files.mode(),
+            benchmark.threads
+        ),
         machine: Some(benchmark.machine),
         load,
         sides: ["engine", "Python runtime"],

@@ -14,8 +14,7 @@ use engine::measure::machine;
 use engine::measure::speed::{decode, mean_sd, prefill};
 use engine::{LoadOptions, PackedUse, runtime};
 use model_assets::digest::Digest;
-use model_assets::evidence::{Benchmark, SweepStep};
-use serde::Serialize;
+use model_assets::evidence::{Benched, Benchmark, PackedWeights, SweepStep};
 
 use crate::ModelArgs;
 use crate::output::{Failed, print, print_json};
@@ -46,18 +45,6 @@ pub(crate) struct BenchArgs {
     writer: WriterArgs,
 }
 
-/// The figures, and a profile for those who look closer.
-#[derive(Serialize)]
-struct Answer {
-    #[serde(flatten)]
-    benchmark: Benchmark,
-    /// What became of the packed-weights cache in the first load, when one was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    packed: Option<PackedUse>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    profile: Option<Profile>,
-}
-
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     args.model.set_threads()?;
     let options = args.model.options(args.profile)?;
@@ -86,17 +73,28 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     }
     let tokens = tokens(&session);
     let profile = args.profile.then(|| profile(&mut session, &tokens)).transpose().map_err(&failed)?;
-    let packed = Some(session.model().packed_use().clone()).filter(|used| *used != PackedUse::Off);
+    let packed = answered(session.model().packed_use());
     drop(session);
     warm_loads(args, &options, &mut benchmark)?;
     if args.sweep {
         benchmark.sweep = sweep(args, &options, benchmark.machine.processors)?;
     }
     if args.json {
-        print_json(&Answer { benchmark, packed, profile })
+        print_json(&Benched { benchmark, packed, profile })
     } else {
         print(&table(&benchmark, profile.as_ref()))
     }
+}
+
+/// What is told of the cache; nothing when none was asked for.
+fn answered(used: &PackedUse) -> Option<PackedWeights> {
+    Some(match used.clone() {
+        PackedUse::Off => return None,
+        PackedUse::Warm => PackedWeights::Warm,
+        PackedUse::Proved => PackedWeights::Proved,
+        PackedUse::Made { replaced } => PackedWeights::Made { replaced },
+        PackedUse::Heap { reason } => PackedWeights::Heap { reason },
+    })
 }
 
 /// Loads with the file in the page cache. No model may live meanwhile.
