@@ -5,7 +5,7 @@
 use std::{io::IsTerminal as _, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use model_assets::manifest::Manifest;
+use model_assets::{digest::Digest, manifest::Manifest, reserve::ReserveManifest};
 use serde_json::json;
 
 /// Where the progress of an export goes.
@@ -126,28 +126,37 @@ impl Console {
         }
     }
 
-    pub(crate) fn unchanged(&self, manifest: &Manifest) {
+    pub(crate) fn unchanged(&self, file: &str, sha256: Digest) {
+        self.done();
         match self {
-            Self::Json => println!(
-                "{}",
-                json!({"event": "unchanged", "file": manifest.file, "sha256": manifest.sha256})
-            ),
-            _ => println!("{}: unchanged and proved: sha256 {}", manifest.file, manifest.sha256),
+            Self::Json => println!("{}", json!({"event": "unchanged", "file": file, "sha256": sha256})),
+            _ => println!("{file}: unchanged and proved: sha256 {sha256}"),
         }
     }
 
     pub(crate) fn published(&self, manifest: &Manifest) {
-        let Manifest { file, file_bytes, sha256, prd_compliant, prd_reasons, .. } = manifest;
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
-        }
+        let Manifest { file, file_bytes, sha256, prd_reasons, .. } = manifest;
+        self.announce(file, *file_bytes, *sha256, Some(prd_reasons));
+    }
+
+    /// A reserve is not held to the product's demands.
+    pub(crate) fn published_reserve(&self, manifest: &ReserveManifest) {
+        self.announce(&manifest.file, manifest.file_bytes, manifest.sha256, None);
+    }
+
+    fn announce(&self, file: &str, file_bytes: u64, sha256: Digest, prd_reasons: Option<&[String]>) {
+        self.done();
         if let Self::Json = self {
-            let event = json!({"event": "published", "file": file, "file_bytes": file_bytes, "sha256": sha256,
-                               "prd_compliant": prd_compliant, "prd_reasons": prd_reasons});
+            let mut event =
+                json!({"event": "published", "file": file, "file_bytes": file_bytes, "sha256": sha256});
+            if let Some(reasons) = prd_reasons {
+                event["prd_compliant"] = reasons.is_empty().into();
+                event["prd_reasons"] = reasons.into();
+            }
             println!("{event}");
             return;
         }
         println!("{file}: published: {file_bytes} bytes, sha256 {sha256}");
-        prd_reasons.iter().for_each(|reason| println!("not prd compliant: {reason}"));
+        prd_reasons.unwrap_or_default().iter().for_each(|reason| println!("not prd compliant: {reason}"));
     }
 }

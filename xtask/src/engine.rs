@@ -7,12 +7,10 @@ mod benchmark;
 
 use std::{
     fs,
-    process::{Command, Stdio},
-    sync::atomic::Ordering,
-    time::Duration,
+    process::{Command, Output, Stdio},
 };
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     claim::Claim,
@@ -28,8 +26,6 @@ use crate::{console::Console, supervise, workspace::Workspace};
 pub(crate) use self::benchmark::Measured;
 #[cfg(test)]
 pub(crate) use self::benchmark::Packed;
-
-const POLL: Duration = Duration::from_millis(50);
 
 /// The engine's binary and a place for its answers.
 pub(crate) struct Engine {
@@ -162,39 +158,15 @@ impl Engine {
 
     /// Runs a command of the engine and returns its standard output; ends it when this process is interrupted.
     fn run(&self, command: &str, files: &Files, arguments: &[String]) -> anyhow::Result<String> {
-        supervise::watch_interrupts()?;
         let words = if command == "bench" { Vec::new() } else { files.words() };
-        // Files and not pipes: nothing blocks while this side only waits.
-        let (stdout, stderr) = (self.place("stdout")?, self.place("stderr")?);
-        let mut child = Command::new(&self.binary)
-            .args([command, "--model", files.pte.as_str()])
-            .args(words)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(fs::File::create(&stdout)?)
-            .stderr(fs::File::create(&stderr)?)
-            .spawn()
-            .with_context(|| format!("{}: cannot be started", self.binary))?;
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
-            }
-            if supervise::INTERRUPTED.load(Ordering::Relaxed) {
-                child.kill()?;
-                child.wait()?;
-                bail!("{command}: interrupted");
-            }
-            std::thread::sleep(POLL);
-        };
+        let mut engine = Command::new(&self.binary);
+        engine.args([command, "--model", files.pte.as_str()]).args(words).args(arguments);
+        let Output { status, stdout, stderr } = supervise::output(&mut engine)?;
         if !status.success() {
-            let said = fs::read(&stderr).unwrap_or_default();
-            bail!(
-                "{}: the engine ended with {status}: {}",
-                files.pte,
-                String::from_utf8_lossy(&said).trim_end()
-            );
+            let said = String::from_utf8_lossy(&stderr);
+            bail!("{}: the engine ended with {status}: {}", files.pte, said.trim_end());
         }
-        fs::read_to_string(&stdout).map_err(|error| anyhow!("{stdout}: {error}"))
+        String::from_utf8(stdout).context("the engine's output is not UTF-8")
     }
 }
 

@@ -29,7 +29,8 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_EXPORT, Failure, Outcome, console::Console, reserve::Reserve, setup, supervise, workspace::Workspace,
+    EXIT_EXPORT, EXIT_INTERRUPTED, Failure, Outcome, console::Console, predict, reserve::Reserve, setup,
+    supervise, workspace::Workspace,
 };
 
 use super::{
@@ -58,21 +59,29 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     pub(super) fn run(&self, force: bool) -> Outcome {
         if !force && let Some(claim) = self.proved() {
-            let ReserveManifest { file, sha256, .. } = &claim.manifest;
-            println!("{file}: unchanged and proved: sha256 {sha256}");
+            self.console.unchanged(&claim.manifest.file, claim.manifest.sha256);
             return Ok(());
         }
+        let disk = predict::free_disk_bytes(self.workspace.root());
+        super::suffices("disk", disk, predict::reserve_disk_bytes(&self.recipe), &self.recipe)?;
         supervise::watch_interrupts()?;
         let _lock = super::lock(&self.workspace.state().join("locks"), self.dir.name())?;
-        let hint = format!("run: cargo xtask doctor {}", self.recipe.name);
-        let manifest = self.export().map_err(|error| match error.downcast::<check::Refusal>() {
-            Ok(refusal) => crate::verify::refused(refusal.into()),
-            Err(error) => Failure::new(EXIT_EXPORT, error, hint),
-        })?;
-        self.console.done();
-        let ReserveManifest { file, file_bytes, sha256, .. } = &manifest;
-        println!("{file}: published: {file_bytes} bytes, sha256 {sha256}");
+        let manifest = self.export().map_err(|error| self.failed(error))?;
+        self.console.published_reserve(&manifest);
         Ok(())
+    }
+
+    fn failed(&self, error: anyhow::Error) -> Failure {
+        let name = &self.recipe.name;
+        if supervise::interrupted() {
+            let hint =
+                format!("nothing was published; run again: cargo xtask export {name} --runtime llamacpp");
+            return Failure::new(EXIT_INTERRUPTED, error, hint);
+        }
+        match error.downcast::<check::Refusal>() {
+            Ok(refusal) => crate::verify::refused(refusal.into()),
+            Err(error) => Failure::new(EXIT_EXPORT, error, format!("run: cargo xtask doctor {name}")),
+        }
     }
 
     /// What would be written.
