@@ -126,6 +126,15 @@ impl Console {
         }
     }
 
+    /// Something is not as one would wish, and the work goes on.
+    pub(crate) fn warning(&self, text: &str) {
+        match self {
+            Self::Json => println!("{}", json!({"event": "warning", "warning": text})),
+            Self::Bar(bar) => bar.println(format!("warning: {text}")),
+            Self::Plain => eprintln!("warning: {text}"),
+        }
+    }
+
     pub(crate) fn unchanged(&self, file: &str, sha256: Digest) {
         self.done();
         match self {
