@@ -15,6 +15,7 @@ use std::{fmt::Write as _, fs};
 
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
+use clap::ValueEnum as _;
 use model_assets::{dir::ModelDir, evidence::Benchmark};
 
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     console::Console,
     engine::{Engine, Files, Measured, Profile},
     evidence::REPEATS,
-    setup,
+    setup, usage,
     verify::{self, refused},
     workspace::Workspace,
 };
@@ -38,9 +39,10 @@ pub(crate) struct Args {
     /// A model's name, or the path of a `.pte` file, which is run as a linked model is: packed weights in a file
     #[arg(default_value = "tiny")]
     model: Utf8PathBuf,
-    /// Timed repeats of each case, after one that is not timed
-    #[arg(long, default_value_t = REPEATS, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    repeats: u32,
+    /// Timed repeats of each case, after one that is not timed; 5 unless given. With `--against`: rounds of one repeat of either
+    /// side; a ratio is the median of theirs, because a machine's speed changes from minute to minute
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeats: Option<u32>,
     /// Threads; performance cores unless given
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: Option<u32>,
@@ -51,40 +53,65 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_name = "TOOL")]
     against: Option<Against>,
     /// Where the figures go; `.proofmark/bench/MODEL` unless given
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "against")]
     out: Option<Utf8PathBuf>,
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
 }
 
+impl Args {
+    fn is_file(&self) -> bool {
+        self.model.extension() == Some("pte")
+    }
+
+    /// Refuses flags that mean nothing for the other tool.
+    fn check(&self) {
+        let Some(against) = self.against else { return };
+        let tool = against.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+        if self.is_file() && against != Against::Python {
+            usage(&format!("`--against {tool}` needs a model's name, and not a file: {}", self.model));
+        }
+        let given = [
+            ("--repeats", self.repeats.is_some()),
+            ("--threads", self.threads.is_some()),
+            ("--rehearsed", self.rehearsed),
+        ];
+        if let (Against::ExportLlm, Some((flag, _))) = (against, given.iter().find(|(_, given)| *given)) {
+            usage(&format!("{flag} means nothing with `--against {tool}`: either side exports once"));
+        }
+    }
+}
+
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    args.check();
+    let console = Console::new(args.json);
     if args.against == Some(Against::ExportLlm) {
-        let console = Console::new(args.json);
         let compared = export_llm::compare(workspace, args.model.as_str(), &console);
         console.done();
         return show(&compared?, args.json);
     }
     let models = if args.rehearsed { workspace.rehearsals() } else { workspace.models() };
-    let is_file = args.model.extension() == Some("pte");
-    let name = args.model.file_stem().context("the model has no name")?;
+    // A model's name may have a dot in it, which ends no stem.
+    let name = if args.is_file() { args.model.file_stem() } else { args.model.file_name() };
+    let name = name.context("the model has no name")?;
     let dir = ModelDir::new(models, args.model.as_str());
-    let files = if is_file { file(&args.model)? } else { published(&dir)? };
-    let console = Console::new(args.json);
+    let files = if args.is_file() { file(&args.model)? } else { published(&dir)? };
+    let repeats = args.repeats.unwrap_or(REPEATS);
     if args.against == Some(Against::Python) {
         setup::ensure(workspace)?;
-        let compared = python::compare(workspace, &files, args.repeats, args.threads, &console);
+        let compared = python::compare(workspace, &files, (repeats, args.threads), &console);
         console.done();
         return show(&compared.map_err(|error| verify::failed(&dir, error))?, args.json);
     }
     if args.against == Some(Against::Llamacpp) {
-        let compared = llamacpp::compare(workspace, &dir, &files, (args.repeats, args.threads), &console);
+        let compared = llamacpp::compare(workspace, &dir, &files, (repeats, args.threads), &console);
         console.done();
         return show(&compared?, args.json);
     }
     console.step("engine: build");
     let measured = Engine::open(workspace, Profile::Release)
-        .and_then(|engine| engine.bench(&files, args.repeats, args.threads, &console));
+        .and_then(|engine| engine.bench(&files, repeats, args.threads, &console));
     console.done();
     let measured = measured.map_err(|error| verify::failed(&dir, error))?;
     let out = args.out.clone().unwrap_or_else(|| workspace.state().join("bench").join(name));
