@@ -55,7 +55,7 @@ pub(crate) struct Args {
     /// Where the figures go; `.proofmark/bench/MODEL` unless given
     #[arg(long, value_name = "DIR", conflicts_with = "against")]
     out: Option<Utf8PathBuf>,
-    /// Print the figures as JSON
+    /// Print the figures as one JSON document
     #[arg(long)]
     json: bool,
 }
@@ -85,7 +85,7 @@ impl Args {
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     args.check();
-    let console = Console::new(args.json);
+    let console = Console::beside_answer(args.json);
     if args.against == Some(Against::ExportLlm) {
         let compared = export_llm::compare(workspace, args.model.as_str(), &console);
         console.done();

@@ -46,10 +46,11 @@ pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> 
         fs::remove_file(rehearsal.manifest_path())?;
     }
     let began = Instant::now();
-    export::run(workspace, &export::Args::of_rehearsal(model))?;
+    export::shown(workspace, &export::Args::of_rehearsal(model), console.clone())?;
     let our_seconds = began.elapsed().as_secs_f64();
     let manifest = rehearsal.manifest().map_err(refused)?.context("the rehearsal published no manifest")?;
     let worker: f64 = manifest.export.stages.iter().map(|stage| stage.seconds).sum();
+    console.clear();
     console.step("export_llm: export");
     let began = Instant::now();
     let (run, file_bytes) = upstream(workspace, &recipe, console)?;

@@ -121,6 +121,11 @@ impl Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    shown(workspace, args, Console::new(args.json))
+}
+
+/// As [`run`], shown where another command shows what it does.
+pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Outcome {
     if args.runtime == Runtime::Llamacpp {
         // No worker runs: the conversion streams.
         for (flag, given) in [("--memory-max", args.memory_max), ("--stall-timeout", args.stall_timeout)] {
@@ -145,7 +150,6 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(());
     }
-    let console = Console::new(args.json);
     let checkpoint = checkpoint(workspace, &dir, &recipe, &source, args, &console)?;
     if args.runtime == Runtime::Llamacpp {
         let work = workspace.state().join("work").join(format!("{}-gguf", args.model));
