@@ -16,7 +16,10 @@ use std::{fmt::Write as _, fs};
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::ValueEnum as _;
-use model_assets::{dir::ModelDir, evidence::Benchmark};
+use model_assets::{
+    dir::ModelDir,
+    evidence::{self, Benchmark},
+};
 
 use crate::{
     EXIT_REFUSED, Failure, Outcome,
@@ -46,6 +49,9 @@ pub(crate) struct Args {
     /// Threads; performance cores unless given
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: Option<u32>,
+    /// Also show where a decoded token's time goes, operator by operator, and what share is outside XNNPACK
+    #[arg(long, conflicts_with = "against")]
+    profile: bool,
     /// Look at the rehearsal of the model instead
     #[arg(long)]
     rehearsed: bool,
@@ -110,8 +116,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         return show(&compared?, args.json);
     }
     console.step("engine: build");
-    let measured = Engine::open(workspace, Profile::Release)
-        .and_then(|engine| engine.bench(&files, repeats, args.threads, &console));
+    let measured = measure(workspace, &files, (repeats, args.threads), args.profile, &console);
     console.done();
     let measured = measured.map_err(|error| verify::failed(&dir, error))?;
     let out = args.out.clone().unwrap_or_else(|| workspace.state().join("bench").join(name));
@@ -123,6 +128,21 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         println!("{out}: bench.json, bench.md, bench.svg");
     }
     Ok(())
+}
+
+fn measure(
+    workspace: &Workspace,
+    files: &Files,
+    (repeats, threads): (u32, Option<u32>),
+    profile: bool,
+    console: &Console,
+) -> anyhow::Result<Measured> {
+    let engine = Engine::open(workspace, Profile::Release)?;
+    let mut measured = engine.bench(files, repeats, threads, console)?;
+    if profile {
+        measured.profile = Some(engine.profile(files, threads, console)?);
+    }
+    Ok(measured)
 }
 
 fn show(comparison: &Comparison, json: bool) -> Outcome {
@@ -185,7 +205,30 @@ fn page(measured: &Measured) -> String {
             )
         }
     };
-    format!("{mode}\n\n{}", markdown(&measured.benchmark))
+    let profile = measured.profile.as_ref().map(profile).unwrap_or_default();
+    format!("{mode}\n\n{}{profile}", markdown(&measured.benchmark))
+}
+
+/// Where a decoded token's time goes, as a Markdown table.
+fn profile(profile: &evidence::Profile) -> String {
+    let (tokens, outside) = (profile.tokens, profile.outside_delegates * 100.0);
+    let mut text = format!(
+        "\nof {:.1} us per token, over {tokens} tokens at the middle of the window, {outside:.2} % is outside the delegates\n\n\
+         | event | us per token | calls | share |\n|---|---|---|---|\n",
+        profile.token_us
+    );
+    for event in &profile.events {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "| {} | {:.1} | {:.1} | {:.3} % |",
+            event.name,
+            event.us_per_token,
+            event.calls_per_token,
+            event.share * 100.0
+        );
+    }
+    text
 }
 
 /// The figures as a Markdown table.
@@ -212,7 +255,7 @@ pub(crate) fn markdown(b: &Benchmark) -> String {
     if let (Some(ms), Some(sd), Some(tokens)) = (b.ttft_ms, b.ttft_sd_ms, b.ttft_prompt_tokens) {
         let _ = writeln!(text, "| time to first token, prompt of {tokens} | {ms:.2} ± {sd:.2} ms | |");
     }
-    let row = |text: &mut String, name: &str, s: &model_assets::evidence::Speed| {
+    let row = |text: &mut String, name: &str, s: &evidence::Speed| {
         let _ =
             writeln!(text, "| {name} | {:.1} ± {:.1} tok/s | {:.1} to {:.1} |", s.mean, s.sd, s.min, s.max);
     };
@@ -337,8 +380,8 @@ pub(crate) mod tests {
     #[test]
     fn the_page_says_in_which_mode_the_figures_were_taken() {
         use crate::engine::Packed;
-        use model_assets::evidence::{Load, PackedWeights};
-        let embedded = Measured { benchmark: sample(), packed: None };
+        use model_assets::evidence::{EventShare, Load, PackedWeights};
+        let embedded = Measured { benchmark: sample(), packed: None, profile: None };
         assert!(page(&embedded).starts_with("embedded: weights are packed in memory"));
         let first_start = Load {
             load_ms: 9000.0,
@@ -351,6 +394,22 @@ pub(crate) mod tests {
         let linked =
             Measured { packed: Some(Packed { found: PackedWeights::Warm, first_start }), ..embedded };
         let text = page(&linked);
+        assert!(!text.contains("outside the delegates"), "{text}");
+        let event = EventShare {
+            name: "DELEGATE_CALL".into(),
+            calls_per_token: 17.0,
+            us_per_token: 970.0,
+            share: 0.97,
+        };
+        let profile =
+            evidence::Profile { tokens: 32, token_us: 1000.0, outside_delegates: 0.03, events: vec![event] };
+        let profiled = page(&Measured { profile: Some(profile), ..linked });
+        for part in [
+            "32 tokens at the middle of the window, 3.00 % is outside",
+            "| DELEGATE_CALL | 970.0 | 17.0 | 97.000 % |",
+        ] {
+            assert!(profiled.contains(part), "{part} in\n{profiled}");
+        }
         for part in ["found warm", "took 9000 ms to load and 2500.0 MB", "steady over the file | 7.199"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }

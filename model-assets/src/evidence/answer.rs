@@ -109,13 +109,41 @@ pub struct Talked {
 /// What `engine bench --json` answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Benched<P = ()> {
+pub struct Benched {
     /// The figures.
     pub benchmark: Benchmark,
     /// Where the packed weights were in the load that was measured; absent when no cache was asked for.
     pub packed: Option<PackedWeights>,
     /// Where a decoded token's time went; absent unless it was asked for.
-    pub profile: Option<P>,
+    pub profile: Option<Profile>,
+}
+
+/// Where the time of decoded tokens went, operator by operator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Tokens decoded while operators were recorded.
+    pub tokens: u32,
+    /// Wall time per token as the runtime sees it, microseconds.
+    pub token_us: f64,
+    /// Share of it outside delegates.
+    pub outside_delegates: f64,
+    /// Largest first; those of a method hold those of its operators.
+    pub events: Vec<EventShare>,
+}
+
+/// One operator, or a whole method.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventShare {
+    /// As the runtime names it.
+    pub name: String,
+    /// Calls per token.
+    pub calls_per_token: f64,
+    /// Wall time per token, microseconds.
+    pub us_per_token: f64,
+    /// Share of the token's time.
+    pub share: f64,
 }
 
 /// What became of the packed-weights cache in one load.

@@ -6,7 +6,7 @@
 //! back.
 
 use anyhow::{Context as _, bail};
-use model_assets::evidence::{Benched, Benchmark, EngineCheck, Load, PackedWeights};
+use model_assets::evidence::{Benched, Benchmark, EngineCheck, Load, PackedWeights, Profile};
 use serde::Serialize;
 
 use crate::console::Console;
@@ -19,6 +19,8 @@ pub(crate) struct Measured {
     pub(crate) benchmark: Benchmark,
     /// The packed file of a linked model; absent for an embedded one.
     pub(crate) packed: Option<Packed>,
+    /// Where a decoded token's time goes, where it was asked for.
+    pub(crate) profile: Option<Profile>,
 }
 
 /// The packed file of a linked model.
@@ -34,7 +36,7 @@ impl Measured {
     /// What is recorded. Its peak is that of the worst start, which users have too: a phone ends an app that takes too
     /// much once.
     pub(crate) fn into_evidence(self) -> Benchmark {
-        let Self { mut benchmark, packed } = self;
+        let Self { mut benchmark, packed, .. } = self;
         if let (Some(memory), Some(packed)) = (&mut benchmark.memory, packed) {
             memory.peak_bytes = memory.peak_bytes.max(packed.first_start.peak_rss_bytes);
         }
@@ -60,7 +62,21 @@ impl Engine {
         more.extend(files.words());
         let Benched { benchmark, packed, .. } = self.measure(files, repeats, threads, &more, console)?;
         let packed = packed.zip(first_start).map(|(found, first_start)| Packed { found, first_start });
-        Ok(Measured { benchmark, packed })
+        Ok(Measured { benchmark, packed, profile: None })
+    }
+
+    /// Where a decoded token's time goes, of a process of its own: recording takes time. [`Self::first_start`] comes before.
+    ///
+    /// # Errors
+    /// As [`Self::bench`].
+    pub(crate) fn profile(
+        &self,
+        files: &Files,
+        threads: Option<u32>,
+        console: &Console,
+    ) -> anyhow::Result<Profile> {
+        let benched = self.measure(files, 1, threads, &["--profile".to_owned()], console)?;
+        benched.profile.context("the engine recorded no profile")
     }
 
     /// Makes the packed file of a linked model, as the first start of an app does; an embedded model has none.
@@ -182,7 +198,7 @@ mod tests {
         };
         let peak = |packed: Option<u64>| {
             let packed = packed.map(|peak| Packed { found: PackedWeights::Warm, first_start: load(peak) });
-            let measured = Measured { benchmark: crate::bench::tests::sample(), packed };
+            let measured = Measured { benchmark: crate::bench::tests::sample(), packed, profile: None };
             measured.into_evidence().memory.unwrap().peak_bytes
         };
         assert_eq!((peak(None), peak(Some(1)), peak(Some(40_000_000))), (20_000_000, 20_000_000, 40_000_000));

@@ -14,11 +14,11 @@ use engine::measure::machine;
 use engine::measure::speed::{decode, mean_sd, prefill};
 use engine::{LoadOptions, PackedUse, runtime};
 use model_assets::digest::Digest;
-use model_assets::evidence::{Benched, Benchmark, PackedWeights, SweepStep};
+use model_assets::evidence::{Benched, Benchmark, PackedWeights, Profile, SweepStep};
 
 use crate::ModelArgs;
 use crate::output::{Failed, print, print_json};
-use crate::profile::{Profile, profile};
+use crate::profile::profile;
 use crate::writer::WriterArgs;
 
 #[derive(Args)]
