@@ -14,7 +14,10 @@ mod quality;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    answer::{Answer, AnswerRequest, Answers, Prompt, TalkRequest, Talked, Turn},
+    answer::{
+        Answer, AnswerRequest, Answers, Benched, EventShare, PackedWeights, Profile, Prompt, TalkRequest,
+        Talked, Turn,
+    },
     benchmark::{Benchmark, Energy, Machine, MemorySteps, Resident, Roofline, Speed, SweepStep},
     eq::{Eq, EqItem, Talk},
     quality::{Acceptance, Quality},

@@ -1,46 +1,58 @@
 //! `cargo xtask bench`: speed, memory and energy of a model in the runtime that ships, as JSON, Markdown and a plot.
 //!
+//! A linked model is measured with its packed weights in a file, as the app runs it; a `.pte` given by its path is taken for
+//! one, because only a linked model is a file of its own.
+//!
 //! What it shows is not recorded: `verify --level release` measures on its own and records that.
 
 mod against;
 mod export_llm;
 mod llamacpp;
+mod page;
 mod plot;
 mod python;
 
-use std::{fmt::Write as _, fs};
+use std::fs;
 
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::{dir::ModelDir, evidence::Benchmark};
+use clap::ValueEnum as _;
+use model_assets::dir::ModelDir;
 
 use crate::{
     EXIT_REFUSED, Failure, Outcome,
     console::Console,
-    engine::{Engine, Files, Profile},
+    engine::{Engine, Files, Measured, Profile},
     evidence::REPEATS,
-    setup,
+    setup, usage,
     verify::{self, refused},
     workspace::Workspace,
 };
 
-use self::against::{Against, Comparison};
+use self::{
+    against::{Against, Comparison},
+    page::page,
+};
 
-pub(crate) use self::plot::svg;
+pub(crate) use self::{page::markdown, plot::svg};
 
 const MB: f64 = 1e6;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A model's name, or the path of a `.pte` file
+    /// A model's name, or the path of a `.pte` file, which is run as a linked model is: packed weights in a file
     #[arg(default_value = "tiny")]
     model: Utf8PathBuf,
-    /// Timed repeats of each case, after one that is not timed
-    #[arg(long, default_value_t = REPEATS, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    repeats: u32,
+    /// Timed repeats of each case, after one that is not timed; 5 unless given. With `--against`: rounds of one repeat of either
+    /// side; a ratio is the median of theirs, because a machine's speed changes from minute to minute
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeats: Option<u32>,
     /// Threads; performance cores unless given
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: Option<u32>,
+    /// Also show where a decoded token's time goes, operator by operator, and what share is outside XNNPACK
+    #[arg(long, conflicts_with = "against")]
+    profile: bool,
     /// Look at the rehearsal of the model instead
     #[arg(long)]
     rehearsed: bool,
@@ -48,51 +60,90 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_name = "TOOL")]
     against: Option<Against>,
     /// Where the figures go; `.proofmark/bench/MODEL` unless given
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "against")]
     out: Option<Utf8PathBuf>,
-    /// Print the figures as JSON
+    /// Print the figures as one JSON document
     #[arg(long)]
     json: bool,
 }
 
+impl Args {
+    fn is_file(&self) -> bool {
+        self.model.extension() == Some("pte")
+    }
+
+    /// Refuses flags that mean nothing for the other tool.
+    fn check(&self) {
+        let Some(against) = self.against else { return };
+        let tool = against.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+        if self.is_file() && against != Against::Python {
+            usage(&format!("`--against {tool}` needs a model's name, and not a file: {}", self.model));
+        }
+        let given = [
+            ("--repeats", self.repeats.is_some()),
+            ("--threads", self.threads.is_some()),
+            ("--rehearsed", self.rehearsed),
+        ];
+        if let (Against::ExportLlm, Some((flag, _))) = (against, given.iter().find(|(_, given)| *given)) {
+            usage(&format!("{flag} means nothing with `--against {tool}`: either side exports once"));
+        }
+    }
+}
+
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    args.check();
+    let console = Console::beside_answer(args.json);
     if args.against == Some(Against::ExportLlm) {
-        let console = Console::new(args.json);
         let compared = export_llm::compare(workspace, args.model.as_str(), &console);
         console.done();
         return show(&compared?, args.json);
     }
     let models = if args.rehearsed { workspace.rehearsals() } else { workspace.models() };
-    let is_file = args.model.extension() == Some("pte");
-    let name = args.model.file_stem().context("the model has no name")?;
+    // A model's name may have a dot in it, which ends no stem.
+    let name = if args.is_file() { args.model.file_stem() } else { args.model.file_name() };
+    let name = name.context("the model has no name")?;
     let dir = ModelDir::new(models, args.model.as_str());
-    let files = if is_file { file(&args.model)? } else { published(&dir)? };
-    let console = Console::new(args.json);
+    let files = if args.is_file() { file(&args.model)? } else { published(&dir)? };
+    let repeats = args.repeats.unwrap_or(REPEATS);
     if args.against == Some(Against::Python) {
         setup::ensure(workspace)?;
-        let compared = python::compare(workspace, &files, args.repeats, args.threads, &console);
+        let compared = python::compare(workspace, &files, (repeats, args.threads), &console);
         console.done();
         return show(&compared.map_err(|error| verify::failed(&dir, error))?, args.json);
     }
     if args.against == Some(Against::Llamacpp) {
-        let compared = llamacpp::compare(workspace, &dir, &files, (args.repeats, args.threads), &console);
+        let compared = llamacpp::compare(workspace, &dir, &files, (repeats, args.threads), &console);
         console.done();
         return show(&compared?, args.json);
     }
     console.step("engine: build");
-    let measured = Engine::open(workspace, Profile::Release)
-        .and_then(|engine| engine.bench(&files, args.repeats, args.threads, &console));
+    let measured = measure(workspace, &files, (repeats, args.threads), args.profile, &console);
     console.done();
-    let benchmark = measured.map_err(|error| verify::failed(&dir, error))?;
+    let measured = measured.map_err(|error| verify::failed(&dir, error))?;
     let out = args.out.clone().unwrap_or_else(|| workspace.state().join("bench").join(name));
-    write(&out, &benchmark)?;
+    write(&out, &measured)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&benchmark)?);
+        println!("{}", serde_json::to_string_pretty(&measured)?);
     } else {
-        print!("{}", markdown(&benchmark));
+        print!("{}", page(&measured));
         println!("{out}: bench.json, bench.md, bench.svg");
     }
     Ok(())
+}
+
+fn measure(
+    workspace: &Workspace,
+    files: &Files,
+    (repeats, threads): (u32, Option<u32>),
+    profile: bool,
+    console: &Console,
+) -> anyhow::Result<Measured> {
+    let engine = Engine::open(workspace, Profile::Release)?;
+    let mut measured = engine.bench(files, repeats, threads, console)?;
+    if profile {
+        measured.profile = Some(engine.profile(files, threads, console)?);
+    }
+    Ok(measured)
 }
 
 fn show(comparison: &Comparison, json: bool) -> Outcome {
@@ -111,7 +162,7 @@ fn file(path: &Utf8Path) -> Result<Files, Failure> {
     let expect = pte::Expect { kernels: Some(pte::linked_runtime().clone()), ..pte::Expect::default() };
     let report = pte::verify(&pte, pte::Level::Hash, &expect);
     if report.is_accepted() {
-        return Ok(Files { pte: path.to_owned(), words: None });
+        return Ok(Files { pte: path.to_owned(), words: None, linked: true });
     }
     let error =
         anyhow::anyhow!("{path}: got {} findings that reject, expected none", report.rejects().count());
@@ -127,12 +178,12 @@ fn published(dir: &ModelDir) -> Result<Files, Failure> {
     Ok(Files::of(dir, &claim, path))
 }
 
-fn write(out: &Utf8Path, benchmark: &Benchmark) -> anyhow::Result<()> {
+fn write(out: &Utf8Path, measured: &Measured) -> anyhow::Result<()> {
     fs::create_dir_all(out).with_context(|| format!("{out}: cannot be made"))?;
-    let mut json = serde_json::to_string_pretty(benchmark)?;
+    let mut json = serde_json::to_string_pretty(measured)?;
     json.push('\n');
     for (name, text) in
-        [("bench.json", json), ("bench.md", markdown(benchmark)), ("bench.svg", svg(benchmark)?)]
+        [("bench.json", json), ("bench.md", page(measured)), ("bench.svg", svg(&measured.benchmark)?)]
     {
         let place = out.join(name);
         fs::write(&place, text).with_context(|| format!("{place}: cannot be written"))?;
@@ -140,77 +191,11 @@ fn write(out: &Utf8Path, benchmark: &Benchmark) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The figures as a Markdown table.
-pub(crate) fn markdown(b: &Benchmark) -> String {
-    let machine = &b.machine;
-    let memory = machine.memory_bytes.map_or(String::new(), |n| format!(", {:.1} GB", n as f64 / 1e9));
-    // Writing to a String cannot fail.
-    let mut text = format!(
-        "{} ({}, {} processors{memory}, {}), ExecuTorch {}, {} threads, model {:.1} MB\n\n| what | mean ± sd | least to most |\n|---|---|---|\n",
-        machine.processor,
-        machine.architecture,
-        machine.processors,
-        machine.system,
-        b.runtime,
-        b.threads,
-        b.file_bytes as f64 / MB
-    );
-    let cold = b
-        .load_cold_ms
-        .map_or("not measured: the system drops no pages".to_owned(), |ms| format!("{ms:.1} ms"));
-    let _ = writeln!(text, "| load, cold | {cold} | |");
-    let _ = writeln!(text, "| load, warm | {:.2} ± {:.2} ms | |", b.load_warm_ms, b.load_warm_sd_ms);
-    let _ = writeln!(text, "| first prefill (packs weights) | {:.1} ms | |", b.first_prefill_ms);
-    if let (Some(ms), Some(sd), Some(tokens)) = (b.ttft_ms, b.ttft_sd_ms, b.ttft_prompt_tokens) {
-        let _ = writeln!(text, "| time to first token, prompt of {tokens} | {ms:.2} ± {sd:.2} ms | |");
-    }
-    let row = |text: &mut String, name: &str, s: &model_assets::evidence::Speed| {
-        let _ =
-            writeln!(text, "| {name} | {:.1} ± {:.1} tok/s | {:.1} to {:.1} |", s.mean, s.sd, s.min, s.max);
-    };
-    for speed in &b.speeds {
-        row(&mut text, &speed.name, speed);
-    }
-    for step in &b.sweep {
-        for speed in [&step.prefill, &step.decode] {
-            row(&mut text, &format!("{}, threads: {}", speed.name, step.threads), speed);
-        }
-    }
-    if let Some(memory) = &b.memory {
-        let _ = writeln!(text, "| memory, peak | {:.1} MB | |", memory.peak_bytes as f64 / MB);
-        let steps = [
-            ("loaded", &memory.loaded),
-            ("first prefill", &memory.first_prefill),
-            ("steady", &memory.steady),
-        ];
-        for (name, r) in steps {
-            let (anonymous, file) = (r.anonymous_bytes as f64 / MB, r.file_bytes as f64 / MB);
-            let _ = writeln!(
-                text,
-                "| memory, {name} | {anonymous:.1} MB anonymous, {file:.1} MB file-backed | |"
-            );
-        }
-    }
-    match &b.energy {
-        Some(energy) => {
-            let _ = writeln!(
-                text,
-                "| energy | {:.5} J per token ({}) | |",
-                energy.joules_per_token, energy.counter
-            );
-        }
-        None => text.push_str("| energy | not told by this platform | |\n"),
-    }
-    let r = &b.roofline;
-    let (used, read, share) = (r.used_bytes_per_second / 1e9, r.read_bytes_per_second / 1e9, r.share * 100.0);
-    let _ =
-        writeln!(text, "| memory bandwidth used by decoding | {used:.2} of {read:.1} GB/s, {share:.0} % | |");
-    text
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
-    use model_assets::evidence::{Energy, Machine, MemorySteps, Resident, Roofline, Speed, SweepStep};
+    use model_assets::evidence::{
+        Benchmark, Energy, Machine, MemorySteps, Resident, Roofline, Speed, SweepStep,
+    };
 
     use super::*;
 
@@ -262,25 +247,6 @@ pub(crate) mod tests {
             energy: Some(Energy { counter: "package-0".into(), joules_per_token: 0.002 }),
             roofline: Roofline { read_bytes_per_second: 3e10, used_bytes_per_second: 6e9, share: 0.2 },
         }
-    }
-
-    #[test]
-    fn the_table_says_what_is_absent() {
-        let text = markdown(&sample());
-        for part in [
-            "load, cold | not measured",
-            "pp64 | 20000.0 ± 400.0",
-            "pp64, threads: 1",
-            "0.00200 J",
-            "20.0 MB",
-        ] {
-            assert!(text.contains(part), "{part} in\n{text}");
-        }
-        let dark = Benchmark { energy: None, memory: None, ..sample() };
-        assert!(
-            markdown(&dark).contains("not told by this platform")
-                && !markdown(&dark).contains("memory, peak")
-        );
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What an export shows: a bar on a terminal, plain lines elsewhere, JSON lines with `--json`.
 //!
-//! **Invariant:** JSON goes to standard output and nothing else does then; progress goes to standard error.
+//! **Invariant:** JSON goes to standard output and nothing else does then; progress goes to standard error. An answer in JSON is
+//! one document: events of what is done for it go to standard error too.
 
 use std::{io::IsTerminal as _, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use model_assets::manifest::Manifest;
+use model_assets::{digest::Digest, manifest::Manifest, reserve::ReserveManifest};
 use serde_json::json;
 
 /// Where the progress of an export goes.
@@ -17,6 +18,8 @@ pub(crate) enum Console {
     Plain,
     /// JSON lines on standard output.
     Json,
+    /// Lines on standard error, beside an answer in JSON: that alone goes to standard output.
+    Beside,
 }
 
 impl Console {
@@ -35,13 +38,18 @@ impl Console {
         }
     }
 
+    /// For a command whose answer is one JSON document with `--json`, and not events.
+    pub(crate) fn beside_answer(json: bool) -> Self {
+        if json { Self::Beside } else { Self::new(false) }
+    }
+
     pub(crate) fn attempt(&self, model: &str, attempt: u32, of: u32) {
         match self {
             Self::Json => {
                 println!("{}", json!({"event": "attempt", "model": model, "attempt": attempt, "of": of}))
             }
             Self::Bar(bar) => bar.println(format!("export {model}: attempt {attempt} of {of}")),
-            Self::Plain => eprintln!("export {model}: attempt {attempt} of {of}"),
+            Self::Plain | Self::Beside => eprintln!("export {model}: attempt {attempt} of {of}"),
         }
     }
 
@@ -51,7 +59,7 @@ impl Console {
                 println!("{}", json!({"event": "attempt-failed", "attempt": attempt, "error": error}))
             }
             Self::Bar(bar) => bar.println(format!("attempt {attempt}: {error}")),
-            Self::Plain => eprintln!("attempt {attempt}: {error}"),
+            Self::Plain | Self::Beside => eprintln!("attempt {attempt}: {error}"),
         }
     }
 
@@ -64,7 +72,7 @@ impl Console {
                 bar.set_position(index);
                 bar.set_prefix(name.to_owned());
             }
-            Self::Plain => eprintln!("  [{}/{of}] {name}", index + 1),
+            Self::Plain | Self::Beside => eprintln!("  [{}/{of}] {name}", index + 1),
         }
     }
 
@@ -73,7 +81,7 @@ impl Console {
         match self {
             Self::Json => println!("{}", json!({"event": "step", "step": name})),
             Self::Bar(bar) => bar.set_prefix(name.to_owned()),
-            Self::Plain => eprintln!("  {name}"),
+            Self::Plain | Self::Beside => eprintln!("  {name}"),
         }
     }
 
@@ -101,12 +109,12 @@ impl Console {
                 bar.set_position(bytes);
                 bar.set_prefix(name.to_owned());
             }
-            Self::Plain if Some(bytes) == total => eprintln!("  {name}: {bytes} bytes"),
-            Self::Plain if first => {
+            Self::Plain | Self::Beside if Some(bytes) == total => eprintln!("  {name}: {bytes} bytes"),
+            Self::Plain | Self::Beside if first => {
                 let total = total.map(|total| format!(" of {total}")).unwrap_or_default();
                 eprintln!("  {name}: from byte {bytes}{total}");
             }
-            Self::Plain => {}
+            Self::Plain | Self::Beside => {}
         }
     }
 
@@ -115,7 +123,7 @@ impl Console {
         match self {
             Self::Json => println!("{}", json!({"event": "download-failed", "file": name, "error": why})),
             Self::Bar(bar) => bar.println(why),
-            Self::Plain => eprintln!("  {why}"),
+            Self::Plain | Self::Beside => eprintln!("  {why}"),
         }
     }
 
@@ -126,28 +134,53 @@ impl Console {
         }
     }
 
-    pub(crate) fn unchanged(&self, manifest: &Manifest) {
+    /// Something is not as one would wish, and the work goes on.
+    pub(crate) fn warning(&self, text: &str) {
         match self {
-            Self::Json => println!(
-                "{}",
-                json!({"event": "unchanged", "file": manifest.file, "sha256": manifest.sha256})
-            ),
-            _ => println!("{}: unchanged and proved: sha256 {}", manifest.file, manifest.sha256),
+            Self::Json => println!("{}", json!({"event": "warning", "warning": text})),
+            Self::Bar(bar) => bar.println(format!("warning: {text}")),
+            Self::Plain | Self::Beside => eprintln!("warning: {text}"),
+        }
+    }
+
+    pub(crate) fn unchanged(&self, file: &str, sha256: Digest) {
+        self.done();
+        match self {
+            Self::Json => println!("{}", json!({"event": "unchanged", "file": file, "sha256": sha256})),
+            _ => self.outcome(&format!("{file}: unchanged and proved: sha256 {sha256}")),
         }
     }
 
     pub(crate) fn published(&self, manifest: &Manifest) {
-        let Manifest { file, file_bytes, sha256, prd_compliant, prd_reasons, .. } = manifest;
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
-        }
+        let Manifest { file, file_bytes, sha256, prd_reasons, .. } = manifest;
+        self.announce(file, *file_bytes, *sha256, Some(prd_reasons));
+    }
+
+    /// A reserve is not held to the product's demands.
+    pub(crate) fn published_reserve(&self, manifest: &ReserveManifest) {
+        self.announce(&manifest.file, manifest.file_bytes, manifest.sha256, None);
+    }
+
+    fn announce(&self, file: &str, file_bytes: u64, sha256: Digest, prd_reasons: Option<&[String]>) {
+        self.done();
         if let Self::Json = self {
-            let event = json!({"event": "published", "file": file, "file_bytes": file_bytes, "sha256": sha256,
-                               "prd_compliant": prd_compliant, "prd_reasons": prd_reasons});
+            let mut event =
+                json!({"event": "published", "file": file, "file_bytes": file_bytes, "sha256": sha256});
+            if let Some(reasons) = prd_reasons {
+                event["prd_compliant"] = reasons.is_empty().into();
+                event["prd_reasons"] = reasons.into();
+            }
             println!("{event}");
             return;
         }
-        println!("{file}: published: {file_bytes} bytes, sha256 {sha256}");
-        prd_reasons.iter().for_each(|reason| println!("not prd compliant: {reason}"));
+        self.outcome(&format!("{file}: published: {file_bytes} bytes, sha256 {sha256}"));
+        for reason in prd_reasons.unwrap_or_default() {
+            self.outcome(&format!("not prd compliant: {reason}"));
+        }
+    }
+
+    /// What came of it, in words.
+    fn outcome(&self, line: &str) {
+        if let Self::Beside = self { eprintln!("{line}") } else { println!("{line}") }
     }
 }

@@ -3,26 +3,29 @@
 //! **Invariant:** an answer is believed only if it is about the very bytes that the claim is about, and comes from the
 //! runtime that evidence must come from.
 
+mod benchmark;
+
 use std::{
     fs,
-    process::{Command, Stdio},
-    sync::atomic::Ordering,
-    time::Duration,
+    process::{Command, Output, Stdio},
 };
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     claim::Claim,
     dir::ModelDir,
-    evidence::{Answer, AnswerRequest, Answers, Benchmark, EngineCheck, Load, Parity, TalkRequest, Talked},
+    evidence::{Answer, AnswerRequest, Answers, EngineCheck, Load, Parity, TalkRequest, Talked},
     manifest::RUNTIME_VERSION,
+    recipe::Delivery,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{console::Console, supervise, workspace::Workspace};
 
-const POLL: Duration = Duration::from_millis(50);
+pub(crate) use self::benchmark::Measured;
+#[cfg(test)]
+pub(crate) use self::benchmark::Packed;
 
 /// The engine's binary and a place for its answers.
 pub(crate) struct Engine {
@@ -36,6 +39,8 @@ pub(crate) struct Files {
     pub(crate) pte: Utf8PathBuf,
     /// Tokenizer and template; absent for random weights and for a file without a claim.
     pub(crate) words: Option<(Utf8PathBuf, Utf8PathBuf)>,
+    /// Whether the app has it as a file beside it, and so keeps its packed weights in a file too.
+    pub(crate) linked: bool,
 }
 
 impl Files {
@@ -45,7 +50,13 @@ impl Files {
         let tokens = &claim.recipe.tokens;
         let words =
             claim.tokenizer.as_ref().map(|_| (place(&tokens.tokenizer), place(&tokens.chat_template)));
-        Self { pte, words }
+        let linked = claim.delivery(claim.manifest.file_bytes) == Delivery::Link;
+        Self { pte, words, linked }
+    }
+
+    /// Where a start has its packed weights.
+    pub(crate) fn mode(&self) -> &'static str {
+        if self.linked { "packed weights in a file" } else { "packed weights in memory" }
     }
 
     pub(crate) fn words(&self) -> Vec<String> {
@@ -78,72 +89,10 @@ impl Engine {
         console.step("engine: load and parity");
         let response = self.place("check.json")?;
         let arguments = ["--reference", reference.as_str(), "--response", response.as_str()];
-        self.run("check", files, &arguments)?;
+        self.run("check", files, &arguments.map(str::to_owned))?;
         let check: EngineCheck = self.answer(&response)?;
         about(claim, &check.runtime, &check.pte_sha256)?;
         Ok((check.load, check.parity))
-    }
-
-    /// Measures speed and memory. `threads` is the engine's own choice when it is `None`.
-    ///
-    /// # Errors
-    /// It does not load or run.
-    pub(crate) fn bench(
-        &self,
-        files: &Files,
-        repeats: u32,
-        threads: Option<u32>,
-        console: &Console,
-    ) -> anyhow::Result<Benchmark> {
-        let mut more = vec!["--sweep".to_owned()];
-        more.extend(files.words());
-        self.measure(files, repeats, threads, &more, console)
-    }
-
-    /// As [`Self::bench`], at one number of threads and without the time to the first token.
-    ///
-    /// # Errors
-    /// It does not load or run.
-    pub(crate) fn speeds(
-        &self,
-        files: &Files,
-        repeats: u32,
-        threads: Option<u32>,
-        console: &Console,
-    ) -> anyhow::Result<Benchmark> {
-        self.measure(files, repeats, threads, &[], console)
-    }
-
-    /// Arguments that make it keep packed weights, as an app with a linked model does, for as long as `self` lives.
-    pub(crate) fn packed_words(&self) -> [String; 2] {
-        ["--packed-cache".to_owned(), self.folder.path().join("packed").display().to_string()]
-    }
-
-    /// As [`Self::bench`], with these arguments more and no others.
-    ///
-    /// # Errors
-    /// It does not load or run.
-    pub(crate) fn measure(
-        &self,
-        files: &Files,
-        repeats: u32,
-        threads: Option<u32>,
-        more: &[String],
-        console: &Console,
-    ) -> anyhow::Result<Benchmark> {
-        console.step("engine: benchmark");
-        let mut arguments = vec!["--json".to_owned(), "--repeats".to_owned(), repeats.to_string()];
-        arguments.extend(threads.iter().flat_map(|n| ["--threads".to_owned(), n.to_string()]));
-        arguments.extend_from_slice(more);
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let stdout = self.run("bench", files, &arguments)?;
-        let read = || -> serde_json::Result<Benchmark> {
-            let mut answer: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&stdout)?;
-            // What became of the cache is no part of a benchmark.
-            answer.remove("packed");
-            serde_json::from_value(answer.into())
-        };
-        read().context("the engine's benchmark cannot be read")
     }
 
     /// Replies to prompts that do not depend on each other.
@@ -192,7 +141,8 @@ impl Engine {
         let (asked, response) =
             (self.place(&format!("{command}-request.json"))?, self.place(&format!("{command}.json"))?);
         fs::write(&asked, serde_json::to_vec(request)?)?;
-        self.run(command, files, &["--request", asked.as_str(), "--response", response.as_str()])?;
+        let arguments = ["--request", asked.as_str(), "--response", response.as_str()];
+        self.run(command, files, &arguments.map(str::to_owned))?;
         self.answer(&response)
     }
 
@@ -207,40 +157,16 @@ impl Engine {
     }
 
     /// Runs a command of the engine and returns its standard output; ends it when this process is interrupted.
-    fn run(&self, command: &str, files: &Files, arguments: &[&str]) -> anyhow::Result<String> {
-        supervise::watch_interrupts()?;
+    fn run(&self, command: &str, files: &Files, arguments: &[String]) -> anyhow::Result<String> {
         let words = if command == "bench" { Vec::new() } else { files.words() };
-        // Files and not pipes: nothing blocks while this side only waits.
-        let (stdout, stderr) = (self.place("stdout")?, self.place("stderr")?);
-        let mut child = Command::new(&self.binary)
-            .args([command, "--model", files.pte.as_str()])
-            .args(words)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(fs::File::create(&stdout)?)
-            .stderr(fs::File::create(&stderr)?)
-            .spawn()
-            .with_context(|| format!("{}: cannot be started", self.binary))?;
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
-            }
-            if supervise::INTERRUPTED.load(Ordering::Relaxed) {
-                child.kill()?;
-                child.wait()?;
-                bail!("{command}: interrupted");
-            }
-            std::thread::sleep(POLL);
-        };
+        let mut engine = Command::new(&self.binary);
+        engine.args([command, "--model", files.pte.as_str()]).args(words).args(arguments);
+        let Output { status, stdout, stderr } = supervise::output(&mut engine)?;
         if !status.success() {
-            let said = fs::read(&stderr).unwrap_or_default();
-            bail!(
-                "{}: the engine ended with {status}: {}",
-                files.pte,
-                String::from_utf8_lossy(&said).trim_end()
-            );
+            let said = String::from_utf8_lossy(&stderr);
+            bail!("{}: the engine ended with {status}: {}", files.pte, said.trim_end());
         }
-        fs::read_to_string(&stdout).map_err(|error| anyhow!("{stdout}: {error}"))
+        String::from_utf8(stdout).context("the engine's output is not UTF-8")
     }
 }
 

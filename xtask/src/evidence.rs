@@ -59,13 +59,13 @@ impl Bench<'_> {
         Ok(Evidence { load: Some(load), parity, ..Evidence::none(self.binding()) })
     }
 
-    /// Speed and memory, with the engine compiled as users get it.
+    /// Speed and memory, with the engine compiled as users get it and weights packed where the app has them.
     ///
     /// # Errors
     /// The model does not load or run.
     pub(crate) fn benchmark(&self) -> anyhow::Result<Benchmark> {
         let engine = Engine::open(self.workspace, Profile::Release)?;
-        engine.bench(&self.files, REPEATS, None, self.console)
+        Ok(engine.bench(&self.files, REPEATS, None, self.console)?.into_evidence())
     }
 
     /// The kinds that are asked for.

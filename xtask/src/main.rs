@@ -45,7 +45,7 @@ mod weights;
 mod whole;
 mod workspace;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Success.
 pub const EXIT_OK: u8 = 0;
@@ -178,6 +178,11 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 type Outcome = Result<(), Failure>;
+
+/// Ends the process as for any wrong command line: flags that mean nothing together are refused, not ignored.
+fn usage(message: &str) -> ! {
+    Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
+}
 
 impl Command {
     /// Whether it may work in `.proofmark`; `clean` has to be alone there, the others look only.

@@ -50,6 +50,12 @@ pub(crate) fn export_disk_bytes(recipe: &Recipe) -> u64 {
     4 * file_bytes(recipe) + 100_000_000
 }
 
+/// Disk that an export of the reserve needs while it runs, bytes: one file beside the old one, and the binary that runs it.
+pub(crate) fn reserve_disk_bytes(recipe: &Recipe) -> u64 {
+    let tensors = model_assets::gguf::plan::tensors(&recipe.architecture);
+    tensors.iter().filter_map(|(tensor, _)| tensor.bytes()).sum::<u64>() + 1_000_000_000
+}
+
 /// Free disk at `path`, bytes.
 pub(crate) fn free_disk_bytes(path: &Utf8Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path.as_std_path()).ok()?;

@@ -7,7 +7,7 @@
 
 use std::{
     fs,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -18,7 +18,7 @@ use model_assets::{
     reserve::{RESERVE_RUNTIME, ReserveBinding, ReserveCheck, ReserveClaim, ReserveEvidence},
 };
 
-use crate::{console::Console, setup, workspace::Workspace};
+use crate::{console::Console, setup, supervise, workspace::Workspace};
 
 /// The reserve's binary and a place for its answers.
 pub(crate) struct Reserve {
@@ -84,16 +84,12 @@ impl Reserve {
     }
 
     fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = Command::new(&self.binary)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("{}: cannot be started", self.binary))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("the reserve ended with {}: {}", output.status, said.trim_end());
+        let Output { status, stdout, stderr } =
+            supervise::output(Command::new(&self.binary).args(arguments))?;
+        if !status.success() {
+            bail!("the reserve ended with {status}: {}", String::from_utf8_lossy(&stderr).trim_end());
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        String::from_utf8(stdout).context("the reserve's output is not UTF-8")
     }
 }
 
@@ -139,11 +135,11 @@ fn features() -> Vec<&'static str> {
 }
 
 fn build(workspace: &Workspace) -> anyhow::Result<Utf8PathBuf> {
-    let output = cargo(workspace, "build")
+    let mut build = cargo(workspace, "build");
+    build
         .args(["--quiet", "--bin", "reserve", "--message-format=json-render-diagnostics"])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cargo cannot be started")?;
-    ensure!(output.status.success(), "the reserve does not build; it needs cmake and libclang");
-    crate::engine::executable(&output.stdout).context("cargo named no executable for the reserve")
+        .stderr(Stdio::inherit());
+    let (status, stdout) = supervise::stdout(&mut build)?;
+    ensure!(status.success(), "the reserve does not build; it needs cmake and libclang");
+    crate::engine::executable(&stdout).context("cargo named no executable for the reserve")
 }

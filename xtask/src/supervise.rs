@@ -1,9 +1,13 @@
-//! Runs the Python worker: own process group, memory watchdog, stall timeout, log, events.
+//! Runs the Python worker: own process group, memory watchdog, stall timeout, log, events. And any other command, to its end
+//! or to the first Ctrl-C or SIGTERM.
 //!
-//! **Invariant:** when this returns or panics, no process of the worker's group is left.
+//! **Invariant:** when this returns or panics, no process of the group that it started is left.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _},
+    os::unix::process::CommandExt as _,
+    process::{Command, ExitStatus, Output, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use camino::Utf8Path;
 use rustix::process::{Pid, Signal};
 
@@ -61,6 +65,8 @@ pub(crate) fn interrupted() -> bool {
 
 const TAIL_LINES_MAX: usize = 20;
 const POLL: Duration = Duration::from_millis(200);
+/// Of a command whose end somebody waits for.
+const COMMAND_POLL: Duration = Duration::from_millis(50);
 const EVENT: &str = "@proofmark ";
 
 /// State that the reader thread shares with the watchdog.
@@ -80,7 +86,6 @@ pub(crate) fn run(
     bounds: &Bounds,
     console: &Console,
 ) -> anyhow::Result<Run> {
-    use std::os::unix::process::CommandExt as _;
     // The worker reads end of file from this pipe when this process dies, however it dies.
     let (stdin, _held_open) = std::io::pipe()?;
     let reader = duct::cmd!(python.as_str(), "-I", "-B", script.as_str(), request.as_str())
@@ -103,7 +108,7 @@ pub(crate) fn run(
     let seen = Arc::new(Seen::default());
     let output = {
         let console = console.clone();
-        let (reader, seen, log) = (Arc::clone(&reader), Arc::clone(&seen), std::fs::File::create(log)?);
+        let (reader, seen, log) = (Arc::clone(&reader), Arc::clone(&seen), File::create(log)?);
         std::thread::spawn(move || read_output(&reader, &seen, log, &console))
     };
     let (killed, peaks) = watch(&group, &reader, &seen, bounds, console)?;
@@ -113,6 +118,43 @@ pub(crate) fn run(
     let stage = seen.stage.lock().map(|s| s.clone()).unwrap_or_default();
     let tail = seen.tail.lock().map(|t| t.clone()).unwrap_or_default();
     Ok(Run { ok, killed, stage, peak_rss_bytes: peaks.0, peak_anon_bytes: peaks.1, tail })
+}
+
+/// Runs a command to its end and returns what it said; ends it, and all that it started, when this process is interrupted.
+pub(crate) fn output(command: &mut Command) -> anyhow::Result<Output> {
+    let stderr = tempfile::tempfile()?;
+    let (status, stdout) = stdout(command.stderr(stderr.try_clone()?))?;
+    Ok(Output { status, stdout, stderr: content(stderr)? })
+}
+
+/// As [`output`], with its standard error where the command has it.
+pub(crate) fn stdout(command: &mut Command) -> anyhow::Result<(ExitStatus, Vec<u8>)> {
+    watch_interrupts()?;
+    let name = command.get_program().to_string_lossy().into_owned();
+    // A file and not a pipe: nothing blocks while this side only waits.
+    let stdout = tempfile::tempfile()?;
+    command.stdin(Stdio::null()).stdout(stdout.try_clone()?).process_group(0);
+    let mut child = command.spawn().with_context(|| format!("{name}: cannot be started"))?;
+    let group = Group(Pid::from_child(&child));
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if interrupted() {
+            drop(group);
+            child.wait()?;
+            bail!("{name}: interrupted");
+        }
+        std::thread::sleep(COMMAND_POLL);
+    };
+    Ok((status, content(stdout)?))
+}
+
+fn content(mut file: File) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A process group that does not outlive this value.
@@ -128,7 +170,7 @@ impl Drop for Group {
 fn read_output(
     reader: &duct::ReaderHandle,
     seen: &Seen,
-    mut log: std::fs::File,
+    mut log: File,
     console: &Console,
 ) -> std::io::Result<()> {
     for line in BufReader::new(reader).split(b'\n') {
@@ -228,4 +270,31 @@ fn usage(group: Pid) -> Usage {
         sum.anon_bytes += kib("RssAnon:");
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_run_to_its_end_and_what_it_says_is_kept_apart() {
+        let mut shell = Command::new("sh");
+        // More than a pipe holds, and a process that would outlive its shell.
+        shell.args(["-c", "sleep 1000 & echo $!; head -c 200000 /dev/zero >&2; exit 3"]);
+        let Output { status, stdout, stderr } = output(&mut shell).unwrap();
+        assert_eq!((status.code(), stderr.len()), (Some(3), 200_000));
+        let left = String::from_utf8(stdout).unwrap();
+        // The system ends it in its own time; an orphan that nobody reaps stays as a zombie.
+        let running = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", left.trim())).unwrap_or_default();
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+        };
+        while running() {
+            std::thread::sleep(COMMAND_POLL);
+        }
+        let error = output(&mut Command::new("/nowhere/to/be/found")).unwrap_err().to_string();
+        assert_eq!(error, "/nowhere/to/be/found: cannot be started");
+    }
 }

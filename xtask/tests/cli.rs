@@ -104,6 +104,40 @@ fn too_little_memory_stops_an_export_before_it_starts() {
 }
 
 #[test]
+fn flags_that_mean_nothing_for_the_reserve_are_a_wrong_command_line() {
+    for (flag, value) in [("--memory-max", "1000000000"), ("--stall-timeout", "10")] {
+        let (code, text) = xtask(&["export", "tiny", "--runtime", "llamacpp", flag, value]);
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains(&format!("error: {flag} bounds the Python worker")), "{text}");
+    }
+}
+
+#[test]
+fn flags_that_mean_nothing_against_another_tool_are_a_wrong_command_line() {
+    for (arguments, expected) in [
+        (&["--against", "python", "--out", "figures"][..], "'--out <DIR>'"),
+        (&["--against", "llamacpp", "--out", "figures"], "'--out <DIR>'"),
+        (&["--against", "export-llm", "--out", "figures"], "'--out <DIR>'"),
+        (&["--against", "export-llm", "--repeats", "2"], "error: --repeats means nothing"),
+        (&["--against", "export-llm", "--threads", "2"], "error: --threads means nothing"),
+        (&["--against", "export-llm", "--rehearsed"], "error: --rehearsed means nothing"),
+        (&["x.pte", "--against", "export-llm"], "needs a model's name"),
+        (&["x.pte", "--against", "llamacpp"], "needs a model's name"),
+    ] {
+        let (code, text) = xtask(&[&["bench"], arguments].concat());
+        assert_eq!(code, 2, "{arguments:?}: {text}");
+        assert!(text.contains(expected), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn help_of_bench() {
+    let (code, text) = xtask(&["bench", "--help"]);
+    assert_eq!(code, 0);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
 fn doctor_as_json_has_a_fix_for_every_row_that_is_not_ok_and_shows_no_token() {
     let secret = "hf_thisisnotarealtoken";
     let output = Command::new(env!("CARGO_BIN_EXE_xtask"))

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Benchmark;
 use crate::digest::Digest;
 
 /// A conversation that waits for the assistant.
@@ -103,4 +104,76 @@ pub struct Talked {
     pub window: u32,
     /// Replies, one per turn; the id is the turn's number.
     pub turns: Vec<Answer>,
+}
+
+/// What `engine bench --json` answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Benched {
+    /// The figures.
+    pub benchmark: Benchmark,
+    /// Where the packed weights were in the load that was measured; absent when no cache was asked for.
+    pub packed: Option<PackedWeights>,
+    /// Where a decoded token's time went; absent unless it was asked for.
+    pub profile: Option<Profile>,
+}
+
+/// Where the time of decoded tokens went, operator by operator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Tokens decoded while operators were recorded.
+    pub tokens: u32,
+    /// Wall time per token as the runtime sees it, microseconds.
+    pub token_us: f64,
+    /// Share of it outside delegates.
+    pub outside_delegates: f64,
+    /// Largest first; those of a method hold those of its operators.
+    pub events: Vec<EventShare>,
+}
+
+/// One operator, or a whole method.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventShare {
+    /// As the runtime names it.
+    pub name: String,
+    /// Calls per token.
+    pub calls_per_token: f64,
+    /// Wall time per token, microseconds.
+    pub us_per_token: f64,
+    /// Share of the token's time.
+    pub share: f64,
+}
+
+/// What became of the packed-weights cache in one load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "state")]
+pub enum PackedWeights {
+    /// Mapped: nothing about the file changed since it was last hashed.
+    Warm,
+    /// Mapped after its whole digest was checked.
+    Proved,
+    /// Made in this load.
+    Made {
+        /// What was wrong with the file that it replaced, if there was one.
+        replaced: Option<String>,
+    },
+    /// No file was to be had: the weights are on the heap.
+    Heap {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl PackedWeights {
+    /// Its name, as it is written.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Proved => "proved",
+            Self::Made { .. } => "made",
+            Self::Heap { .. } => "heap",
+        }
+    }
 }

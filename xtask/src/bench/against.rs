@@ -1,5 +1,9 @@
 //! `cargo xtask bench --against`: both sides of a ratio, measured in one run on one machine.
 //!
+//! Sides take turns, one repeat each, and turns to begin: a machine's speed changes from one minute to the next, this one's
+//! memory between two speeds. A ratio is of the two figures of one round, and the median of the rounds is shown with the least
+//! and the most, so that rounds that caught the sides apart are seen and do not count.
+//!
 //! **Invariant:** a table names the machine and its load; a ratio is ours over theirs, of figures taken in this run.
 
 use std::{fmt::Write as _, fs};
@@ -45,16 +49,59 @@ pub(crate) struct Comparison {
 pub(crate) struct Row {
     pub(super) figure: String,
     pub(super) unit: &'static str,
+    /// Median of the rounds.
     pub(super) ours: f64,
+    /// Median of the rounds.
     pub(super) theirs: f64,
-    /// Ours over theirs.
+    /// Ours over theirs in each round: the median.
     pub(super) ratio: f64,
+    /// Ours and theirs, round by round.
+    pub(super) rounds: Vec<[f64; 2]>,
 }
 
 impl Row {
-    pub(super) fn new(figure: impl Into<String>, unit: &'static str, ours: f64, theirs: f64) -> Self {
-        Self { figure: figure.into(), unit, ours, theirs, ratio: ours / theirs }
+    pub(super) fn new(figure: impl Into<String>, unit: &'static str, rounds: Vec<[f64; 2]>) -> Self {
+        let of = |pick: fn(&[f64; 2]) -> f64| median(&rounds.iter().map(pick).collect::<Vec<_>>());
+        let (ours, theirs, ratio) = (of(|round| round[0]), of(|round| round[1]), of(ratio));
+        Self { figure: figure.into(), unit, ours, theirs, ratio, rounds }
     }
+
+    /// The middle value of the rounds and, of more than one, the least and the most.
+    fn cell(&self, middle: f64, unit: &str, digits: usize, pick: fn(&[f64; 2]) -> f64) -> String {
+        let text = format!("{middle:.digits$}{unit}");
+        if self.rounds.len() < 2 {
+            return text;
+        }
+        let least = self.rounds.iter().map(pick).fold(f64::INFINITY, f64::min);
+        let most = self.rounds.iter().map(pick).fold(f64::NEG_INFINITY, f64::max);
+        format!("{text} ({least:.digits$} to {most:.digits$})")
+    }
+}
+
+fn ratio([ours, theirs]: &[f64; 2]) -> f64 {
+    ours / theirs
+}
+
+/// Asks both sides in turn; every other round the other side begins. `theirs` is told the first answer of ours.
+///
+/// # Errors
+/// As either side.
+pub(super) fn in_turn<A: Clone, B>(
+    rounds: u32,
+    mut ours: impl FnMut() -> anyhow::Result<A>,
+    mut theirs: impl FnMut(&A) -> anyhow::Result<B>,
+) -> anyhow::Result<Vec<(A, B)>> {
+    let first = ours()?;
+    let mut taken = vec![(first.clone(), theirs(&first)?)];
+    for round in 1..rounds {
+        if round % 2 == 1 {
+            let answer = theirs(&first)?;
+            taken.push((ours()?, answer));
+        } else {
+            taken.push((ours()?, theirs(&first)?));
+        }
+    }
+    Ok(taken)
 }
 
 /// Runs a script of the other side on its request, in `folder`.
@@ -108,15 +155,11 @@ pub(crate) fn markdown(c: &Comparison) -> String {
     );
     for row in &c.rows {
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "| {} | {:.2} {unit} | {:.2} {unit} | {:.3} |",
-            row.figure,
-            row.ours,
-            row.theirs,
-            row.ratio,
-            unit = row.unit
-        );
+        let unit = format!(" {}", row.unit);
+        let ours = row.cell(row.ours, &unit, 2, |round| round[0]);
+        let theirs = row.cell(row.theirs, &unit, 2, |round| round[1]);
+        let ratio = row.cell(row.ratio, "", 3, ratio);
+        let _ = writeln!(text, "| {} | {ours} | {theirs} | {ratio} |", row.figure);
     }
     text
 }
@@ -132,11 +175,34 @@ mod tests {
             machine: None,
             load: Some(0.25),
             sides: ["ours", "theirs"],
-            rows: vec![Row::new("decode", "tok/s", 30.0, 20.0)],
+            rows: vec![
+                Row::new("decode", "tok/s", vec![[30.0, 20.0]]),
+                Row::new("prefill", "tok/s", vec![[38.0, 24.0], [24.0, 24.0], [39.0, 38.0]]),
+            ],
         };
         let text = markdown(&comparison);
         assert!(text.contains("load before the run 0.25"), "{text}");
         assert!(text.contains("| decode | 30.00 tok/s | 20.00 tok/s | 1.500 |"), "{text}");
+        // The median of the ratios, and not the ratio of the medians, 38 over 24.
+        let row = "| prefill | 38.00 tok/s (24.00 to 39.00) | 24.00 tok/s (24.00 to 38.00) | 1.026 (1.000 to 1.583) |";
+        assert!(text.contains(row), "{text}");
+    }
+
+    #[test]
+    fn sides_take_turns_to_begin() {
+        let calls = std::cell::RefCell::new(String::new());
+        let ours = || {
+            calls.borrow_mut().push('a');
+            Ok(calls.borrow().len())
+        };
+        let theirs = |first: &usize| {
+            calls.borrow_mut().push('b');
+            Ok(*first)
+        };
+        let taken = in_turn(4, ours, theirs).unwrap();
+        assert_eq!(*calls.borrow(), "abbaabba");
+        assert_eq!(taken, [(1, 1), (4, 1), (5, 1), (8, 1)]);
+        assert!(in_turn(1, || Ok(()), |()| anyhow::Result::<()>::Err(anyhow::anyhow!("no"))).is_err());
     }
 
     #[test]

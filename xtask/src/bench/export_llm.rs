@@ -46,24 +46,26 @@ pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> 
         fs::remove_file(rehearsal.manifest_path())?;
     }
     let began = Instant::now();
-    export::run(workspace, &export::Args::of_rehearsal(model))?;
+    export::shown(workspace, &export::Args::of_rehearsal(model), console.clone())?;
     let our_seconds = began.elapsed().as_secs_f64();
     let manifest = rehearsal.manifest().map_err(refused)?.context("the rehearsal published no manifest")?;
     let worker: f64 = manifest.export.stages.iter().map(|stage| stage.seconds).sum();
+    console.clear();
     console.step("export_llm: export");
     let began = Instant::now();
     let (run, file_bytes) = upstream(workspace, &recipe, console)?;
     let their_seconds = began.elapsed().as_secs_f64();
     let anonymous = manifest.export.peak_anon_bytes.unwrap_or_default();
-    let mb = |name: &str, ours: u64, theirs: u64| Row::new(name, "MB", ours as f64 / MB, theirs as f64 / MB);
+    let once = |name: &str, unit, ours: f64, theirs: f64| Row::new(name, unit, vec![[ours, theirs]]);
+    let mb = |name: &str, ours: u64, theirs: u64| once(name, "MB", ours as f64 / MB, theirs as f64 / MB);
     Ok(Comparison {
         what: format!("{model}: export of random weights"),
         machine: None,
         load,
         sides: ["cargo xtask export", "export_llm"],
         rows: vec![
-            Row::new("whole command (ours with load, parity and publish)", "s", our_seconds, their_seconds),
-            Row::new("until the file is written", "s", worker, their_seconds),
+            once("whole command (ours with load, parity and publish)", "s", our_seconds, their_seconds),
+            once("until the file is written", "s", worker, their_seconds),
             mb("peak anonymous memory", anonymous, run.peak_anon_bytes),
             mb("peak resident memory", manifest.export.peak_rss_bytes, run.peak_rss_bytes),
             mb("file", manifest.file_bytes, file_bytes),

@@ -1,10 +1,10 @@
 //! `bench --against llamacpp`: the engine beside the reserve, on files of the same checkpoint, with the same tokens, prefill
 //! chunks, threads and repeats.
 //!
-//! Rounds alternate, so that a machine that slows down does so for both, and each side is a process of its own, so that
-//! the memory of one is not the other's. The engine keeps packed weights, as the app does with a linked model; the
-//! round that packs is one of three, and a median is not of it.
+//! Each side is a process of its own, so that the memory of one is not the other's. The engine runs as the app does: a linked model's packed weights are in a file,
+//! which a start before the rounds has made.
 
+use anyhow::Context as _;
 use model_assets::{
     check::{self, Profile},
     dir::ModelDir,
@@ -20,9 +20,7 @@ use crate::{
     workspace::Workspace,
 };
 
-use super::against::{self, Comparison, Row, median};
-
-const ROUNDS: u32 = 3;
+use super::against::{self, Comparison, Row};
 
 /// Runs both sides in turn.
 ///
@@ -32,7 +30,7 @@ pub(super) fn compare(
     workspace: &Workspace,
     dir: &ModelDir,
     files: &Files,
-    (repeats, threads): (u32, Option<u32>),
+    (rounds, threads): (u32, Option<u32>),
     console: &Console,
 ) -> Result<Comparison, Failure> {
     let mut claim = dir.reserve_claim().map_err(refused)?;
@@ -44,34 +42,33 @@ pub(super) fn compare(
         let engine = Engine::open(workspace, crate::engine::Profile::Release)?;
         let reserve = Reserve::open(workspace, console)?;
         let load = against::load();
-        let words: Vec<String> = files.words().into_iter().chain(engine.packed_words()).collect();
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            let one = engine.measure(files, repeats, threads, &words, console)?;
+        engine.first_start(files, threads, console)?;
+        let ours = || Ok(engine.measure(files, 1, threads, &files.words(), console)?.benchmark);
+        let theirs = |first: &Benchmark| {
             console.step("llama.cpp: benchmark");
-            theirs.push(reserve.bench(&claim, dir, &path, repeats, one.threads)?);
-            ours.push(one);
-        }
-        let first = ours.first();
-        let threads = first.map_or(0, |one| one.threads);
+            reserve.bench(&claim, dir, &path, 1, first.threads)
+        };
+        let taken = against::in_turn(rounds, ours, theirs)?;
+        let (first, _) = taken.first().context("no round ran")?;
+        let threads = first.threads;
         Ok(Comparison {
-            what: format!("{} and {path}, {threads} threads, {ROUNDS} rounds of {repeats}", files.pte),
-            machine: first.map(|one| one.machine.clone()),
+            what: format!("{} ({}) and {path}, {threads} threads, {rounds} rounds", files.pte, files.mode()),
+            machine: Some(first.machine.clone()),
             load,
             sides: ["engine", "llama.cpp"],
-            rows: rows(&ours, &theirs),
+            rows: rows(&taken),
         })
     };
     measured().map_err(|error| failed(dir, error))
 }
 
-/// One row for each figure that both sides have.
-fn rows(ours: &[Benchmark], theirs: &[Benchmark]) -> Vec<Row> {
+/// One row for each figure that both sides have in every round.
+fn rows(taken: &[(Benchmark, Benchmark)]) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut row = |name: &str, unit, pick: &dyn Fn(&Benchmark) -> Option<f64>| {
-        let all = |side: &[Benchmark]| side.iter().map(pick).collect::<Option<Vec<f64>>>();
-        if let (Some(ours), Some(theirs)) = (all(ours), all(theirs)) {
-            rows.push(Row::new(name, unit, median(&ours), median(&theirs)));
+        let rounds = taken.iter().map(|(ours, theirs)| Some([pick(ours)?, pick(theirs)?]));
+        if let Some(rounds) = rounds.collect::<Option<Vec<_>>>() {
+            rows.push(Row::new(name, unit, rounds));
         }
     };
     let mb = |bytes: u64| bytes as f64 / super::MB;
@@ -80,7 +77,7 @@ fn rows(ours: &[Benchmark], theirs: &[Benchmark]) -> Vec<Row> {
     row("load, warm", "ms", &|b| Some(b.load_warm_ms));
     row("first prefill of 64", "ms", &|b| Some(b.first_prefill_ms));
     row("time to first token", "ms", &|b| b.ttft_ms);
-    for Speed { name, .. } in ours.first().iter().flat_map(|one| &one.speeds) {
+    for Speed { name, .. } in taken.first().iter().flat_map(|(ours, _)| &ours.speeds) {
         row(name, "tok/s", &|b| b.speed(name).map(|speed| speed.mean));
     }
     let memory = |b: &Benchmark, part: fn(&MemorySteps) -> u64| b.memory.as_ref().map(|m| mb(part(m)));
@@ -103,8 +100,7 @@ mod tests {
             it.speeds.iter_mut().for_each(|speed| speed.mean /= factor);
             it
         };
-        let rows =
-            rows(&[ours.clone(), ours.clone(), ours.clone()], &[slower(2.0), slower(4.0), slower(5.0)]);
+        let rows = rows(&[2.0, 4.0, 5.0].map(|factor| (ours.clone(), slower(factor))));
         let prefill = rows.iter().find(|row| row.figure == "pp64").unwrap();
         assert!((prefill.ratio - 4.0).abs() < 1e-9, "{prefill:?}");
         assert!(!rows.iter().any(|row| row.figure == "time to first token"));

@@ -1,6 +1,7 @@
 //! `bench --against python`: the engine beside upstream's Python runtime, on the same `.pte`, tokens and threads.
 //!
-//! Rounds alternate, so that a machine that slows down does so for both.
+//! The engine runs as the app does: a linked model's packed weights are in a file. The Python runtime packs them in memory,
+//! which is all that it can.
 
 use std::{fs, time::Duration};
 
@@ -19,12 +20,11 @@ use crate::{
 
 use super::against::{self, Comparison, Row, median};
 
-const ROUNDS: u32 = 3;
 const MEMORY_BYTES_MAX: u64 = 16_000_000_000;
 const STALL: Duration = Duration::from_secs(600);
 
 /// Tokens per second of each repeat.
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct Rates {
     prefill: Vec<f64>,
     decode: Vec<f64>,
@@ -37,37 +37,36 @@ struct Rates {
 pub(super) fn compare(
     workspace: &Workspace,
     files: &Files,
-    repeats: u32,
-    threads: Option<u32>,
+    (rounds, threads): (u32, Option<u32>),
     console: &Console,
 ) -> anyhow::Result<Comparison> {
-    let load = against::load();
     let engine = Engine::open(workspace, crate::engine::Profile::Release)?;
-    let mut ours = Rates::default();
-    let mut theirs = Rates::default();
-    let mut last = None;
-    for _ in 0..ROUNDS {
-        let benchmark = engine.speeds(files, repeats, threads, console)?;
-        let (prefill, decode) = cases(&benchmark)?;
-        ours.prefill.push(prefill.1);
-        ours.decode.push(decode.1);
+    // After the compiler, whose load it would be.
+    let load = against::load();
+    engine.first_start(files, threads, console)?;
+    let ours = || Ok(engine.measure(files, 1, threads, &[], console)?.benchmark);
+    let theirs = |first: &Benchmark| {
+        let (prefill, decode) = cases(first)?;
         console.step("upstream's Python runtime: benchmark");
-        let rates = run(workspace, files, &benchmark, (prefill.0, decode.0), repeats, console)?;
-        theirs.prefill.extend(rates.prefill);
-        theirs.decode.extend(rates.decode);
-        last = Some((benchmark, prefill.0, decode.0));
+        run(workspace, files, first, (prefill.0, decode.0), console)
+    };
+    let taken = against::in_turn(rounds, ours, theirs)?;
+    let (benchmark, _) = taken.first().context("no round ran")?;
+    let (prefill, decode) = cases(benchmark)?;
+    let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
+    for (ours, theirs) in &taken {
+        let (prefill, decode) = cases(ours)?;
+        prefills.push([prefill.1, median(&theirs.prefill)]);
+        decodes.push([decode.1, median(&theirs.decode)]);
     }
-    let (benchmark, prefill, decode) = last.context("no round ran")?;
-    let row =
-        |name: String, ours: &[f64], theirs: &[f64]| Row::new(name, "tok/s", median(ours), median(theirs));
     Ok(Comparison {
-        what: format!("{}, {} threads, {ROUNDS} rounds of {repeats}", files.pte, benchmark.threads),
-        machine: Some(benchmark.machine),
+        what: format!("{} ({}), {} threads, {rounds} rounds", files.pte, files.mode(), benchmark.threads),
+        machine: Some(benchmark.machine.clone()),
         load,
         sides: ["engine", "Python runtime"],
         rows: vec![
-            row(format!("prefill of {prefill}"), &ours.prefill, &theirs.prefill),
-            row(format!("decode of {decode}"), &ours.decode, &theirs.decode),
+            Row::new(format!("prefill of {}", prefill.0), "tok/s", prefills),
+            Row::new(format!("decode of {}", decode.0), "tok/s", decodes),
         ],
     })
 }
@@ -86,7 +85,6 @@ fn run(
     files: &Files,
     benchmark: &Benchmark,
     (prefill, decode): (u32, u32),
-    repeats: u32,
     console: &Console,
 ) -> anyhow::Result<Rates> {
     let folder = tempfile::tempdir_in(workspace.state())?;
@@ -96,7 +94,7 @@ fn run(
     let tokens = |count: u32| (0..count).map(|token| token % 97).collect::<Vec<_>>();
     let asked = json!({
         "pte": files.pte.canonicalize_utf8()?, "threads": benchmark.threads, "chunk": benchmark.chunk_tokens,
-        "repeats": repeats, "prefill": tokens(prefill), "decode": tokens(decode + 1), "response": response,
+        "repeats": 1, "prefill": tokens(prefill), "decode": tokens(decode + 1), "response": response,
     });
     let bounds = Bounds { memory_bytes_max: MEMORY_BYTES_MAX, stall: STALL };
     against::script(workspace, "runner.py", folder, &asked, &bounds, console)?;

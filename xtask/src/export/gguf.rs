@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     check::{self, Profile},
@@ -29,7 +29,8 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_EXPORT, Failure, Outcome, console::Console, reserve::Reserve, setup, supervise, workspace::Workspace,
+    EXIT_EXPORT, EXIT_INTERRUPTED, Failure, Outcome, console::Console, predict, reserve::Reserve, setup,
+    supervise, workspace::Workspace,
 };
 
 use super::{
@@ -58,21 +59,29 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     pub(super) fn run(&self, force: bool) -> Outcome {
         if !force && let Some(claim) = self.proved() {
-            let ReserveManifest { file, sha256, .. } = &claim.manifest;
-            println!("{file}: unchanged and proved: sha256 {sha256}");
+            self.console.unchanged(&claim.manifest.file, claim.manifest.sha256);
             return Ok(());
         }
+        let disk = predict::free_disk_bytes(self.workspace.root());
+        super::suffices("disk", disk, predict::reserve_disk_bytes(&self.recipe), &self.recipe)?;
         supervise::watch_interrupts()?;
         let _lock = super::lock(&self.workspace.state().join("locks"), self.dir.name())?;
-        let hint = format!("run: cargo xtask doctor {}", self.recipe.name);
-        let manifest = self.export().map_err(|error| match error.downcast::<check::Refusal>() {
-            Ok(refusal) => crate::verify::refused(refusal.into()),
-            Err(error) => Failure::new(EXIT_EXPORT, error, hint),
-        })?;
-        self.console.done();
-        let ReserveManifest { file, file_bytes, sha256, .. } = &manifest;
-        println!("{file}: published: {file_bytes} bytes, sha256 {sha256}");
+        let manifest = self.export().map_err(|error| self.failed(error))?;
+        self.console.published_reserve(&manifest);
         Ok(())
+    }
+
+    fn failed(&self, error: anyhow::Error) -> Failure {
+        let name = &self.recipe.name;
+        if supervise::interrupted() {
+            let hint =
+                format!("nothing was published; run again: cargo xtask export {name} --runtime llamacpp");
+            return Failure::new(EXIT_INTERRUPTED, error, hint);
+        }
+        match error.downcast::<check::Refusal>() {
+            Ok(refusal) => crate::verify::refused(refusal.into()),
+            Err(error) => Failure::new(EXIT_EXPORT, error, format!("run: cargo xtask doctor {name}")),
+        }
     }
 
     /// What would be written.
@@ -170,13 +179,20 @@ impl Job<'_> {
         Ok(claim.manifest)
     }
 
-    /// Runs it in llama.cpp, against the eager model's answers where the `.pte`'s export has left them.
+    /// Runs it in llama.cpp, against the eager model's answers where the `.pte`'s export has left them and they are of these
+    /// very weights.
     fn measure(&self, claim: &ReserveClaim, path: &Utf8Path) -> anyhow::Result<ReserveEvidence> {
-        let reference = self.dir.manifest().ok().flatten().map(|manifest| {
-            let record = &manifest.reference;
-            self.dir.resolve(&record.name, record.sha256)
-        });
-        let reference = reference.filter(|path| path.is_file());
+        let reference = match reference(&self.dir, &claim.manifest.source) {
+            Ok(path) => Some(path),
+            Err(why) => {
+                let name = &self.recipe.name;
+                self.console.warning(&format!(
+                    "llama.cpp is run without parity, because there is no reference for it: {why:#}; for one, export the \
+                     `.pte` of the same checkpoint first: cargo xtask export {name}"
+                ));
+                None
+            }
+        };
         let reserve = Reserve::open(self.workspace, &self.console)?;
         reserve.check(claim, &self.dir, path, reference.as_deref(), &self.console)
     }
@@ -236,6 +252,24 @@ impl Job<'_> {
         sweep(&place, &manifest.file)?;
         sync_dir(&place)
     }
+}
+
+/// The eager model's logits beside the published `.pte`, if they are those that its manifest records and it was made from
+/// `source`, file by file: parity with another model's answers would say nothing, or the wrong thing.
+fn reference(dir: &ModelDir, source: &SourceRecord) -> anyhow::Result<Utf8PathBuf> {
+    let manifest = dir.manifest()?;
+    let manifest = manifest.with_context(|| format!("{}: is not there", dir.manifest_path()))?;
+    if manifest.source != *source {
+        let told = |record: &SourceRecord| serde_json::to_string(record);
+        let (got, expected) = (told(&manifest.source)?, told(source)?);
+        bail!("{}: got the checkpoint {got}, expected {expected}", dir.manifest_path());
+    }
+    let record = &manifest.reference;
+    let path = dir.resolve(&record.name, record.sha256);
+    let mut file = fs::File::open(&path).with_context(|| format!("{path}: cannot be opened"))?;
+    let got = Digest::of_reader(&mut file).with_context(|| format!("{path}: cannot be read"))?;
+    ensure!(got == record.sha256, "{path}: got sha256 {got}, expected {}", record.sha256);
+    Ok(path)
 }
 
 /// Writes one tensor and its padding.

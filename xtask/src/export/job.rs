@@ -1,9 +1,6 @@
 //! One export: the worker's request and answer, the proof of what it wrote, and its manifest.
 
-use std::{
-    fs,
-    time::{Duration, SystemTime},
-};
+use std::{fs, time::SystemTime};
 
 use anyhow::{Context as _, bail};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -28,7 +25,7 @@ use crate::{
     engine,
     evidence::Bench,
     setup::{self, Receipt},
-    supervise::{self, Bounds, Run},
+    supervise::{self, Run},
     workspace::Workspace,
 };
 
@@ -101,8 +98,7 @@ impl Job<'_> {
             fs::remove_file(&response)?;
         }
         fs::write(&request, serde_json::to_vec_pretty(&self.request()?)?)?;
-        let bounds =
-            Bounds { memory_bytes_max: args.memory_max, stall: Duration::from_secs(args.stall_timeout) };
+        let bounds = args.bounds();
         let script = self.workspace.python_sources().join("proofmark_worker/run.py");
         let log = self.work.join(LOG_FILE);
         let run = supervise::run(&self.workspace.python(), &script, &request, &log, &bounds, &self.console)?;

@@ -27,7 +27,8 @@ use crate::{
     console::Console,
     predict,
     setup::{self, Receipt},
-    supervise,
+    supervise::{self, Bounds},
+    usage,
     verify::{self, refused},
     weights as fetched,
     workspace::{Workspace, try_lock},
@@ -38,6 +39,8 @@ use self::{inputs::inputs_digest, job::Job};
 pub(crate) use self::publish::{WORK_PTE, WORK_REFERENCE, publish, replace, settle, write_manifest};
 
 const ATTEMPTS_MAX: u32 = 2;
+const MEMORY_BYTES_MAX: u64 = 8_000_000_000;
+const STALL_SECONDS: u64 = 300;
 const LOG_TAIL_LINES: usize = 40;
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
@@ -64,15 +67,15 @@ pub(crate) struct Args {
     /// Print the plan and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Largest resident memory of the worker, bytes
-    #[arg(long, default_value_t = 8_000_000_000)]
-    memory_max: u64,
+    /// Largest resident memory of the Python worker, bytes; 8000000000 unless given
+    #[arg(long)]
+    memory_max: Option<u64>,
     /// Print events as JSON lines on standard output instead of progress
     #[arg(long)]
     json: bool,
-    /// Seconds without output and without work after which the worker counts as stalled
-    #[arg(long, default_value_t = 300)]
-    stall_timeout: u64,
+    /// Seconds without output and without work after which the worker counts as stalled; 300 unless given
+    #[arg(long)]
+    stall_timeout: Option<u64>,
 }
 
 /// What runs the exported file.
@@ -85,6 +88,14 @@ enum Runtime {
 }
 
 impl Args {
+    /// Bounds of the Python worker.
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            memory_bytes_max: self.memory_max.unwrap_or(MEMORY_BYTES_MAX),
+            stall: Duration::from_secs(self.stall_timeout.unwrap_or(STALL_SECONDS)),
+        }
+    }
+
     /// As if `cargo xtask export` had been typed.
     pub(crate) fn of_default_model() -> Self {
         Self::typed(&[])
@@ -111,6 +122,19 @@ impl Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    shown(workspace, args, Console::new(args.json))
+}
+
+/// As [`run`], shown where another command shows what it does.
+pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Outcome {
+    if args.runtime == Runtime::Llamacpp {
+        // No worker runs: the conversion streams.
+        for (flag, given) in [("--memory-max", args.memory_max), ("--stall-timeout", args.stall_timeout)] {
+            if given.is_some() {
+                usage(&format!("{flag} bounds the Python worker, which `--runtime llamacpp` does not need"));
+            }
+        }
+    }
     let dir = ModelDir::new(workspace.models(), &args.model);
     let recipe = dir.recipe().map_err(refused)?;
     let policy = dir.policy().map_err(refused)?;
@@ -127,12 +151,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(());
     }
-    let console = Console::new(args.json);
     let checkpoint = checkpoint(workspace, &dir, &recipe, &source, args, &console)?;
     if args.runtime == Runtime::Llamacpp {
         let work = workspace.state().join("work").join(format!("{}-gguf", args.model));
         let job = gguf::Job { workspace, dir, recipe, policy, source, checkpoint, work, console };
-        return if args.dry_run { job.describe() } else { job.run(args.force) };
+        let outcome = if args.dry_run { job.describe() } else { job.run(args.force) };
+        job.console.done();
+        return outcome;
     }
     let inputs = inputs_digest(
         checkpoint.as_deref(),
@@ -148,7 +173,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         && manifest.export.inputs == inputs
         && is_proved(&job.dir)
     {
-        job.console.unchanged(manifest);
+        job.console.unchanged(&manifest.file, manifest.sha256);
         return Ok(());
     }
     if args.dry_run {
@@ -187,22 +212,20 @@ fn checkpoint(
 /// Refuses to start what cannot end well.
 fn preflight(job: &Job<'_>, args: &Args) -> Outcome {
     let needed = predict::export_anon_bytes(&job.recipe);
-    let limits = [("--memory-max", Some(args.memory_max)), ("memory", predict::free_memory_bytes())];
-    let disk =
-        ("disk", predict::free_disk_bytes(job.workspace.root()), predict::export_disk_bytes(&job.recipe));
-    let bounds = limits.map(|(what, free)| (what, free, needed)).into_iter().chain([disk]);
-    for (what, free, needed) in bounds {
-        if let Some(free) = free.filter(|free| *free < needed) {
-            let error =
-                anyhow!("{what}: got {free} bytes, expected at least {needed} for `{}`", job.recipe.name);
-            return Err(Failure::new(
-                EXIT_EXPORT,
-                error,
-                format!("run: cargo xtask doctor {}", job.recipe.name),
-            ));
-        }
-    }
+    let bound = args.bounds().memory_bytes_max;
+    let disk = predict::free_disk_bytes(job.workspace.root());
+    suffices("--memory-max", Some(bound), needed, &job.recipe)?;
+    suffices("memory", predict::free_memory_bytes(), needed, &job.recipe)?;
+    suffices("disk", disk, predict::export_disk_bytes(&job.recipe), &job.recipe)?;
     Ok(supervise::watch_interrupts()?)
+}
+
+/// Refuses an export that will need more than there is.
+fn suffices(what: &str, free: Option<u64>, needed: u64, recipe: &Recipe) -> Outcome {
+    let Some(free) = free.filter(|free| *free < needed) else { return Ok(()) };
+    let name = &recipe.name;
+    let error = anyhow!("{what}: got {free} bytes, expected at least {needed} for `{name}`");
+    Err(Failure::new(EXIT_EXPORT, error, format!("run: cargo xtask doctor {name}")))
 }
 
 /// The report of an export that failed for good: what a person needs to take it from here.

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use super::{folder, tiny, tiny_pte};
 use camino::Utf8Path;
 use model_assets::digest::Digest;
-use model_assets::evidence::{EngineCheck, RuntimeTable};
+use model_assets::evidence::{Benched, EngineCheck, PackedWeights, RuntimeTable};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
@@ -227,6 +227,31 @@ fn number(value: &Value, pointer: &str) -> f64 {
 }
 
 #[test]
+fn bench_says_what_became_of_the_packed_weights() {
+    let (_folder, path) = folder();
+    let bench = |cache: &Utf8Path| {
+        let model = tiny_pte();
+        let output = engine(&[
+            "bench",
+            "--model",
+            model.as_str(),
+            "--repeats",
+            "1",
+            "--json",
+            "--packed-cache",
+            cache.as_str(),
+        ]);
+        assert!(output.status.success());
+        serde_json::from_slice::<Benched>(&output.stdout).unwrap().packed.unwrap()
+    };
+    let cache = path.join("cache");
+    assert_eq!(bench(&cache), PackedWeights::Made { replaced: None });
+    assert!(matches!(bench(&cache), PackedWeights::Warm | PackedWeights::Proved));
+    std::fs::write(path.join("file"), "in the way of a folder").unwrap();
+    assert!(matches!(bench(&path.join("file")), PackedWeights::Heap { .. }));
+}
+
+#[test]
 fn bench_measures() {
     let model = tiny_pte();
     let text = stdout(&[
@@ -240,9 +265,11 @@ fn bench_measures() {
         "--threads",
         "2",
     ]);
-    let bench: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(number(&bench, "/file_bytes"), model.metadata().unwrap().len() as f64);
-    assert_eq!((number(&bench, "/threads"), number(&bench, "/chunk_tokens")), (2.0, 128.0));
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert!(answer["packed"].is_null(), "{answer}");
+    let bench = &answer["benchmark"];
+    assert_eq!(number(bench, "/file_bytes"), model.metadata().unwrap().len() as f64);
+    assert_eq!((number(bench, "/threads"), number(bench, "/chunk_tokens")), (2.0, 128.0));
     let names: Vec<_> =
         bench["speeds"].as_array().unwrap().iter().map(|speed| speed["name"].clone()).collect();
     assert_eq!(names, ["pp64", "pp512", "tg32", "tg128"]);
@@ -250,9 +277,9 @@ fn bench_measures() {
         let [min, mean, max] = ["/min", "/mean", "/max"].map(|pointer| number(speed, pointer));
         assert!(0.0 < min && min <= mean && mean <= max && max.is_finite(), "{speed}");
     }
-    assert!(number(&bench, "/load_warm_ms") > 0.0 && number(&bench, "/memory/peak_bytes") > 1e6);
-    assert!(number(&bench, "/roofline/read_bytes_per_second") > 1e8);
-    let (profile, outside) = (&bench["profile"], number(&bench, "/profile/outside_delegates"));
+    assert!(number(bench, "/load_warm_ms") > 0.0 && number(bench, "/memory/peak_bytes") > 1e6);
+    assert!(number(bench, "/roofline/read_bytes_per_second") > 1e8);
+    let (profile, outside) = (&answer["profile"], number(&answer, "/profile/outside_delegates"));
     assert!((0.0..1.0).contains(&outside) && number(profile, "/tokens") == 32.0, "{profile}");
     let attention = profile["events"]
         .as_array()

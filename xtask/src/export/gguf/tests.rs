@@ -217,3 +217,31 @@ fn a_checkpoint_that_is_not_the_recipe_s_is_refused() {
     let file = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 3]].concat();
     assert!(error(&file).contains("truncated"), "{}", error(&file));
 }
+
+#[test]
+fn a_reference_is_used_if_it_is_the_recorded_one_of_the_same_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = ModelDir::new(Utf8Path::from_path(folder.path()).unwrap(), "tiny");
+    fs::create_dir(dir.path()).unwrap();
+    let manifest = include_bytes!("../../../../model-assets/models/tiny/manifest.json");
+    let mut manifest = model_assets::manifest::Manifest::parse(manifest).unwrap();
+    let source = manifest.source.clone();
+    let error = |source: &SourceRecord| format!("{:#}", reference(&dir, source).unwrap_err());
+    assert!(error(&source).contains("manifest.json: is not there"));
+    let logits = dir.path().join(&manifest.reference.name);
+    manifest.reference.sha256 = Digest::of(b"logits");
+    fs::write(dir.manifest_path(), manifest.to_bytes()).unwrap();
+    assert!(error(&source).contains("cannot be opened"));
+    fs::write(&logits, b"logits").unwrap();
+    assert_eq!(reference(&dir, &source).unwrap(), logits);
+
+    let mut other = source.clone();
+    other.files[0].sha256 = Digest::of(b"other weights");
+    assert!(error(&other).contains("expected {"), "{}", error(&other));
+    let seeded = SourceRecord { source: Source::Random { seed: 7 }, files: Vec::new() };
+    assert!(error(&seeded).contains("got the checkpoint"));
+    fs::write(&logits, b"logits of something else").unwrap();
+    assert!(error(&source).contains("got sha256"));
+    fs::write(dir.manifest_path(), b"{}").unwrap();
+    assert!(reference(&dir, &source).is_err());
+}

@@ -14,12 +14,11 @@ use engine::measure::machine;
 use engine::measure::speed::{decode, mean_sd, prefill};
 use engine::{LoadOptions, PackedUse, runtime};
 use model_assets::digest::Digest;
-use model_assets::evidence::{Benchmark, SweepStep};
-use serde::Serialize;
+use model_assets::evidence::{Benched, Benchmark, PackedWeights, Profile, SweepStep};
 
 use crate::ModelArgs;
 use crate::output::{Failed, print, print_json};
-use crate::profile::{Profile, profile};
+use crate::profile::profile;
 use crate::writer::WriterArgs;
 
 #[derive(Args)]
@@ -46,23 +45,11 @@ pub(crate) struct BenchArgs {
     writer: WriterArgs,
 }
 
-/// The figures, and a profile for those who look closer.
-#[derive(Serialize)]
-struct Answer {
-    #[serde(flatten)]
-    benchmark: Benchmark,
-    /// What became of the packed-weights cache in the first load, when one was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    packed: Option<PackedUse>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    profile: Option<Profile>,
-}
-
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     args.model.set_threads()?;
     let options = args.model.options(args.profile)?;
     let start = resident();
-    let cold = machine::drop_pages(&args.model.model);
+    let cold = drop_pages(&args.model);
     let opened = Instant::now();
     let mut session = crate::load(&args.model.model, &options)?;
     let load_ms = opened.elapsed().as_secs_f64() * 1e3;
@@ -86,17 +73,38 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     }
     let tokens = tokens(&session);
     let profile = args.profile.then(|| profile(&mut session, &tokens)).transpose().map_err(&failed)?;
-    let packed = Some(session.model().packed_use().clone()).filter(|used| *used != PackedUse::Off);
+    let packed = answered(session.model().packed_use());
     drop(session);
     warm_loads(args, &options, &mut benchmark)?;
     if args.sweep {
         benchmark.sweep = sweep(args, &options, benchmark.machine.processors)?;
     }
     if args.json {
-        print_json(&Answer { benchmark, packed, profile })
+        print_json(&Benched { benchmark, packed, profile })
     } else {
         print(&table(&benchmark, profile.as_ref()))
     }
+}
+
+/// Asks the system to drop the pages of all that a start reads: the model, and every packed file of the cache. A packed file
+/// in the page cache would make a cold start of a linked model a warm one. Says whether it took the advice.
+fn drop_pages(model: &ModelArgs) -> bool {
+    let cached = model.packed_cache.iter().flat_map(|folder| folder.read_dir_utf8());
+    // No folder yet: this load makes it.
+    let files = cached.flatten().flatten().map(|entry| entry.into_path());
+    let packed: Vec<_> = files.filter(|path| path.extension() == Some("bin")).collect();
+    std::iter::once(&model.model).chain(&packed).all(|path| machine::drop_pages(path))
+}
+
+/// What is told of the cache; nothing when none was asked for.
+fn answered(used: &PackedUse) -> Option<PackedWeights> {
+    Some(match used.clone() {
+        PackedUse::Off => return None,
+        PackedUse::Warm => PackedWeights::Warm,
+        PackedUse::Proved => PackedWeights::Proved,
+        PackedUse::Made { replaced } => PackedWeights::Made { replaced },
+        PackedUse::Heap { reason } => PackedWeights::Heap { reason },
+    })
 }
 
 /// Loads with the file in the page cache. No model may live meanwhile.

@@ -1,29 +1,10 @@
 //! Where the time of decoded tokens goes, operator by operator.
 
 use engine::Session;
-use serde::Serialize;
+use model_assets::evidence::{EventShare, Profile};
 
 /// Tokens decoded while recording operators.
 const PROFILE_TOKENS: usize = 32;
-
-/// Where the time of decoded tokens went.
-#[derive(Serialize)]
-pub(crate) struct Profile {
-    pub(crate) tokens: usize,
-    /// Wall time per token as the runtime sees it.
-    pub(crate) token_us: f64,
-    /// Share of it outside delegates.
-    pub(crate) outside_delegates: f64,
-    pub(crate) events: Vec<EventShare>,
-}
-
-#[derive(Serialize)]
-pub(crate) struct EventShare {
-    pub(crate) name: String,
-    pub(crate) calls_per_token: f64,
-    pub(crate) us_per_token: f64,
-    pub(crate) share: f64,
-}
 
 pub(crate) fn profile(session: &mut Session, tokens: &[u32]) -> engine::Result<Profile> {
     // From the middle of the window: attention costs its average there.
@@ -52,7 +33,7 @@ pub(crate) fn profile(session: &mut Session, tokens: &[u32]) -> engine::Result<P
         .collect();
     shares.sort_by(|a, b| b.share.total_cmp(&a.share).then_with(|| a.name.cmp(&b.name)));
     Ok(Profile {
-        tokens: after.len(),
+        tokens: u32::try_from(after.len()).unwrap_or(u32::MAX),
         token_us: whole / 1e3 / count,
         outside_delegates: 1.0 - total("DELEGATE_CALL") / whole,
         events: shares,
