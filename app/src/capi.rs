@@ -80,6 +80,36 @@ fn duplicate(fd: i32) -> Result<std::fs::File, String> {
     std::fs::File::open(format!("{name}/{fd}")).map_err(|error| format!("model_fd {fd}: {error}"))
 }
 
+/// Starts the core by a configuration in JSON.
+pub(crate) fn start(config: &str) -> Result<Proofmark, String> {
+    let start: Start = serde_json::from_str(config).map_err(|error| error.to_string())?;
+    let (host, events) = Host::start(start.config()?).map_err(|error| error.to_string())?;
+    Ok(Proofmark { host, events: Mutex::new(events) })
+}
+
+/// Sends a command in JSON; what it is not taken for, and why.
+pub(crate) fn send(core: &Proofmark, command: &str) -> Result<(), (c_int, String)> {
+    let command = serde_json::from_str(command).map_err(|error| (PROOFMARK_INVALID, error.to_string()))?;
+    core.host.send(command).map_err(|unsent| match unsent {
+        Unsent::Busy => (PROOFMARK_BUSY, unsent.to_string()),
+        Unsent::Gone => (PROOFMARK_GONE, unsent.to_string()),
+    })
+}
+
+/// The next event in JSON, if one comes in time.
+pub(crate) fn next(core: &Proofmark, timeout: Duration) -> Option<String> {
+    let events = core.events.lock().unwrap_or_else(PoisonError::into_inner);
+    let event = events.recv_timeout(timeout).ok()?;
+    serde_json::to_string(&event).ok()
+}
+
+impl Proofmark {
+    /// Ends the reply being written.
+    pub(crate) fn stop(&self) {
+        self.host.stop();
+    }
+}
+
 /// Starts the core. `config` is a JSON object with `cache` and, as wanted, `data`, `model_path`, or `model_fd` with
 /// `model_offset` and `model_bytes`, and `threads`. Answers null on failure, and why in `error` when that is not null.
 ///
@@ -87,14 +117,12 @@ fn duplicate(fd: i32) -> Result<std::fs::File, String> {
 /// `config` is null or a string that ends with a zero; `error` is null or may be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn proofmark_start(config: *const c_char, error: *mut *mut c_char) -> *mut Proofmark {
-    let start = || -> Result<Proofmark, String> {
+    let started = || -> Result<Proofmark, String> {
         // SAFETY: the caller's promise.
         let text = unsafe { text(config) }.ok_or("got no UTF-8 text, expected a JSON object")?;
-        let start: Start = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let (host, events) = Host::start(start.config()?).map_err(|error| error.to_string())?;
-        Ok(Proofmark { host, events: Mutex::new(events) })
+        start(text)
     };
-    let started = catch_unwind(start).unwrap_or_else(|_| Err("the core panicked".to_owned()));
+    let started = catch_unwind(started).unwrap_or_else(|_| Err("the core panicked".to_owned()));
     match started {
         Ok(core) => Box::into_raw(Box::new(core)),
         Err(message) => {
@@ -119,14 +147,7 @@ pub unsafe extern "C" fn proofmark_send(
     // SAFETY: the caller's promise.
     let (core, text) = unsafe { (core.as_ref(), text(command)) };
     let Some(core) = core else { return PROOFMARK_GONE };
-    let sent = catch_unwind(AssertUnwindSafe(|| {
-        let command = serde_json::from_str(text.unwrap_or_default());
-        let command = command.map_err(|error| (PROOFMARK_INVALID, error.to_string()))?;
-        core.host.send(command).map_err(|unsent| match unsent {
-            Unsent::Busy => (PROOFMARK_BUSY, unsent.to_string()),
-            Unsent::Gone => (PROOFMARK_GONE, unsent.to_string()),
-        })
-    }));
+    let sent = catch_unwind(AssertUnwindSafe(|| send(core, text.unwrap_or_default())));
     match sent.unwrap_or_else(|_| Err((PROOFMARK_GONE, "the core panicked".to_owned()))) {
         Ok(()) => PROOFMARK_OK,
         Err((code, message)) => {
@@ -145,7 +166,7 @@ pub unsafe extern "C" fn proofmark_send(
 pub unsafe extern "C" fn proofmark_stop(core: *const Proofmark) {
     // SAFETY: the caller's promise.
     if let Some(core) = unsafe { core.as_ref() } {
-        core.host.stop();
+        core.stop();
     }
 }
 
@@ -158,11 +179,7 @@ pub unsafe extern "C" fn proofmark_stop(core: *const Proofmark) {
 pub unsafe extern "C" fn proofmark_next_event(core: *const Proofmark, timeout_ms: u32) -> *mut c_char {
     // SAFETY: the caller's promise.
     let Some(core) = (unsafe { core.as_ref() }) else { return std::ptr::null_mut() };
-    let next = catch_unwind(AssertUnwindSafe(|| {
-        let events = core.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let event = events.recv_timeout(Duration::from_millis(timeout_ms.into())).ok()?;
-        serde_json::to_string(&event).ok()
-    }));
+    let next = catch_unwind(AssertUnwindSafe(|| next(core, Duration::from_millis(timeout_ms.into()))));
     next.ok().flatten().map_or(std::ptr::null_mut(), |text| owned(&text))
 }
 

@@ -22,6 +22,8 @@ mod document;
 pub mod gui;
 pub mod host;
 mod install;
+#[cfg(feature = "jvm")]
+pub mod jvm;
 pub mod message;
 mod model;
 mod provenance;

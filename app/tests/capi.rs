@@ -9,15 +9,15 @@ use std::{
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn run(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
     output
 }
 
-/// Builds `libapp` for hosts and answers where it is.
-fn library() -> PathBuf {
-    let arguments = ["rustc", "--package", "app", "--lib", "--features", "capi", "--crate-type", "cdylib"];
+/// Builds `libapp` for hosts, with a feature, and answers where it is.
+fn library(feature: &str) -> PathBuf {
+    let arguments = ["rustc", "--package", "app", "--lib", "--crate-type", "cdylib", "--features", feature];
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(arguments).arg("--message-format=json-render-diagnostics").current_dir(ROOT);
     let built = run(&mut cargo);
@@ -34,7 +34,7 @@ fn library() -> PathBuf {
 #[test]
 fn a_host_in_c_chats_with_the_model() {
     let folder = tempfile::tempdir().unwrap();
-    let library = library();
+    let library = library("capi");
     let host = folder.path().join("host");
     let mut compiler = Command::new("cc");
     compiler.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&host);
@@ -46,6 +46,27 @@ fn a_host_in_c_chats_with_the_model() {
     let output = run(Command::new(&host).arg(folder.path()));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n");
     assert!(folder.path().join("data/conversations.sqlite").exists());
+}
+
+#[cfg(feature = "jvm")]
+#[test]
+fn a_host_on_the_java_virtual_machine_chats_with_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    // A folder of its own: another test builds a library of the same name.
+    let library = library("jvm");
+    let place = folder.path().join("lib");
+    std::fs::create_dir(&place).unwrap();
+    std::fs::copy(&library, place.join(library.file_name().unwrap())).unwrap();
+    let classes = folder.path().join("classes");
+    let mut compiler = Command::new("javac");
+    compiler.args(["-Xlint:all", "-Werror", "-d"]).arg(&classes);
+    compiler.arg(Path::new(ROOT).join("include/org/proofmark/Core.java"));
+    compiler.arg(Path::new(ROOT).join("tests/Host.java"));
+    run(&mut compiler);
+    let mut host = Command::new("java");
+    host.arg(format!("-Djava.library.path={}", place.display()));
+    host.arg("-cp").arg(&classes).arg("Host").arg(folder.path());
+    assert_eq!(String::from_utf8_lossy(&run(&mut host).stdout), "ok\n");
 }
 
 #[test]

@@ -66,14 +66,14 @@ fn shell(workspace: &Workspace) -> anyhow::Result<xshell::Shell> {
 fn test(workspace: &Workspace) -> Outcome {
     let shell = shell(workspace)?;
     let failed = |error| Failure::new(EXIT_TESTS, error, "mend it, then run: cargo xtask app test");
-    xshell::cmd!(shell, "cargo test -p app --features gui-test,capi --no-fail-fast")
+    xshell::cmd!(shell, "cargo test -p app --features gui-test,capi,jvm --no-fail-fast")
         .run()
         .map_err(|_| failed(anyhow!("the tests of the app failed")))?;
     if !cfg!(target_os = "linux") {
         println!("window: not opened, Xvfb is for Linux");
         return Ok(());
     }
-    xshell::cmd!(shell, "cargo build -p app --features gui-test,capi").quiet().run()?;
+    xshell::cmd!(shell, "cargo build -p app --features gui-test,capi,jvm").quiet().run()?;
     let app = workspace.root().join("target/debug/app");
     let elapsed = Display::start()?.first_frame(&app).map_err(failed)?;
     println!("window: first frame on Xvfb after {elapsed:.0} ms (not optimized), ended in order");

@@ -1,0 +1,51 @@
+import java.nio.file.Path;
+import org.proofmark.Core;
+
+/** A host on the Java virtual machine: talks to the real model, and does what must not work. */
+public final class Host {
+    public static void main(String[] arguments) {
+        String folder = arguments[0];
+        expect(IllegalArgumentException.class, () -> new Core("{\"cache\": 7}"));
+        String config = "{\"cache\": \"" + folder + "/cache\", \"data\": \"" + folder + "/data\"}";
+        Core core = new Core(config);
+        until(core, "ready");
+        expect(IllegalArgumentException.class, () -> core.send("{\"command\": \"fly\"}"));
+        core.send("{\"command\": \"say\", \"text\": \"hello \uD83D\uDE42\"}");
+        check(until(core, "said").contains("hello \uD83D\uDE42"), "an emoji comes through whole");
+        check(until(core, "reply").contains("\"finish\":\"stop\""), "the reply ended by itself");
+        core.stop();
+        check(core.next(0) == null, "nothing more happened");
+        check(Core.provenance().contains("\"sha256\""), "the model is named");
+        core.close();
+        core.close();
+        expect(IllegalStateException.class, () -> core.send("{\"command\": \"list\"}"));
+        check(Path.of(folder, "data", "conversations.sqlite").toFile().exists(), "it is on disk");
+        System.out.println("ok");
+    }
+
+    private static String until(Core core, String kind) {
+        while (true) {
+            String event = core.next(60_000);
+            check(event != null, "the core ended before " + kind);
+            if (event.contains("\"event\":\"" + kind + "\"")) {
+                return event;
+            }
+        }
+    }
+
+    private static void expect(Class<? extends Exception> kind, Runnable act) {
+        try {
+            act.run();
+        } catch (RuntimeException exception) {
+            check(kind.isInstance(exception), exception + ", expected " + kind);
+            return;
+        }
+        check(false, "nothing was thrown, expected " + kind);
+    }
+
+    private static void check(boolean holds, String what) {
+        if (!holds) {
+            throw new AssertionError(what);
+        }
+    }
+}
