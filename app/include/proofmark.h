@@ -1,4 +1,4 @@
-/* Proofmark's chat core for hosts in Kotlin, Swift or C.
+/* Proofmark's chat core for hosts in Swift or C; Kotlin and Java have org/proofmark/Core.java.
  *
  * A handle, and JSON in and out: the commands and events are those of src/message.rs. Every function but
  * proofmark_close and proofmark_free_string may be called from any thread. Strings that are handed out are UTF-8 and

@@ -1,4 +1,4 @@
-//! The C surface, for hosts in Kotlin, Swift or C: `include/proofmark.h`.
+//! The C surface, for hosts in Swift or C: `include/proofmark.h`; `jvm.rs` is the same for Kotlin and Java.
 //!
 //! A handle, strings of JSON in and out, nothing else: the messages are those of [`crate::message`], so a new event needs
 //! no new function. UniFFI would add its runtime, a generator and a licence that this project does not take (MPL-2.0)

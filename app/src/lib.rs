@@ -6,8 +6,8 @@
 //!   └───────────── Event ◀───────────┘
 //! ```
 //!
-//! Fronts over it: the terminal (`terminal`), the graphical one (feature `gui`), and hosts in Kotlin, Swift or C
-//! (feature `capi`).
+//! Fronts over it: the terminal (`terminal`), the graphical one (feature `gui`), and hosts in C and Swift (feature
+//! `capi`) or Kotlin and Java (feature `jvm`).
 //!
 //! **Invariant:** the model's bytes are private to this crate. They are baked in by the gate in `build.rs`, or come from
 //! a file that the gate's own checks accepted in this process; there is no function that takes other bytes.
