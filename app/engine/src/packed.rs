@@ -17,6 +17,7 @@
 
 mod cpu;
 mod file;
+mod lock;
 
 use std::ffi::CString;
 use std::fs::File;

@@ -14,7 +14,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::digest::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::{PackedCache, cpu};
+use super::{PackedCache, cpu, lock};
 use crate::runtime;
 
 /// Version of these rules and files.
@@ -82,7 +82,7 @@ impl Place {
             Err(error) => return Err(io(error)),
         };
         // Only a writer would refuse it, and nobody may write.
-        file.try_lock_shared().map_err(|error| format!("{path}: {error}"))?;
+        lock::try_shared(&file).map_err(io)?;
         let bytes = file.metadata().map_err(io)?.len();
         if bytes != sidecar.packed_bytes {
             return Err(wrong("size", &bytes, &sidecar.packed_bytes));
@@ -137,7 +137,7 @@ impl Place {
         let path = self.dir.join(format!("{}.lock", self.stem));
         fs::create_dir_all(&self.dir)
             .and_then(|()| OpenOptions::new().create(true).truncate(false).write(true).open(&path))
-            .and_then(|file| file.lock().map(|()| file))
+            .and_then(|file| lock::exclusive(&file).map(|()| file))
             .map_err(|error| format!("{path}: {error}"))
     }
 
