@@ -109,6 +109,7 @@ fn make<T>(
         Ok(lock) => lock,
         Err(reason) => return heap(reason),
     };
+    place.remove_leftovers();
     // Whoever held the lock before may have done the work.
     if let Ok(Some((held, _))) = place.find() {
         return Ok((Some(held), PackedUse::Proved));

@@ -144,6 +144,53 @@ fn another_model_has_another_file_and_an_exclusive_directory_holds_one() {
 }
 
 #[test]
+fn what_a_killed_maker_left_goes_before_the_next_one_packs() {
+    let (_folder, dir) = folder();
+    run(Some(cache(&dir)));
+    let packed = only(&dir, "bin");
+    let left = [format!("{packed}.77-1.new"), format!("{}.77-1.new", only(&dir, "json"))];
+    let of_others = dir.join("packed-0123456789abcdef.bin.77-1.new");
+    for path in left.iter().map(String::as_str).chain([of_others.as_str()]) {
+        fs::write(path, "left by a killed process").unwrap();
+    }
+    fs::remove_file(&packed).unwrap();
+    assert_eq!(run(Some(cache(&dir))).1, PackedUse::Made { replaced: None });
+    assert_eq!(left.map(|path| Utf8Path::new(&path).exists()), [false, false]);
+    // Its maker may be at work: the lock in hand is not the one of that key.
+    assert!(of_others.exists());
+}
+
+#[test]
+fn a_kill_amid_the_writing_costs_no_room_for_long() {
+    let (_folder, dir) = folder();
+    let cache = dir.join("cache");
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_engine"));
+        command.args(["check", "--model", tiny_pte().as_str(), "--threads", "1"]);
+        command.args(["--packed-cache", cache.as_str(), "--response", dir.join("response").as_str()]);
+        command
+    };
+    let unfinished = || {
+        let entries = cache.read_dir_utf8().into_iter().flatten();
+        entries.filter(|entry| entry.as_ref().is_ok_and(|e| e.file_name().contains(".bin."))).count()
+    };
+    // The moment is short: whoever misses it begins anew.
+    let caught = (0..200).any(|_| {
+        let _ = fs::remove_dir_all(&cache);
+        let mut child = check().spawn().unwrap();
+        while unfinished() == 0 && child.try_wait().unwrap().is_none() {}
+        child.kill().unwrap();
+        child.wait().unwrap();
+        unfinished() > 0
+    });
+    assert!(caught, "no process was killed while it wrote");
+    let output = check().output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert_eq!(unfinished(), 0);
+    assert!(only(&cache, "bin").metadata().unwrap().len() > 1_000_000);
+}
+
+#[test]
 fn processes_that_start_at_once_share_one_file_whatever_their_threads() {
     let (_folder, dir) = folder();
     let start = |threads: &str, name: &str| {
