@@ -51,6 +51,8 @@ fn the_toy_model_keeps_every_promise() {
     assert_eq!(summary.operators, ["quantized_decomposed::embedding_byte.dtype_out"]);
     assert_eq!(summary.macs, 4 * 32 * 8);
     assert_eq!(summary.planned_bytes, 640);
+    // The head with its scales; of the embedding, which is a tensor of its own here, a token reads one row.
+    assert_eq!((summary.forward_read_bytes, summary.weight_bytes), (256 + 32, 2 * (256 + 32)));
     let rows: Vec<_> = summary
         .weights
         .iter()

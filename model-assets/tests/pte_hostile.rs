@@ -62,6 +62,22 @@ fn more_linears(p: &mut Pte, float_rows: u32) {
     p.graph.list(1).extend([xnode(2, &[2, 4, NO_ID, 5, 0]), xnode(2, &[0, 6, NO_ID, 7, 0])]);
 }
 
+/// Puts segment 2 into the range of segment 0, which has its bytes too; the verifier allows that.
+fn share_bytes(p: &mut Pte) {
+    p.segments[0] = p.segments[2].iter().copied().chain(scales(8)).collect();
+    p.entry = |i, at, _| {
+        if i == 2 {
+            *at = 0;
+        }
+    };
+    p.segments.truncate(4);
+}
+
+/// Makes a segment the initial state of buffers that the program writes.
+fn mutable_state_in(p: &mut Pte, segment: u32) {
+    p.program.set(6, Val::Tables(vec![T::new([(0, u32(segment)), (1, u64s(&[0]))])]));
+}
+
 fn nothing(_: &mut Expect) {}
 fn intact(_: &mut Pte) {}
 
@@ -86,11 +102,9 @@ cases! {
     S1 s1_offset_wraps Reject |p| p.entry = |i, at, _| if i == 2 { *at = u64::MAX - 15 }, nothing;
     S2 s2_segment_behind_the_file Reject |p| p.entry = |i, _, size| if i == 3 { *size += 4096 }, nothing;
     S3 s3_partial_overlap Reject |p| p.entry = |i, at, _| if i == 2 { *at -= 128 }, nothing;
-    S3 s3_shared_bytes Warn |p| {
-        p.segments[0] = p.segments[2].iter().copied().chain(scales(8)).collect();
-        p.entry = |i, at, _| if i == 2 { *at = 0 };
-        p.segments.truncate(4);
-    }, nothing;
+    S3 s3_shared_bytes Warn share_bytes, nothing;
+    S3 s3_mutable_state_inside_weights Reject |p| { share_bytes(p); mutable_state_in(p, 2); }, nothing;
+    S3 s3_weights_inside_mutable_state Reject |p| { share_bytes(p); mutable_state_in(p, 0); }, nothing;
     S4 s4_gap_of_64_kib Reject |p| {
         p.entry = |i, _, size| if i == 0 { *size = 288 };
         p.segments[0].resize(70_000, 0);

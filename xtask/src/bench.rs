@@ -245,7 +245,12 @@ pub(crate) mod tests {
                 peak_bytes: 20_000_000,
             }),
             energy: Some(Energy { counter: "package-0".into(), joules_per_token: 0.002 }),
-            roofline: Roofline { read_bytes_per_second: 3e10, used_bytes_per_second: 6e9, share: 0.2 },
+            roofline: Roofline {
+                read_bytes_per_second: 3e10,
+                used_bytes_per_second: 6e9,
+                share: 0.2,
+                bytes_per_token: None,
+            },
         }
     }
 

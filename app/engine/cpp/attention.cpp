@@ -381,7 +381,7 @@ void many(const EngineAttention* task, int64_t kv_head, int64_t begin, int64_t e
   for (; begin < end; begin += kRows) many_rows(rows, begin, begin + kRows < end ? begin + kRows : end);
 }
 bool few(const EngineAttention* task) {
-  return task->positions * (task->heads / task->kv_heads) < kLanes && task->head_dim % kLanes == 0;
+  return task->positions * (task->heads / task->kv_heads) <= kLanes && task->head_dim % kLanes == 0;
 }
 
 }  // namespace

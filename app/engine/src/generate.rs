@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::sample::Sampler;
 use crate::text::Tokenizer;
 
+/// Text that room is made for per token; English has four or five bytes.
+const TOKEN_TEXT_BYTES: usize = 8;
+
 /// What to do when the context window is full in the middle of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WindowPolicy {
@@ -172,7 +175,14 @@ pub fn generate_until<D: Decoder + ?Sized>(
     let first = Instant::now();
     let tokens_max = limits.tokens_max.unwrap_or(usize::MAX);
     let mut stream = tokenizer.stream();
-    let mut reply = Reply { text: String::new(), tokens: Vec::new(), finish: Finish::Stop, statistics };
+    // As many as fit without forgetting, so that a reply does not move as it grows.
+    let expected = tokens_max.min(session.remaining().saturating_add(1));
+    let mut reply = Reply {
+        text: String::with_capacity(expected.saturating_mul(TOKEN_TEXT_BYTES)),
+        tokens: Vec::with_capacity(expected),
+        finish: Finish::Stop,
+        statistics,
+    };
     reply.finish = loop {
         if limits.stop.contains(&token) {
             break Finish::Stop;
@@ -185,8 +195,8 @@ pub fn generate_until<D: Decoder + ?Sized>(
         statistics.reply_tokens = reply.tokens.len();
         statistics.decode = first.elapsed();
         let text = stream.push(token)?;
-        reply.text.push_str(&text);
-        if on_piece(Piece { text: &text, token, statistics: &statistics }).is_break() {
+        reply.text.push_str(text);
+        if on_piece(Piece { text, token, statistics: &statistics }).is_break() {
             break Finish::Interrupted;
         }
         // Before the next token is computed: it would be thrown away.

@@ -305,6 +305,20 @@ fn work_shared_among_threads_is_the_same_work() {
 }
 
 #[test]
+fn as_many_rows_as_lanes_and_one_more_are_the_same_attention() {
+    // Up to as many rows as a vector has lanes the keys are divided; a Llama of four heads a group decodes just there on ARM64.
+    for lanes in [4, 8, 16] {
+        for (positions, group) in [(1, lanes), (lanes / 2, 2), (lanes, 1), (1, lanes + 1), (lanes + 1, 1)] {
+            let case = Case { positions, start: 611, group, ..case() };
+            for (variant, name) in VARIANTS {
+                let result = compare(&case, variant);
+                assert!(matches!(result, None | Some(Ok(()))), "{name}, {positions} x {group}: {result:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_visible_nan_is_not_smoothed_over() {
     for (positions, poisoned) in [(1, 1), (40, 1)] {
         let case = Case { positions, ..case() };

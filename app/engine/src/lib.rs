@@ -13,6 +13,7 @@
 mod bytes;
 pub mod chat;
 mod decoder;
+mod detokenizer;
 mod error;
 #[expect(unsafe_code, reason = "calls the C interface of the runtime")]
 mod ffi;

@@ -17,6 +17,7 @@
 
 mod cpu;
 mod file;
+mod lock;
 
 use std::ffi::CString;
 use std::fs::File;
@@ -108,17 +109,15 @@ fn make<T>(
         Ok(lock) => lock,
         Err(reason) => return heap(reason),
     };
+    place.remove_leftovers();
     // Whoever held the lock before may have done the work.
     if let Ok(Some((held, _))) = place.find() {
         return Ok((Some(held), PackedUse::Proved));
     }
-    let mut scratch = match place.scratch() {
+    let mut scratch = match pack(place, load)? {
         Ok(scratch) => scratch,
         Err(reason) => return heap(reason),
     };
-    if let Err(reason) = pack(&scratch, load)? {
-        return heap(reason);
-    }
     match place.keep(&mut scratch).and_then(|()| place.find()) {
         Ok(Some((held, _))) => {
             if cache.exclusive {
@@ -131,19 +130,21 @@ fn make<T>(
     }
 }
 
-/// Lets the runtime pack into `scratch`. The outer error is the model's, the inner one the cache's.
-fn pack<T>(scratch: &File, load: &mut Load<'_, T>) -> Result<std::result::Result<(), String>> {
+/// Lets the runtime pack into memory. The outer error is the model's, the inner one the cache's.
+fn pack<T>(place: &Place, load: &mut Load<'_, T>) -> Result<std::result::Result<File, String>> {
     let mut complaint = String::new();
     for _ in 0..ATTEMPTS_MAX {
-        if let Err(error) = scratch.set_len(0) {
-            return Ok(Err(error.to_string()));
-        }
-        let (loaded, complaints) = load(&options(scratch))?;
-        drop(loaded);
         // The runtime reopens and locks the file for every delegate, and its descriptors survive `fork`: a child
-        // process that another thread starts meanwhile holds the lock, and the rest is packed on the heap. It says so.
+        // process that another thread starts meanwhile holds the lock, and the rest is packed on the heap. The runtime
+        // says so. The child may hold it as long as it lives, so every attempt has a file of its own.
+        let scratch = match place.scratch() {
+            Ok(scratch) => scratch,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let (loaded, complaints) = load(&options(&scratch))?;
+        drop(loaded);
         if complaints.is_empty() {
-            return Ok(Ok(()));
+            return Ok(Ok(scratch));
         }
         complaint = complaints;
     }
@@ -162,4 +163,52 @@ fn options(file: &File) -> Vec<BackendOption> {
         option("weight_cache_enabled", OptionValue::Bool(true)),
         option("packed_cache_path", OptionValue::Text(path)),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Opens the file as the runtime does, by the name in the options, and locks it; what it would complain about.
+    fn runtime(options: &[BackendOption]) -> (File, String) {
+        let path = options.iter().find_map(|option| match &option.value {
+            OptionValue::Text(path) => path.to_str().ok(),
+            _ => None,
+        });
+        let file = File::options().read(true).write(true).open(path.unwrap()).unwrap();
+        let complaint = lock::try_shared(&file).err().map(|error| error.to_string());
+        (file, complaint.unwrap_or_default())
+    }
+
+    fn place(dir: &tempfile::TempDir) -> Place {
+        let dir = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
+        Place::new(&PackedCache { dir, model: Digest::of(b"model"), exclusive: false })
+    }
+
+    #[test]
+    fn a_child_that_keeps_the_lock_does_not_spoil_the_next_attempt() {
+        let dir = tempfile::tempdir().unwrap();
+        // What a child process inherits while the first attempt is under way, and keeps for as long as it lives.
+        let mut inherited = None;
+        let mut attempts = 0;
+        let packed = pack(&place(&dir), &mut |options| {
+            attempts += 1;
+            let (file, complaint) = runtime(options);
+            if inherited.is_some() {
+                return Ok(((), complaint));
+            }
+            lock::exclusive(&file).unwrap();
+            inherited = Some(file);
+            Ok(((), runtime(options).1))
+        });
+        assert!(packed.unwrap().is_ok());
+        assert_eq!(attempts, 2);
+    }
+
+    #[test]
+    fn one_that_is_disturbed_again_and_again_gives_up_and_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let packed = pack(&place(&dir), &mut |_| Ok(((), "no lock".to_owned())));
+        assert_eq!(packed.unwrap().unwrap_err(), "packing was disturbed 3 times: no lock");
+    }
 }

@@ -1,17 +1,22 @@
 //! Text to tokens and back, with the model's own tokenizer.
 //!
-//! **Invariant:** no token that leaves this module is outside the model's vocabulary, and no piece of text
-//! that leaves it splits a character.
+//! **Invariant:** no token that leaves this module is outside the model's vocabulary.
+
+use std::sync::Arc;
 
 use camino::Utf8Path;
 use model_assets::limits::TOKENIZER_BYTES_MAX;
 
+pub use crate::detokenizer::Detokenizer;
+use crate::detokenizer::TokenBytes;
 use crate::error::{Error, Result};
 
 /// A tokenizer bound to a vocabulary.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Where tokens are rows of bytes.
+    bytes: Option<Arc<TokenBytes>>,
 }
 
 impl Tokenizer {
@@ -31,7 +36,10 @@ impl Tokenizer {
             Some((token, id)) if id >= vocab => {
                 wrong(format!("got token {token:?} with id {id}, expected ids below the model's {vocab}"))
             }
-            Some(_) => Ok(Self { inner }),
+            Some((_, id)) => {
+                let bytes = TokenBytes::of_tokenizer(&inner, id).map(Arc::new);
+                Ok(Self { inner, bytes })
+            }
         }
     }
 
@@ -83,67 +91,8 @@ impl Tokenizer {
 
     /// Starts turning tokens into text one by one.
     pub fn stream(&self) -> Detokenizer<'_> {
-        Detokenizer { tokenizer: self, tokens: Vec::new(), settled: 0, written: String::new() }
+        self.bytes.as_deref().map_or_else(|| Detokenizer::of_text(self), Detokenizer::of_bytes)
     }
-}
-
-/// Turns a stream of tokens into pieces of text.
-///
-/// A tokenizer decodes a token differently after others (a leading space, a character spread over several
-/// byte tokens), so a piece is what the text *gains* by a token, decoded together with those before it, and
-/// the end waits while it may be an unfinished character.
-#[derive(Debug)]
-pub struct Detokenizer<'a> {
-    tokenizer: &'a Tokenizer,
-    /// Tokens since the last but one point at which nothing was waiting: context for those that follow.
-    tokens: Vec<u32>,
-    /// How many of them were there at the last such point.
-    settled: usize,
-    /// What of their text has been written out.
-    written: String,
-}
-
-/// A character of four bytes lacks at most its last: decoders show each of the others as U+FFFD until it comes.
-const UNFINISHED_CHARS_MAX: usize = 3;
-
-impl Detokenizer<'_> {
-    /// Takes a token and returns the text that became final by it; empty while a character is unfinished.
-    ///
-    /// # Errors
-    /// When the tokenizer fails.
-    pub fn push(&mut self, token: u32) -> Result<String> {
-        self.tokens.push(token);
-        let text = self.tokenizer.decode(&self.tokens)?;
-        let mut certain = text.as_str();
-        for _ in 0..UNFINISHED_CHARS_MAX {
-            certain = certain.strip_suffix(char::REPLACEMENT_CHARACTER).unwrap_or(certain);
-        }
-        let piece = gained(&self.written, certain);
-        if certain.len() == text.len() {
-            self.tokens.drain(..self.settled);
-            self.settled = self.tokens.len();
-            self.written = self.tokenizer.decode(&self.tokens)?;
-        } else {
-            self.written = certain.to_owned();
-        }
-        Ok(piece)
-    }
-
-    /// Returns what is left; an unfinished character becomes U+FFFD.
-    ///
-    /// # Errors
-    /// When the tokenizer fails.
-    pub fn finish(self) -> Result<String> {
-        Ok(gained(&self.written, &self.tokenizer.decode(&self.tokens)?))
-    }
-}
-
-/// What `now` has beyond `written`. Where a tokenizer rewrites what came before, the common beginning counts as
-/// written and the rest as new.
-fn gained(written: &str, now: &str) -> String {
-    let same = written.chars().zip(now.chars()).take_while(|(a, b)| a == b);
-    let same: usize = same.map(|(c, _)| c.len_utf8()).sum();
-    now.get(same..).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -177,11 +126,21 @@ mod tests {
         Tokenizer::from_bytes(json.to_string().as_bytes(), 259).unwrap()
     }
 
+    /// The pieces of a stream that knows the tokens' bytes; one that does not gives the same text, and the same pieces
+    /// unless a U+FFFD makes it wait.
     fn streamed(tokenizer: &Tokenizer, tokens: &[u32]) -> Vec<String> {
-        let mut stream = tokenizer.stream();
-        let mut pieces: Vec<String> = tokens.iter().map(|token| stream.push(*token).unwrap()).collect();
-        pieces.push(stream.finish().unwrap());
-        pieces
+        let pieces = |mut stream: Detokenizer<'_>| {
+            let mut pieces: Vec<String> =
+                tokens.iter().map(|token| stream.push(*token).unwrap().to_owned()).collect();
+            pieces.push(stream.finish().unwrap());
+            pieces
+        };
+        assert!(tokenizer.bytes.is_some());
+        let got = pieces(tokenizer.stream());
+        let by_text = pieces(Detokenizer::of_text(tokenizer));
+        assert_eq!(by_text.concat(), got.concat());
+        assert!(by_text == got || got.concat().contains(char::REPLACEMENT_CHARACTER));
+        got
     }
 
     #[test]
@@ -204,9 +163,10 @@ mod tests {
     #[test]
     fn endless_broken_bytes_do_not_hold_back_text_for_ever() {
         let tokenizer = byte_level();
-        let mut stream = tokenizer.stream();
-        let text: String = (0..40).map(|_| stream.push(0x9f).unwrap()).collect();
-        assert!(!text.is_empty());
+        for mut stream in [tokenizer.stream(), Detokenizer::of_text(&tokenizer)] {
+            let text: usize = (0..40).map(|_| stream.push(0x9f).unwrap().len()).sum();
+            assert!(text > 0);
+        }
     }
 
     #[test]
@@ -231,6 +191,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn pieces_of_any_tokens_join_to_what_the_tokenizer_decodes(tokens in prop::collection::vec(0_u32..300, 0..40)) {
+            let tokenizer = byte_level();
+            let mut stream = tokenizer.stream();
+            let mut text = String::new();
+            for token in &tokens {
+                text.push_str(stream.push(*token).unwrap());
+            }
+            text.push_str(&stream.finish().unwrap());
+            prop_assert_eq!(text, tokenizer.decode(&tokens).unwrap());
+        }
+
         #[test]
         fn pieces_join_to_the_text(text in "\\PC{0,40}") {
             let tokenizer = byte_level();

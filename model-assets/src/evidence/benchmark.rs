@@ -140,20 +140,37 @@ pub struct Energy {
     pub joules_per_token: f64,
 }
 
-/// Decoding reads every weight once per token: how close to the memory's bandwidth is it?
+/// Decoding reads weights for every token: how close to the memory's bandwidth is it?
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Roofline {
-    /// Measured in this process, with as many threads.
+    /// Measured in this process, with as many threads, between the repeats of the decoding.
     pub read_bytes_per_second: f64,
-    /// File size times decode speed.
+    /// Bytes per token times decode speed.
     pub used_bytes_per_second: f64,
     /// Share of the first that is used; above 1 when the weights fit a cache.
     pub share: f64,
+    /// Weight bytes that a token reads: the file's, without tables of which it reads a row. Absent where only the file's
+    /// size is known, which counts then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_token: Option<u64>,
 }
 
 impl Benchmark {
+    /// Holds the longest decoding against the memory's bandwidth: each token reads so many bytes, or the whole file where
+    /// that is all that is known.
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
+    pub fn reckon_roofline(&mut self, bytes_per_token: Option<u64>) {
+        let decoded = self.speeds.iter().rfind(|speed| speed.name.starts_with("tg"));
+        let tokens_per_second = decoded.map_or(0.0, |speed| speed.mean);
+        let roofline = &mut self.roofline;
+        roofline.bytes_per_token = bytes_per_token;
+        roofline.used_bytes_per_second =
+            tokens_per_second * bytes_per_token.unwrap_or(self.file_bytes) as f64;
+        roofline.share = roofline.used_bytes_per_second / roofline.read_bytes_per_second;
+    }
+
     /// The case of this name.
     pub fn speed(&self, name: &str) -> Option<&Speed> {
         self.speeds.iter().find(|speed| speed.name == name)

@@ -206,6 +206,8 @@ fn check_plan<'a>(
         summary.delegated_linears =
             delegates.iter().fold(0, |sum, delegate| sum.saturating_add(delegate.linears));
         summary.undelegated_linears = outside.linears;
+        let inside = delegates.iter().map(|delegate| delegate.summary.weight_bytes);
+        summary.forward_read_bytes = inside.fold(outside.read_bytes, u64::saturating_add);
         totals.embeddings = outside.embeddings;
     }
     let instructions = plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten()).count();

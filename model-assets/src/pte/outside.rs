@@ -1,6 +1,6 @@
 //! What runs outside delegates: constants by role, layers left behind, and their share of the work.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::census::{self, Weights};
 use super::dtype;
@@ -12,6 +12,8 @@ use super::value::{Facts, TensorFacts, index};
 #[derive(Debug, Default)]
 pub(super) struct Outside {
     pub(super) weights: Weights,
+    /// Bytes of the constants that a call reads whole.
+    pub(super) read_bytes: u64,
     pub(super) macs: u64,
     pub(super) linears: Vec<String>,
     pub(super) operators: BTreeMap<String, u32>,
@@ -50,8 +52,12 @@ pub(super) fn survey(plan: &Plan<'_>, facts: &TensorFacts, counted: &mut HashMap
             }
         }
     }
+    let looked_up = looked_up(plan);
     for (value, known) in facts.iter().enumerate() {
         let Some(known) = known.as_ref().filter(|known| known.constant) else { continue };
+        if !looked_up.contains(&value) {
+            outside.read_bytes = outside.read_bytes.saturating_add(known.bytes);
+        }
         let fresh = known.constant_at.is_none_or(|at| known.bytes == 0 || counted.insert(at, ()).is_none());
         if let (true, Some((name, _))) = (fresh, dtype::program(known.dtype)) {
             let role = roles.get(&value).copied().unwrap_or("other");
@@ -61,6 +67,30 @@ pub(super) fn survey(plan: &Plan<'_>, facts: &TensorFacts, counted: &mut HashMap
         }
     }
     outside
+}
+
+/// Values of which a call reads single rows: the tables of embeddings, unless something else reads them too.
+fn looked_up(plan: &Plan<'_>) -> HashSet<usize> {
+    let (mut rows, mut whole) = (HashSet::new(), HashSet::new());
+    for instruction in plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten()) {
+        match instruction {
+            Instruction::Kernel { operator, args: Some(args) } => {
+                let name = plan.operators.get(index(*operator)).and_then(operator_name).unwrap_or_default();
+                let roles = roles_of(&name);
+                let tables =
+                    if roles.first().is_some_and(|(_, role)| *role == "embedding") { roles } else { &[] };
+                for (position, &arg) in args.iter().enumerate() {
+                    let table = tables.iter().any(|(table, _)| *table == position);
+                    (if table { &mut rows } else { &mut whole }).insert(index(arg));
+                }
+            }
+            Instruction::Delegate { args: Some(args), .. } => {
+                whole.extend(args.iter().map(|&arg| index(arg)));
+            }
+            _ => {}
+        }
+    }
+    rows.difference(&whole).copied().collect()
 }
 
 /// Constants without a role may hold anything: a mask is full of infinities.

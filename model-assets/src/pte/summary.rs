@@ -35,6 +35,10 @@ pub struct Summary {
     pub delegated_weight_bytes: u64,
     /// Weight bytes anywhere.
     pub weight_bytes: u64,
+    /// Weight bytes that a call of `forward` reads: all but the tables of which an embedding reads single rows. Of
+    /// another backend than XNNPACK nothing is known and nothing counted.
+    #[serde(default)]
+    pub forward_read_bytes: u64,
     /// Multiply-accumulates of `forward` at its declared (largest) shapes, inside delegates.
     pub delegated_macs: u64,
     /// The same, anywhere.

@@ -4,25 +4,50 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use super::speed::mean_sd;
+
 /// Bytes read per pass: far beyond any cache.
 const BUFFER_BYTES: usize = 256 << 20;
 /// A thread takes this much at a time, as the runtime's pool does: where another process holds a processor, the
 /// others go on, and a fixed half for each would measure the slowest.
 const BLOCK_BYTES: usize = 1 << 20;
-/// Other users of the memory come and go, so the best of many passes counts.
-const PASSES: usize = 40;
+/// Other users of the memory come and go, so the best of some passes counts.
+const PASSES: usize = 8;
 const WORD_BYTES: usize = size_of::<u64>();
 
-/// Best read bandwidth over the passes, bytes per second.
-pub fn read_bytes_per_second(threads: u32) -> f64 {
-    // Written, so that every page is a page of its own and not the shared zero page.
-    let buffer: Vec<u64> = (0..(BUFFER_BYTES / WORD_BYTES) as u64).collect();
-    let blocks: Vec<&[u64]> = buffer.chunks(BLOCK_BYTES / WORD_BYTES).collect();
-    let pass = || {
+/// Reads memory now and then, because its speed changes from minute to minute: only what was measured beside something
+/// says anything of it.
+#[derive(Debug)]
+pub(super) struct Bandwidth {
+    buffer: Vec<u64>,
+    threads: u32,
+    rates: Vec<f64>,
+}
+
+impl Bandwidth {
+    pub(super) fn new(threads: u32) -> Self {
+        // Written, so that every page is a page of its own and not the shared zero page.
+        let buffer = (0..(BUFFER_BYTES / WORD_BYTES) as u64).collect();
+        Self { buffer, threads: threads.max(1), rates: Vec::new() }
+    }
+
+    /// Measures once more.
+    pub(super) fn look(&mut self) {
+        let best = (0..PASSES).map(|_| self.pass()).fold(0.0, f64::max);
+        self.rates.push(best);
+    }
+
+    /// Mean over the looks, bytes per second.
+    pub(super) fn read_bytes_per_second(&self) -> f64 {
+        mean_sd(&self.rates).0
+    }
+
+    fn pass(&self) -> f64 {
+        let blocks: Vec<&[u64]> = self.buffer.chunks(BLOCK_BYTES / WORD_BYTES).collect();
         let next = AtomicUsize::new(0);
         let started = Instant::now();
         std::thread::scope(|scope| {
-            for _ in 0..threads.max(1) {
+            for _ in 0..self.threads {
                 scope.spawn(|| {
                     while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
                         black_box(sum(block));
@@ -31,8 +56,7 @@ pub fn read_bytes_per_second(threads: u32) -> f64 {
             }
         });
         BUFFER_BYTES as f64 / started.elapsed().as_secs_f64()
-    };
-    (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
+    }
 }
 
 /// Four places of a block at once, so that more reads are under way than one stream of addresses keeps.

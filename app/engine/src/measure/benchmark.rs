@@ -7,8 +7,9 @@ use std::time::Instant;
 use model_assets::evidence::{Benchmark, Energy, MemorySteps, Resident, Roofline};
 
 use super::{
-    bandwidth, machine,
-    speed::{decode, mean_sd, prefill, spread, timed},
+    bandwidth::Bandwidth,
+    machine,
+    speed::{decode, decode_beside, mean_sd, prefill, spread, timed},
 };
 use crate::{
     chat::{Message, Role},
@@ -45,7 +46,7 @@ pub fn tokens(session: &dyn Decoder) -> Vec<u32> {
 }
 
 /// Speed, memory and energy of a session that has run nothing yet. `before` is the memory before and after it was loaded.
-/// Digest of the file, times of loading and of the first token are the caller's to fill in.
+/// Digest of the file, times of loading and of the first token, and what a token reads, are the caller's to fill in.
 ///
 /// # Errors
 /// When the runtime fails.
@@ -65,18 +66,24 @@ pub fn measure(
     if long.len() > short.len() {
         speeds.push(prefill(session, &long, repeats)?);
     }
-    for tokens in DECODE_TOKENS.into_iter().filter(|tokens| *tokens < long.len()) {
-        speeds.push(decode(session, &long, tokens, repeats)?);
+    // The last case is the one that is held against the memory's bandwidth, which has a buffer of its own: so the
+    // model's memory is read when every case has run, and the last one has not been timed yet.
+    let mut beside = Beside { threads, peak_bytes: 0, steady: None, bandwidth: None };
+    let mut counts = DECODE_TOKENS.into_iter().filter(|tokens| *tokens < long.len()).peekable();
+    while let Some(tokens) = counts.next() {
+        speeds.push(if counts.peek().is_some() {
+            decode(session, &long, tokens, repeats)?
+        } else {
+            decode_beside(session, &long, tokens, repeats, &mut || beside.look())?
+        });
     }
-    let memory = before.zip(first.zip(resident())).map(|((start, loaded), (first_prefill, steady))| {
-        let peak_bytes = runtime::peak_rss_bytes().unwrap_or_default();
-        MemorySteps { start, loaded, first_prefill, steady, peak_bytes }
+    beside.look();
+    let memory = before.zip(first.zip(beside.steady)).map(|((start, loaded), (first_prefill, steady))| {
+        MemorySteps { start, loaded, first_prefill, steady, peak_bytes: beside.peak_bytes }
     });
+    let read_bytes_per_second = beside.bandwidth.map_or(0.0, |bandwidth| bandwidth.read_bytes_per_second());
     let energy = energy(session, &long)?;
-    let used_bytes_per_second = speeds.last().map_or(0.0, |speed| speed.mean) * file_bytes as f64;
-    let read_bytes_per_second = bandwidth::read_bytes_per_second(threads);
-    let share = used_bytes_per_second / read_bytes_per_second;
-    Ok(Benchmark {
+    let mut benchmark = Benchmark {
         runtime: runtime.to_owned(),
         pte_sha256: String::new(),
         file_bytes,
@@ -94,8 +101,35 @@ pub fn measure(
         sweep: Vec::new(),
         memory,
         energy,
-        roofline: Roofline { read_bytes_per_second, used_bytes_per_second, share },
-    })
+        roofline: Roofline {
+            read_bytes_per_second,
+            used_bytes_per_second: 0.0,
+            share: 0.0,
+            bytes_per_token: None,
+        },
+    };
+    benchmark.reckon_roofline(None);
+    Ok(benchmark)
+}
+
+/// What is looked at between the repeats of a case.
+struct Beside {
+    threads: u32,
+    /// Memory at the first look.
+    steady: Option<Resident>,
+    peak_bytes: u64,
+    bandwidth: Option<Bandwidth>,
+}
+
+impl Beside {
+    fn look(&mut self) {
+        let bandwidth = self.bandwidth.get_or_insert_with(|| {
+            self.steady = resident();
+            self.peak_bytes = runtime::peak_rss_bytes().unwrap_or_default();
+            Bandwidth::new(self.threads)
+        });
+        bandwidth.look();
+    }
 }
 
 /// From text to the first token, as a person waits for it; the model is loaded and warm. `encode` makes a prompt of a

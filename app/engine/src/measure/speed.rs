@@ -12,7 +12,7 @@ use crate::error::Result;
 /// # Errors
 /// When the runtime fails.
 pub fn prefill(session: &mut dyn Decoder, tokens: &[u32], repeats: u32) -> Result<Speed> {
-    speed(format!("pp{}", tokens.len()), tokens.len(), repeats, || {
+    speed(format!("pp{}", tokens.len()), tokens.len(), repeats, &mut || (), || {
         session.reset();
         session.prefill(tokens).map(|_| ())
     })
@@ -23,18 +23,36 @@ pub fn prefill(session: &mut dyn Decoder, tokens: &[u32], repeats: u32) -> Resul
 /// # Errors
 /// When the runtime fails.
 pub fn decode(session: &mut dyn Decoder, tokens: &[u32], count: usize, repeats: u32) -> Result<Speed> {
+    decode_beside(session, tokens, count, repeats, &mut || ())
+}
+
+/// The same; `beside` is called before each timed repeat.
+pub(super) fn decode_beside(
+    session: &mut dyn Decoder,
+    tokens: &[u32],
+    count: usize,
+    repeats: u32,
+    beside: &mut dyn FnMut(),
+) -> Result<Speed> {
     let (first, rest) = tokens.split_at(1.min(tokens.len()));
     let rest = rest.get(..count).unwrap_or(rest);
     session.reset();
     session.prefill(first)?;
-    speed(format!("tg{}", rest.len()), rest.len(), repeats, || {
+    speed(format!("tg{}", rest.len()), rest.len(), repeats, beside, || {
         session.truncate(1);
         rest.iter().try_for_each(|token| session.decode(*token).map(|_| ()))
     })
 }
 
-fn speed(name: String, tokens: usize, repeats: u32, work: impl FnMut() -> Result<()>) -> Result<Speed> {
-    let rates: Vec<f64> = timed(repeats, work)?.into_iter().map(|seconds| tokens as f64 / seconds).collect();
+fn speed(
+    name: String,
+    tokens: usize,
+    repeats: u32,
+    beside: &mut dyn FnMut(),
+    work: impl FnMut() -> Result<()>,
+) -> Result<Speed> {
+    let seconds = timed_beside(repeats, beside, work)?;
+    let rates: Vec<f64> = seconds.into_iter().map(|seconds| tokens as f64 / seconds).collect();
     let (mean, sd) = mean_sd(&rates);
     Ok(Speed {
         name,
@@ -51,9 +69,18 @@ fn speed(name: String, tokens: usize, repeats: u32, work: impl FnMut() -> Result
 ///
 /// # Errors
 /// When the work fails.
-pub fn timed(repeats: u32, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+pub fn timed(repeats: u32, work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+    timed_beside(repeats, &mut || (), work)
+}
+
+fn timed_beside(
+    repeats: u32,
+    beside: &mut dyn FnMut(),
+    mut work: impl FnMut() -> Result<()>,
+) -> Result<Vec<f64>> {
     work()?;
     let mut once = |_| {
+        beside();
         let started = Instant::now();
         work().map(|()| started.elapsed().as_secs_f64())
     };

@@ -14,7 +14,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::digest::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::{PackedCache, cpu};
+use super::{PackedCache, cpu, lock};
 use crate::runtime;
 
 /// Version of these rules and files.
@@ -22,6 +22,8 @@ const SCHEMA: u32 = 1;
 /// Largest sidecar that is read.
 const SIDECAR_BYTES_MAX: u64 = 16 * 1024;
 const COPY_BYTES: usize = 1 << 20;
+/// How the name of a file ends that is not whole yet.
+const TEMPORARY: &str = ".new";
 /// How long a file must have been left alone before its stamp is believed: a change within one tick of the
 /// filesystem's clock would not show.
 const SETTLED: Duration = Duration::from_millis(20);
@@ -82,7 +84,7 @@ impl Place {
             Err(error) => return Err(io(error)),
         };
         // Only a writer would refuse it, and nobody may write.
-        file.try_lock_shared().map_err(|error| format!("{path}: {error}"))?;
+        lock::try_shared(&file).map_err(io)?;
         let bytes = file.metadata().map_err(io)?.len();
         if bytes != sidecar.packed_bytes {
             return Err(wrong("size", &bytes, &sidecar.packed_bytes));
@@ -137,7 +139,7 @@ impl Place {
         let path = self.dir.join(format!("{}.lock", self.stem));
         fs::create_dir_all(&self.dir)
             .and_then(|()| OpenOptions::new().create(true).truncate(false).write(true).open(&path))
-            .and_then(|file| file.lock().map(|()| file))
+            .and_then(|file| lock::exclusive(&file).map(|()| file))
             .map_err(|error| format!("{path}: {error}"))
     }
 
@@ -180,14 +182,25 @@ impl Place {
         })
     }
 
-    /// Removes the packed files of other keys and what killed processes left. A file that is in use lives on unseen.
+    /// Removes what killed processes left of this key: up to the size of the model each time. The caller has the lock,
+    /// so nobody is writing a packed file or a sidecar; a stamp that is lost as it is written costs a hash.
+    pub(super) fn remove_leftovers(&self) {
+        self.remove_names(|name| {
+            name.strip_prefix(&self.stem)
+                .is_some_and(|rest| rest.starts_with('.') && rest.ends_with(TEMPORARY))
+        });
+    }
+
+    /// Removes all files of other keys, also what killed processes left. A file that is in use lives on unseen.
     pub(super) fn remove_others(&self) {
+        self.remove_names(|name| name.starts_with("packed-") && !name.starts_with(&self.stem));
+    }
+
+    /// Only room is at stake: what cannot be removed stays.
+    fn remove_names(&self, unwanted: impl Fn(&str) -> bool) {
         let Ok(entries) = self.dir.read_dir_utf8() else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if name.starts_with("packed-") && !name.starts_with(&self.stem) {
-                let _ = fs::remove_file(entry.path());
-            }
+        for entry in entries.flatten().filter(|entry| unwanted(entry.file_name())) {
+            let _ = fs::remove_file(entry.path());
         }
     }
 
@@ -195,7 +208,7 @@ impl Place {
         // One maker at a time holds the lock; stamps are written without it.
         let thread = format!("{:?}", std::thread::current().id());
         let thread: String = thread.chars().filter(char::is_ascii_digit).collect();
-        Utf8PathBuf::from(format!("{path}.{}-{thread}.new", std::process::id()))
+        Utf8PathBuf::from(format!("{path}.{}-{thread}{TEMPORARY}", std::process::id()))
     }
 
     /// Writes a small file whole or not at all.

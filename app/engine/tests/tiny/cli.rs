@@ -279,6 +279,11 @@ fn bench_measures() {
     }
     assert!(number(bench, "/load_warm_ms") > 0.0 && number(bench, "/memory/peak_bytes") > 1e6);
     assert!(number(bench, "/roofline/read_bytes_per_second") > 1e8);
+    // Head and embedding are tied, and the embedding is not read as a table too.
+    let (token, used) =
+        (number(bench, "/roofline/bytes_per_token"), number(bench, "/roofline/used_bytes_per_second"));
+    assert!((0.85..1.0).contains(&(token / number(bench, "/file_bytes"))), "{token}");
+    assert_eq!(used, token * number(bench, "/speeds/3/mean"));
     let (profile, outside) = (&answer["profile"], number(&answer, "/profile/outside_delegates"));
     assert!((0.0..1.0).contains(&outside) && number(profile, "/tokens") == 32.0, "{profile}");
     let attention = profile["events"]

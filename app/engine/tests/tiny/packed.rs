@@ -1,158 +1,56 @@
-//! The packed-weights cache on the exported default model: made once, proved, never believed when it is wrong, and
-//! never in the way.
+//! The packed-weights cache among processes: started at once, killed amid the writing. What one process sees of it is
+//! tested in one that starts no other.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
-use std::time::Duration;
 
-use super::{folder, tiny_pte};
-use camino::{Utf8Path, Utf8PathBuf};
-use engine::{LoadOptions, Model, ModelBytes, PackedCache, PackedUse, Session};
-use model_assets::digest::Digest;
+use camino::Utf8Path;
 
-fn cache(dir: &Utf8Path) -> PackedCache {
-    let model = Digest::of(&fs::read(tiny_pte()).unwrap());
-    PackedCache { dir: dir.to_owned(), model, exclusive: false }
-}
+use super::{folder, only, tiny_pte};
 
-/// Loads through the cache; the logits of a few tokens, and what became of the cache.
-fn run(cache: Option<PackedCache>) -> (Vec<u32>, PackedUse) {
-    let options = LoadOptions { packed: cache, ..LoadOptions::default() };
-    let mut session = Session::new(Model::load(ModelBytes::open(&tiny_pte()).unwrap(), &options).unwrap());
-    session.model().release_pages();
-    let logits = session.prefill(&[1, 2, 3]).unwrap().iter().map(|logit| logit.to_bits()).collect();
-    (logits, session.model().packed_use().clone())
-}
-
-/// The one file with this extension.
-fn only(dir: &Utf8Path, extension: &str) -> Utf8PathBuf {
-    let files: Vec<_> = dir.read_dir_utf8().unwrap().map(|entry| entry.unwrap().into_path()).collect();
-    let found: Vec<_> = files.iter().filter(|path| path.extension() == Some(extension)).collect();
-    assert_eq!(found.len(), 1, "{extension} in {files:?}");
-    found[0].clone()
+fn check(cache: &Utf8Path, response: &Utf8Path, threads: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_engine"));
+    command.args(["check", "--model", tiny_pte().as_str(), "--threads", threads]).args([
+        "--packed-cache",
+        cache.as_str(),
+        "--response",
+        response.as_str(),
+    ]);
+    command
 }
 
 #[test]
-fn it_is_made_once_and_mapped_read_only_afterwards() {
+fn a_kill_amid_the_writing_costs_no_room_for_long() {
     let (_folder, dir) = folder();
-    let expected = run(None);
-    assert_eq!(expected.1, PackedUse::Off);
-    assert_eq!(run(Some(cache(&dir))), (expected.0.clone(), PackedUse::Made { replaced: None }));
-    let packed = only(&dir, "bin");
-    let look = || {
-        let data = packed.metadata().unwrap();
-        (
-            data.ino(),
-            data.len(),
-            data.mtime_nsec(),
-            data.permissions().mode() & 0o777,
-            fs::read(&packed).unwrap(),
-        )
+    let cache = dir.join("cache");
+    let check = || check(&cache, &dir.join("response"), "1");
+    let unfinished = || {
+        let entries = cache.read_dir_utf8().into_iter().flatten();
+        entries.filter(|entry| entry.as_ref().is_ok_and(|e| e.file_name().contains(".bin."))).count()
     };
-    let made = look();
-    assert!(made.1 > 1_000_000, "the packed weights are in the file: {} bytes", made.1);
-    assert_eq!(made.3, 0o444);
-    std::thread::sleep(Duration::from_millis(50));
-    run(Some(cache(&dir)));
-    for _ in 0..3 {
-        assert_eq!(run(Some(cache(&dir))), (expected.0.clone(), PackedUse::Warm));
-    }
-    assert!(look() == made, "loading does not touch it");
-    let temporary = dir.read_dir_utf8().unwrap().any(|entry| entry.unwrap().file_name().contains(".new"));
-    assert!(!temporary);
-}
-
-#[test]
-fn a_damaged_file_is_never_run() {
-    let (_folder, dir) = folder();
-    let (expected, _) = run(Some(cache(&dir)));
-    // Remembered as proved: the damage must show in spite of that.
-    std::thread::sleep(Duration::from_millis(50));
-    run(Some(cache(&dir)));
-    let (packed, sidecar) = (only(&dir, "bin"), only(&dir, "json"));
-    let writable = |path: &Utf8Path| fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
-    let damage = |change: &dyn Fn(&mut Vec<u8>), path: &Utf8Path, said: &str| {
-        let mut bytes = fs::read(path).unwrap();
-        change(&mut bytes);
-        writable(path);
-        fs::write(path, bytes).unwrap();
-        let (logits, outcome) = run(Some(cache(&dir)));
-        assert_eq!(logits, expected, "{said}");
-        let PackedUse::Made { replaced: Some(reason) } = &outcome else { panic!("{said}: {outcome:?}") };
-        assert!(reason.contains(said), "{reason}");
-        assert!(outcome.warning().is_some_and(|text| text.contains(said)));
-        assert_eq!(run(Some(cache(&dir))).0, expected);
-    };
-    let end = fs::read(&packed).unwrap().len();
-    for place in [0, 100_000, end / 2, end - 30, end - 1] {
-        damage(&|bytes| bytes[place] ^= 1, &packed, "got sha256");
-    }
-    damage(&|bytes| bytes.truncate(end - 1), &packed, "got size");
-    damage(&|bytes| bytes.clear(), &packed, "got size 0");
-    damage(&|bytes| bytes.truncate(20), &sidecar, ".json");
-    damage(&|bytes| bytes.insert(bytes.len() - 2, b'x'), &sidecar, ".json");
-    let other = Digest::of(b"another model").to_string();
-    let replace = |bytes: &mut Vec<u8>| {
-        let text = String::from_utf8(bytes.clone()).unwrap();
-        *bytes = text.replace(&cache(&dir).model.to_string(), &other).into_bytes();
-    };
-    damage(&replace, &sidecar, &other);
-    // A packed file that nobody vouches for does not count; a sidecar without one neither.
-    for missing in [&sidecar, &packed] {
-        fs::remove_file(missing).unwrap();
-        assert_eq!(run(Some(cache(&dir))), (expected.clone(), PackedUse::Made { replaced: None }));
-    }
-}
-
-#[test]
-fn a_directory_that_cannot_be_written_costs_the_cache_and_nothing_else() {
-    let (_folder, dir) = folder();
-    let file = dir.join("file");
-    fs::write(&file, "no directory").unwrap();
-    let (expected, _) = run(None);
-    for dir in [file, Utf8PathBuf::from("/proc/nowhere")] {
-        let (logits, outcome) = run(Some(cache(&dir)));
-        assert_eq!(logits, expected);
-        assert!(
-            matches!(&outcome, PackedUse::Heap { reason } if reason.contains(dir.as_str())),
-            "{outcome:?}"
-        );
-        assert!(outcome.warning().is_some());
-    }
-}
-
-#[test]
-fn another_model_has_another_file_and_an_exclusive_directory_holds_one() {
-    let (_folder, dir) = folder();
-    let other = |exclusive| PackedCache { model: Digest::of(b"another"), exclusive, ..cache(&dir) };
-    run(Some(cache(&dir)));
-    let first = only(&dir, "bin");
-    fs::write(dir.join("packed-0123456789abcdef.bin.77-1.new"), "left by a killed process").unwrap();
-    fs::write(dir.join("unrelated"), "stays").unwrap();
-    assert_eq!(run(Some(other(false))).1, PackedUse::Made { replaced: None });
-    assert!(first.exists());
-    fs::remove_file(dir.join(first.file_name().unwrap())).unwrap();
-    assert_eq!(
-        run(Some(PackedCache { exclusive: true, ..cache(&dir) })).1,
-        PackedUse::Made { replaced: None }
-    );
-    assert_eq!(only(&dir, "bin"), first);
-    assert!(dir.join("unrelated").exists());
-    let left = dir.read_dir_utf8().unwrap().any(|entry| entry.unwrap().file_name().contains(".new"));
-    assert!(!left);
+    // The moment is short: whoever misses it begins anew.
+    let caught = (0..200).any(|_| {
+        let _ = fs::remove_dir_all(&cache);
+        let mut child = check().spawn().unwrap();
+        while unfinished() == 0 && child.try_wait().unwrap().is_none() {}
+        child.kill().unwrap();
+        child.wait().unwrap();
+        unfinished() > 0
+    });
+    assert!(caught, "no process was killed while it wrote");
+    let output = check().output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert_eq!(unfinished(), 0);
+    assert!(only(&cache, "bin").metadata().unwrap().len() > 1_000_000);
 }
 
 #[test]
 fn processes_that_start_at_once_share_one_file_whatever_their_threads() {
     let (_folder, dir) = folder();
     let start = |threads: &str, name: &str| {
-        Command::new(env!("CARGO_BIN_EXE_engine"))
-            .args(["check", "--model", tiny_pte().as_str(), "--threads", threads])
-            .args(["--packed-cache", dir.join("cache").as_str(), "--response", dir.join(name).as_str()])
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap()
+        let mut command = check(&dir.join("cache"), &dir.join(name), threads);
+        command.stderr(std::process::Stdio::piped()).spawn().unwrap()
     };
     let running =
         [("1", "a"), ("2", "b"), ("1", "c"), ("2", "d")].map(|(threads, name)| start(threads, name));

@@ -15,6 +15,7 @@ use engine::measure::speed::{decode, mean_sd, prefill};
 use engine::{LoadOptions, PackedUse, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::{Benched, Benchmark, PackedWeights, Profile, SweepStep};
+use model_assets::pte::{self, Expect, Level};
 
 use crate::ModelArgs;
 use crate::output::{Failed, print, print_json};
@@ -67,6 +68,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     let mut benchmark = measure(&mut session, subject, start.zip(loaded)).map_err(&failed)?;
     benchmark.pte_sha256 = Digest::of(session.model().bytes()).to_string();
     benchmark.load_cold_ms = cold.then_some(load_ms);
+    let verified = pte::verify(&session.model().bytes(), Level::Structure, &Expect::default());
+    benchmark.reckon_roofline(verified.summary.map(|summary| summary.forward_read_bytes));
     if let Some(writer) = args.writer.open(session.model())? {
         let encode = |messages: &[_]| writer.encode(messages, true);
         first_token(&mut session, &encode, args.repeats, &mut benchmark).map_err(&failed)?;
@@ -186,7 +189,9 @@ fn table(bench: &Benchmark, profile: Option<&Profile>) -> String {
     }
     let r = &bench.roofline;
     let (used, read, share) = (r.used_bytes_per_second / 1e9, r.read_bytes_per_second / 1e9, r.share * 100.0);
-    let _ = writeln!(text, "roofline: {used:.1} of {read:.1} GB/s read, {share:.0} %");
+    let token = r.bytes_per_token.unwrap_or(bench.file_bytes) as f64 / MB;
+    let _ =
+        writeln!(text, "roofline: {used:.1} of {read:.1} GB/s read, {share:.0} %; {token:.1} MB per token");
     if let Some(profile) = profile {
         let outside = profile.outside_delegates * 100.0;
         let _ =
