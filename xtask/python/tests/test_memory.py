@@ -24,8 +24,8 @@ SMALL = {**LARGE, "dim": 256, "heads": 4, "kv_heads": 1, "ffn": 1024, "vocab": 4
 
 STREAMED = ("quantize", "reference", "export", "partition", "lower", "write", "check")
 # Anonymous bytes for each quantized byte. Holding the quantized weights once is 1.0, bf16 weights
-# 2.0, fp32 weights 4.0. Seen: -0.1 to 0.3, of which 0.2 is the noise of importing the libraries, and
-# 1.0 to 1.2 with the spilling of delegate data switched off.
+# 2.0, fp32 weights 4.0. Seen: -0.1 to 0.3, of which 0.2 is the noise of importing the libraries,
+# and 1.0 to 1.2 with the spilling of delegate data switched off.
 LIMIT = 0.6
 
 
