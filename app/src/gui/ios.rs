@@ -16,7 +16,7 @@ use crate::{Asset, Config, dirs, model::MODEL};
 /// only when there is no window: 1.
 #[expect(unsafe_code, reason = "the name by which the app's main finds it")]
 #[unsafe(no_mangle)]
-pub extern "C" fn proofmark_window() -> c_int {
+extern "C" fn proofmark_window() -> c_int {
     if let Err(error) = show() {
         // Goes to the system's log.
         eprintln!("error: {error:#}");
