@@ -9,23 +9,23 @@ from proofmark_worker import protocol
 
 from .support import Case, request
 
-# The same graph at two widths: 138 M parameters (552 MB as fp32, 138 MB quantized) and 9 M. What
+# The same graph at two widths: 554 M parameters (2.2 GB as fp32, 554 MB quantized) and 9 M. What
 # the libraries and the graph itself take is in both, and only what grows with the weights is left.
+# So wide because importing the libraries alone differs by up to 90 MB from one process to the next.
 LARGE = {
-    "dim": 1024,
+    "dim": 2048,
     "layers": 8,
-    "heads": 16,
-    "kv_heads": 4,
+    "heads": 32,
+    "kv_heads": 8,
     "head_dim": 64,
-    "ffn": 4096,
-    "vocab": 16384,
+    "ffn": 8192,
+    "vocab": 32768,
 }
 SMALL = {**LARGE, "dim": 256, "heads": 4, "kv_heads": 1, "ffn": 1024, "vocab": 4096}
 
 STREAMED = ("quantize", "reference", "export", "partition", "lower", "write", "check")
 # Anonymous bytes for each quantized byte. Holding the quantized weights once is 1.0, bf16 weights
-# 2.0, fp32 weights 4.0. Seen: -0.1 to 0.3, of which 0.2 is the noise of importing the libraries,
-# and 1.0 to 1.2 with the spilling of delegate data switched off.
+# 2.0, fp32 weights 4.0. Seen: 0.0 to 0.2, and 1.0 to 1.2 with the spilling of delegate data off.
 LIMIT = 0.6
 
 
@@ -49,7 +49,7 @@ class Streaming(Case):
             self.skipTest("needs /proc")
         few, base = self.peaks(SMALL)
         many, peaks = self.peaks(LARGE)
-        self.assertGreater(many - few, 120_000_000)
+        self.assertGreater(many - few, 500_000_000)
         for name in STREAMED:
             with self.subTest(stage=name):
                 self.assertLess((peaks[name] - base[name]) / (many - few), LIMIT)
