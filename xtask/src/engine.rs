@@ -8,6 +8,7 @@ mod benchmark;
 use std::{
     fs,
     process::{Command, Output, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -16,7 +17,7 @@ use model_assets::{
     claim::Claim,
     dir::ModelDir,
     evidence::{Answer, AnswerRequest, Answers, EngineCheck, Load, Parity, TalkRequest, Talked},
-    manifest::RUNTIME_VERSION,
+    manifest::{RUNTIME_VERSION, Stage},
     recipe::Delivery,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -32,6 +33,17 @@ pub(crate) struct Engine {
     binary: Utf8PathBuf,
     folder: tempfile::TempDir,
 }
+
+/// What [`Engine::check`] found, and what it took.
+pub(crate) struct Checked {
+    pub(crate) load: Load,
+    pub(crate) parity: Option<Parity>,
+    /// For the record of an export.
+    pub(crate) stage: Stage,
+}
+
+/// The stage of an export that is the engine's, after the worker's.
+pub(crate) const STAGE: &str = "engine";
 
 /// The files that a model is run with.
 pub(crate) struct Files {
@@ -77,6 +89,9 @@ impl Engine {
 
     /// Loads and runs the model and compares it with the eager model's logits in `reference`.
     ///
+    /// Weights are packed on the heap, a linked model's too: into a file they would be packed in memory just as well before
+    /// they are copied there, so that nothing but time and disk would change.
+    ///
     /// # Errors
     /// It does not load or run, or what ran is not the file that the claim is about.
     pub(crate) fn check(
@@ -85,14 +100,24 @@ impl Engine {
         files: &Files,
         reference: &Utf8Path,
         console: &Console,
-    ) -> anyhow::Result<(Load, Option<Parity>)> {
+    ) -> anyhow::Result<Checked> {
         console.step("engine: load and parity");
+        let began = Instant::now();
         let response = self.place("check.json")?;
         let arguments = ["--reference", reference.as_str(), "--response", response.as_str()];
-        self.run("check", files, &arguments.map(str::to_owned))?;
-        let check: EngineCheck = self.answer(&response)?;
-        about(claim, &check.runtime, &check.pte_sha256)?;
-        Ok((check.load, check.parity))
+        let command = &mut self.command("check", files, &arguments.map(str::to_owned));
+        let (output, peaks) = supervise::metered(command)?;
+        said(files, output)?;
+        let EngineCheck { runtime, pte_sha256, load, parity } = self.answer(&response)?;
+        about(claim, &runtime, &pte_sha256)?;
+        let stage = Stage {
+            name: STAGE.to_owned(),
+            seconds: began.elapsed().as_secs_f64(),
+            // The system's own mark; anonymous memory has none.
+            peak_rss_bytes: load.peak_rss_bytes,
+            peak_anon_bytes: peaks.anon_bytes,
+        };
+        Ok(Checked { load, parity, stage })
     }
 
     /// Replies to prompts that do not depend on each other.
@@ -158,16 +183,24 @@ impl Engine {
 
     /// Runs a command of the engine and returns its standard output; ends it when this process is interrupted.
     fn run(&self, command: &str, files: &Files, arguments: &[String]) -> anyhow::Result<String> {
+        said(files, supervise::output(&mut self.command(command, files, arguments))?)
+    }
+
+    fn command(&self, command: &str, files: &Files, arguments: &[String]) -> Command {
         let words = if command == "bench" { Vec::new() } else { files.words() };
         let mut engine = Command::new(&self.binary);
         engine.args([command, "--model", files.pte.as_str()]).args(words).args(arguments);
-        let Output { status, stdout, stderr } = supervise::output(&mut engine)?;
-        if !status.success() {
-            let said = String::from_utf8_lossy(&stderr);
-            bail!("{}: the engine ended with {status}: {}", files.pte, said.trim_end());
-        }
-        String::from_utf8(stdout).context("the engine's output is not UTF-8")
+        engine
     }
+}
+
+/// The standard output of an engine that succeeded.
+fn said(files: &Files, Output { status, stdout, stderr }: Output) -> anyhow::Result<String> {
+    if !status.success() {
+        let said = String::from_utf8_lossy(&stderr);
+        bail!("{}: the engine ended with {status}: {}", files.pte, said.trim_end());
+    }
+    String::from_utf8(stdout).context("the engine's output is not UTF-8")
 }
 
 /// How the engine's own code is compiled; the runtime under it is the same.

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use camino::Utf8Path;
-use model_assets::{dir::ModelDir, recipe::Recipe};
+use model_assets::{dir::ModelDir, manifest::Stage, recipe::Recipe};
 use serde_json::json;
 
 use crate::{
@@ -49,13 +49,20 @@ pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> 
     export::shown(workspace, &export::Args::of_rehearsal(model), console.clone())?;
     let our_seconds = began.elapsed().as_secs_f64();
     let manifest = rehearsal.manifest().map_err(refused)?.context("the rehearsal published no manifest")?;
-    let worker: f64 = manifest.export.stages.iter().map(|stage| stage.seconds).sum();
+    let (engine, worker): (Vec<_>, Vec<_>) =
+        manifest.export.stages.iter().partition(|stage| stage.name == engine::STAGE);
+    let worker: f64 = worker.iter().map(|stage| stage.seconds).sum();
+    let whole = |peak: fn(&Stage) -> u64, worker: u64| {
+        engine.iter().map(|stage| peak(stage)).fold(worker, u64::max)
+    };
     console.clear();
     console.step("export_llm: export");
     let began = Instant::now();
     let (run, file_bytes) = upstream(workspace, &recipe, console)?;
     let their_seconds = began.elapsed().as_secs_f64();
-    let anonymous = manifest.export.peak_anon_bytes.unwrap_or_default();
+    let (anonymous, resident) =
+        (manifest.export.peak_anon_bytes.unwrap_or_default(), manifest.export.peak_rss_bytes);
+    let theirs = run.peaks;
     let once = |name: &str, unit, ours: f64, theirs: f64| Row::new(name, unit, vec![[ours, theirs]]);
     let mb = |name: &str, ours: u64, theirs: u64| once(name, "MB", ours as f64 / MB, theirs as f64 / MB);
     Ok(Comparison {
@@ -66,8 +73,10 @@ pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> 
         rows: vec![
             once("whole command (ours with load, parity and publish)", "s", our_seconds, their_seconds),
             once("until the file is written", "s", worker, their_seconds),
-            mb("peak anonymous memory", anonymous, run.peak_anon_bytes),
-            mb("peak resident memory", manifest.export.peak_rss_bytes, run.peak_rss_bytes),
+            mb("until the file is written: peak anonymous memory", anonymous, theirs.anon_bytes),
+            mb("until the file is written: peak resident memory", resident, theirs.rss_bytes),
+            mb("whole command: peak anonymous memory", whole(|it| it.peak_anon_bytes, anonymous), theirs.anon_bytes),
+            mb("whole command: peak resident memory", whole(|it| it.peak_rss_bytes, resident), theirs.rss_bytes),
             mb("file", manifest.file_bytes, file_bytes),
         ],
     })

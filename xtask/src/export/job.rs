@@ -226,8 +226,8 @@ impl Job<'_> {
                 linears: response.linears.context("the worker counted no linears")?.quantized,
                 attempt,
                 stages: response.stages,
-                peak_rss_bytes: run.peak_rss_bytes,
-                peak_anon_bytes: Some(run.peak_anon_bytes),
+                peak_rss_bytes: run.peaks.rss_bytes,
+                peak_anon_bytes: Some(run.peaks.anon_bytes),
             },
             structure: Structure::of(summary),
             reference: FileRecord {
@@ -252,7 +252,9 @@ impl Job<'_> {
         let files = engine::Files::of(&self.dir, &claim, path.clone());
         let bench =
             Bench { workspace: self.workspace, dir: &self.dir, claim: &claim, files, console: &self.console };
-        claim.manifest.evidence = Some(bench.load_and_parity(&reference)?);
+        let (evidence, stage) = bench.load_and_parity(&reference)?;
+        claim.manifest.evidence = Some(evidence);
+        claim.manifest.export.stages.push(stage);
         let pte = fs::File::open(path)?;
         claim.manifest.checks = check::validate(pte, &claim, Profile::Dev)?.checks().to_vec();
         claim.manifest.prd_reasons = claim.manifest.prd_findings(&claim.policy);
@@ -290,7 +292,7 @@ pub(super) fn heldout_texts(workspace: &Workspace, dir: &ModelDir) -> Utf8PathBu
 }
 
 fn read_response(path: &Utf8Path, run: &Run) -> anyhow::Result<Response> {
-    let (stage, peak) = (&run.stage, run.peak_rss_bytes);
+    let (stage, peak) = (&run.stage, run.peaks.rss_bytes);
     if let Some(reason) = &run.killed {
         bail!("stage `{stage}`: the worker {reason} (peak {peak} bytes)");
     }

@@ -211,10 +211,11 @@ fn checkpoint(
 
 /// Refuses to start what cannot end well.
 fn preflight(job: &Job<'_>, args: &Args) -> Outcome {
-    let needed = predict::export_anon_bytes(&job.recipe);
     let bound = args.bounds().memory_bytes_max;
     let disk = predict::free_disk_bytes(job.workspace.root());
-    suffices("--memory-max", Some(bound), needed, &job.recipe)?;
+    // The bound is the worker's; the engine that proves the file has none but the machine's.
+    suffices("--memory-max", Some(bound), predict::worker_anon_bytes(&job.recipe), &job.recipe)?;
+    let needed = predict::export_anon_bytes(&job.recipe);
     suffices("memory", predict::free_memory_bytes(), needed, &job.recipe)?;
     suffices("disk", disk, predict::export_disk_bytes(&job.recipe), &job.recipe)?;
     Ok(supervise::watch_interrupts()?)
