@@ -164,11 +164,7 @@ impl Job<'_> {
         };
         let claim = self.claim(run, response, attempt, receipt, summary, Digest::from_bytes(sha256))?;
         let validated = check::validate(pte, &claim, Profile::Dev)?;
-        // A reproduced model keeps its reviewed manifest: figures that vary from run to run are no reason to change it.
-        let manifest = match self.dir.manifest() {
-            Ok(Some(old)) if old.covers(&claim.manifest) => old,
-            _ => claim.manifest,
-        };
+        let manifest = kept(self.dir.manifest().ok().flatten(), claim.manifest);
         publish(&self.dir, &validated, &manifest, &self.work)?;
         Ok(manifest)
     }
@@ -263,6 +259,15 @@ impl Job<'_> {
     }
 }
 
+/// A reproduced model keeps its reviewed manifest: figures that vary from run to run are no reason to change it. A rehearsal is
+/// run for its figures, and nobody reviews it.
+fn kept(old: Option<Manifest>, new: Manifest) -> Manifest {
+    match old {
+        Some(old) if new.weights == WeightsKind::Checkpoint && old.covers(&new) => old,
+        _ => new,
+    }
+}
+
 /// A rehearsal has a models directory of its own: it can never replace a model of real weights, nor be committed.
 pub(super) fn stage_rehearsal(workspace: &Workspace, dir: &ModelDir) -> anyhow::Result<()> {
     let real = ModelDir::new(workspace.models(), dir.name());
@@ -321,4 +326,21 @@ pub(super) fn revision(workspace: &Workspace) -> Option<String> {
 
 pub(super) fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rehearsals_figures_are_of_its_last_run_and_a_models_of_its_review() {
+        let old = Manifest::parse(include_bytes!("../../../model-assets/models/tiny/manifest.json")).unwrap();
+        let mut new = old.clone();
+        new.export.peak_rss_bytes += 1;
+        assert_eq!(kept(Some(old.clone()), new.clone()), old);
+        assert_eq!(kept(None, new.clone()), new);
+        let random = |manifest: &Manifest| Manifest { weights: WeightsKind::Random, ..manifest.clone() };
+        assert!(random(&old).covers(&random(&new)));
+        assert_eq!(kept(Some(random(&old)), random(&new)), random(&new));
+    }
 }
