@@ -123,12 +123,14 @@ pub(crate) fn run(
     let seen = Arc::new(Seen::default());
     let output = {
         let console = console.clone();
-        let (reader, seen, log) = (Arc::clone(&reader), Arc::clone(&seen), File::create(log)?);
+        let file = File::create(log).with_context(|| format!("{log}: cannot be made"))?;
+        let (reader, seen, log) = (Arc::clone(&reader), Arc::clone(&seen), file);
         std::thread::spawn(move || read_output(&reader, &seen, log, &console))
     };
     let (killed, peaks) = watch(&group, &reader, &seen, bounds, console)?;
     drop(group);
-    output.join().map_err(|_| anyhow!("the log reader panicked"))??;
+    let logged = output.join().map_err(|_| anyhow!("the log reader panicked"))?;
+    logged.with_context(|| format!("{log}: cannot be written"))?;
     let ok = killed.is_none() && reader.try_wait()?.is_some_and(|output| output.status.success());
     let stage = seen.stage.lock().map(|s| s.clone()).unwrap_or_default();
     let tail = seen.tail.lock().map(|t| t.clone()).unwrap_or_default();
@@ -196,16 +198,21 @@ impl Drop for Group {
     }
 }
 
+/// Reads all that the worker says, whatever becomes of the log: a pipe that nobody empties would stop the worker, and the full
+/// disk be told as a stall.
 fn read_output(
     reader: &duct::ReaderHandle,
     seen: &Seen,
     mut log: File,
     console: &Console,
 ) -> std::io::Result<()> {
+    let mut logged = Ok(());
     for line in BufReader::new(reader).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
         seen.lines.fetch_add(1, Ordering::Relaxed);
-        writeln!(log, "{line}")?;
+        if logged.is_ok() {
+            logged = writeln!(log, "{line}");
+        }
         if let Some(event) = line.strip_prefix(EVENT) {
             if let Ok(event) = serde_json::from_str::<serde_json::Value>(event)
                 && event["event"] == "stage"
@@ -222,7 +229,7 @@ fn read_output(
             tail.drain(..excess);
         }
     }
-    Ok(())
+    logged
 }
 
 /// Samples the group until it ends or breaks a bound; returns why it was killed and its highest memory.
@@ -306,6 +313,27 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_under_the_log_is_told_and_is_no_stall() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let (script, done) = (folder.join("script.py"), folder.join("done"));
+        // More than a pipe holds, many times over; then a sign that it came to its end.
+        std::fs::write(
+            &script,
+            "import sys\nfor _ in range(20000): print('x' * 70)\nopen(sys.argv[1], 'w')\n",
+        )
+        .unwrap();
+        let bounds = Bounds { memory_bytes_max: u64::MAX, stall: Duration::from_secs(20) };
+        let full = Utf8Path::new("/dev/full");
+        let run = run("python3".into(), &script, &done, full, &bounds, &Console::Plain);
+        let error = run.err().unwrap();
+        assert!(error.to_string().starts_with("/dev/full: cannot be written"), "{error:#}");
+        assert!(crate::predict::is_disk_full(&error), "{error:#}");
+        assert!(done.exists(), "the worker was held up");
+    }
+
+    #[test]
     fn a_metered_commands_memory_is_its_groups() {
         let mut shell = Command::new("sh");
         // A child of the shell holds it, and until this side says so: when it is looked at is nobody's promise.
@@ -323,7 +351,8 @@ mod tests {
         let (status, _) = waited(&mut shell, look).unwrap();
         assert_eq!(status.code(), Some(3));
         assert!(peaks.rss_bytes >= peaks.anon_bytes, "{peaks:?}");
-        let (output, peaks) = metered(Command::new("sh").args(["-c", "sleep 0.3; echo said; exit 4"])).unwrap();
+        let (output, peaks) =
+            metered(Command::new("sh").args(["-c", "sleep 0.3; echo said; exit 4"])).unwrap();
         assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(4), &b"said\n"[..]));
         assert!(peaks.rss_bytes > 0 && peaks.anon_bytes > 0, "{peaks:?}");
     }
