@@ -1,7 +1,7 @@
 //! Runs the engine's own binary: what it proves was proved by the runtime that ships.
 //!
-//! **Invariant:** an answer is believed only if it is about the very bytes that the claim is about, and comes from the
-//! runtime that evidence must come from.
+//! **Invariant:** an answer, figures too, is believed only if it is about the very bytes that the claim is about, and comes from
+//! the runtime that evidence must come from.
 
 mod benchmark;
 
@@ -15,6 +15,7 @@ use anyhow::{Context as _, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     claim::Claim,
+    digest::Digest,
     dir::ModelDir,
     evidence::{Answer, AnswerRequest, Answers, EngineCheck, Load, Parity, TalkRequest, Talked},
     manifest::{RUNTIME_VERSION, Stage},
@@ -49,6 +50,8 @@ pub(crate) const STAGE: &str = "engine";
 pub(crate) struct Files {
     /// The `.pte`.
     pub(crate) pte: Utf8PathBuf,
+    /// Its digest, as it was claimed or proved.
+    pub(crate) sha256: Digest,
     /// Tokenizer and template; absent for random weights and for a file without a claim.
     pub(crate) words: Option<(Utf8PathBuf, Utf8PathBuf)>,
     /// Whether the app has it as a file beside it, and so keeps its packed weights in a file too.
@@ -63,7 +66,7 @@ impl Files {
         let words =
             claim.tokenizer.as_ref().map(|_| (place(&tokens.tokenizer), place(&tokens.chat_template)));
         let linked = claim.delivery(claim.manifest.file_bytes) == Delivery::Link;
-        Self { pte, words, linked }
+        Self { pte, sha256: claim.manifest.sha256, words, linked }
     }
 
     /// Where a start has its packed weights.
@@ -109,7 +112,7 @@ impl Engine {
         let (output, peaks) = supervise::metered(command)?;
         said(files, output)?;
         let EngineCheck { runtime, pte_sha256, load, parity } = self.answer(&response)?;
-        about(claim, &runtime, &pte_sha256)?;
+        about(claim.manifest.sha256, &runtime, &pte_sha256)?;
         let stage = Stage {
             name: STAGE.to_owned(),
             seconds: began.elapsed().as_secs_f64(),
@@ -133,7 +136,7 @@ impl Engine {
     ) -> anyhow::Result<Vec<Answer>> {
         console.step(&format!("engine: {} replies", request.prompts.len()));
         let answers: Answers = self.ask("answer", files, request)?;
-        about(claim, &answers.runtime, &answers.pte.to_string())?;
+        about(claim.manifest.sha256, &answers.runtime, &answers.pte.to_string())?;
         let asked = request.prompts.iter().map(|prompt| &prompt.id);
         ensure!(asked.eq(answers.answers.iter().map(|a| &a.id)), "the engine answered other prompts");
         Ok(answers.answers)
@@ -152,7 +155,7 @@ impl Engine {
     ) -> anyhow::Result<Talked> {
         console.step(&format!("engine: conversation of {} turns", request.says.len()));
         let talked: Talked = self.ask("talk", files, request)?;
-        about(claim, &talked.runtime, &talked.pte.to_string())?;
+        about(claim.manifest.sha256, &talked.runtime, &talked.pte.to_string())?;
         Ok(talked)
     }
 
@@ -235,10 +238,9 @@ pub(crate) fn executable(messages: &[u8]) -> Option<Utf8PathBuf> {
     })
 }
 
-/// What ran is what the claim is about.
-pub(crate) fn about(claim: &Claim, runtime: &str, sha256: &str) -> anyhow::Result<()> {
+/// What ran is the file that was asked about, in the runtime that evidence must come from.
+fn about(expected: Digest, runtime: &str, sha256: &str) -> anyhow::Result<()> {
     ensure!(runtime == RUNTIME_VERSION, "runtime: got {runtime}, expected {RUNTIME_VERSION}");
-    let expected = claim.manifest.sha256;
     ensure!(sha256 == expected.to_string(), "the engine ran {sha256}, expected {expected}");
     Ok(())
 }
