@@ -33,5 +33,5 @@ pub use decoder::Decoder;
 pub use error::{Code, Error, Failure, Result};
 pub use ffi::{BackendOption, Event, OptionValue, Value};
 pub use model::{LoadOptions, Metadata, Model};
-pub use packed::{PackedCache, PackedUse};
+pub use packed::PackedCache;
 pub use session::{PREFILL_CHUNK_TOKENS, Session};

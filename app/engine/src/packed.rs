@@ -13,7 +13,7 @@
 //! cannot write to it: a shared lock is held until the model is gone, and the runtime writes only under an exclusive one.
 //!
 //! **Invariant:** no failure of the cache is a failure to load: the weights are packed on the heap then, and
-//! [`PackedUse::warning`] says why. No byte that differs from what was packed ever runs.
+//! [`PackedWeights::warning`] says why. No byte that differs from what was packed ever runs.
 
 mod cpu;
 mod file;
@@ -25,6 +25,7 @@ use std::os::fd::AsRawFd as _;
 
 use camino::Utf8PathBuf;
 use model_assets::digest::Digest;
+use model_assets::evidence::PackedWeights;
 
 use crate::error::Result;
 use crate::ffi::{BackendOption, OptionValue};
@@ -44,51 +45,19 @@ pub struct PackedCache {
     pub exclusive: bool,
 }
 
-/// What became of the cache in one load.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case", tag = "state")]
-pub enum PackedUse {
-    /// None was asked for.
-    Off,
-    /// Mapped: nothing about the file changed since it was last hashed.
-    Warm,
-    /// Mapped after its whole digest was checked.
-    Proved,
-    /// Made in this load.
-    Made {
-        /// What was wrong with the file that it replaced, if there was one.
-        replaced: Option<String>,
-    },
-    /// Not to be had: the weights are on the heap.
-    Heap {
-        /// Why.
-        reason: String,
-    },
-}
-
-impl PackedUse {
-    /// What a person should be told.
-    pub fn warning(&self) -> Option<String> {
-        match self {
-            Self::Off | Self::Warm | Self::Proved | Self::Made { replaced: None } => None,
-            Self::Made { replaced: Some(reason) } => {
-                Some(format!("packed weights were made again: {reason}"))
-            }
-            Self::Heap { reason } => Some(format!("weights are packed in memory at every start: {reason}")),
-        }
-    }
-}
-
 /// What loading through the cache needs of the runtime: load with these options besides the caller's, and say what the
 /// runtime complained about while it succeeded.
 pub(crate) type Load<'a, T> = dyn FnMut(&[BackendOption]) -> Result<(T, String)> + 'a;
 
 /// Loads through the cache. The file, when there is one, must outlive what was loaded.
-pub(crate) fn load<T>(cache: &PackedCache, load: &mut Load<'_, T>) -> Result<(T, Option<File>, PackedUse)> {
+pub(crate) fn load<T>(
+    cache: &PackedCache,
+    load: &mut Load<'_, T>,
+) -> Result<(T, Option<File>, PackedWeights)> {
     let place = Place::new(cache);
     let (held, outcome) = match place.find() {
-        Ok(Some((held, true))) => (Some(held), PackedUse::Warm),
-        Ok(Some((held, false))) => (Some(held), PackedUse::Proved),
+        Ok(Some((held, true))) => (Some(held), PackedWeights::Warm),
+        Ok(Some((held, false))) => (Some(held), PackedWeights::Proved),
         Ok(None) => make(&place, cache, None, load)?,
         Err(wrong) => make(&place, cache, Some(wrong), load)?,
     };
@@ -103,8 +72,8 @@ fn make<T>(
     cache: &PackedCache,
     replaced: Option<String>,
     load: &mut Load<'_, T>,
-) -> Result<(Option<File>, PackedUse)> {
-    let heap = |reason: String| Ok((None, PackedUse::Heap { reason }));
+) -> Result<(Option<File>, PackedWeights)> {
+    let heap = |reason: String| Ok((None, PackedWeights::Heap { reason }));
     let _lock = match place.lock() {
         Ok(lock) => lock,
         Err(reason) => return heap(reason),
@@ -112,7 +81,7 @@ fn make<T>(
     place.remove_leftovers();
     // Whoever held the lock before may have done the work.
     if let Ok(Some((held, _))) = place.find() {
-        return Ok((Some(held), PackedUse::Proved));
+        return Ok((Some(held), PackedWeights::Proved));
     }
     let mut scratch = match pack(place, load)? {
         Ok(scratch) => scratch,
@@ -123,7 +92,7 @@ fn make<T>(
             if cache.exclusive {
                 place.remove_others();
             }
-            Ok((Some(held), PackedUse::Made { replaced }))
+            Ok((Some(held), PackedWeights::Made { replaced }))
         }
         Ok(None) => heap(format!("{}: vanished after it was made", place.packed())),
         Err(reason) => heap(reason),
