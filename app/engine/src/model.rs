@@ -4,7 +4,6 @@
 //! and yields logits `f32 [.., vocabulary]`; so a session can feed it without looking at it again.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 
 use model_assets::evidence::PackedWeights;
 use model_assets::limits::{SEQ_LEN_TOKENS_MAX, VOCAB_ROWS_MAX};
@@ -12,7 +11,7 @@ use model_assets::limits::{SEQ_LEN_TOKENS_MAX, VOCAB_ROWS_MAX};
 use crate::bytes::{Mapped, ModelBytes};
 use crate::error::{Error, Result};
 use crate::ffi::{BackendOption, Event, Handle, TensorInfo, Value};
-use crate::packed::{self, PackedCache};
+use crate::packed::{self, Held, PackedCache};
 use crate::runtime::Live;
 
 /// Most values that one metadata method may return (stop tokens are the longest list in use).
@@ -88,8 +87,7 @@ pub struct Model {
     // Before `bytes` and the packed file: fields drop in order, and the handle reads both until it is gone.
     handle: Handle,
     bytes: Mapped,
-    /// Held under a shared lock, so that nobody may write to what is mapped.
-    _packed: Option<File>,
+    _packed: Option<Held>,
     packed_weights: Option<PackedWeights>,
     _live: Live,
     metadata: Metadata,
@@ -115,7 +113,7 @@ impl Model {
             None => (load_handle(&bytes, options, &[])?.0, None, None),
             Some(cache) => {
                 let (loaded, file, found) =
-                    packed::load(cache, &mut |extra| load_handle(&bytes, options, extra))?;
+                    packed::load(cache, &bytes, &mut |extra| load_handle(&bytes, options, extra))?;
                 (loaded, file, Some(found))
             }
         };

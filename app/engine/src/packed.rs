@@ -15,6 +15,7 @@
 //! **Invariant:** no failure of the cache is a failure to load: the weights are packed on the heap then, and
 //! [`PackedWeights::warning`] says why. No byte that differs from what was packed ever runs.
 
+mod ahead;
 mod cpu;
 mod file;
 mod lock;
@@ -27,6 +28,9 @@ use camino::Utf8PathBuf;
 use model_assets::digest::Digest;
 use model_assets::evidence::PackedWeights;
 
+use ahead::ReadAhead;
+
+use crate::bytes::Mapped;
 use crate::error::Result;
 use crate::ffi::{BackendOption, OptionValue};
 use file::Place;
@@ -49,11 +53,19 @@ pub struct PackedCache {
 /// runtime complained about while it succeeded.
 pub(crate) type Load<'a, T> = dyn FnMut(&[BackendOption]) -> Result<(T, String)> + 'a;
 
-/// Loads through the cache. The file, when there is one, must outlive what was loaded.
+/// The packed file that a loaded model reads. It must outlive the model: its lock keeps everybody from writing to it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _file: File,
+    _ahead: Option<ReadAhead>,
+}
+
+/// Loads the model of these bytes through the cache.
 pub(crate) fn load<T>(
     cache: &PackedCache,
+    bytes: &Mapped,
     load: &mut Load<'_, T>,
-) -> Result<(T, Option<File>, PackedWeights)> {
+) -> Result<(T, Option<Held>, PackedWeights)> {
     let place = Place::new(cache);
     let (held, outcome) = match place.find() {
         Ok(Some((held, true))) => (Some(held), PackedWeights::Warm),
@@ -62,7 +74,14 @@ pub(crate) fn load<T>(
         Err(wrong) => make(&place, cache, Some(wrong), load)?,
     };
     let options = held.as_ref().map(options).unwrap_or_default();
+    if held.is_some() {
+        bytes.expect_few_reads();
+    }
     let (loaded, _) = load(&options)?;
+    // After loading, whose own few reads would wait behind these. In the other cases all of the file was just read.
+    let warm = outcome == PackedWeights::Warm;
+    let held =
+        held.map(|file| Held { _ahead: warm.then(|| ReadAhead::start(&file).ok()).flatten(), _file: file });
     Ok((loaded, held, outcome))
 }
 
