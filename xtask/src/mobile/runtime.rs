@@ -19,8 +19,10 @@ const KEY_DIGITS: usize = 12;
 const CMAKE_MIN: (u32, u32) = (3, 26);
 
 /// Parts of the runtime that the engine uses, and what its own code is compiled to match (the event tracer changes the
-/// layout of the runtime's types, and is not to be had without the developers' tools).
-const OPTIONS: [&str; 15] = [
+/// layout of the runtime's types, and is not to be had without the developers' tools). As in the wheel, and off in upstream's
+/// release builds: the check of a program before it runs, and the log, by which the engine learns that weights could not be
+/// packed into their file.
+const OPTIONS: [&str; 17] = [
     "-DCMAKE_BUILD_TYPE=Release",
     "-DCMAKE_POSITION_INDEPENDENT_CODE=ON",
     "-DBUILD_TESTING=OFF",
@@ -35,6 +37,8 @@ const OPTIONS: [&str; 15] = [
     "-DEXECUTORCH_BUILD_KERNELS_QUANTIZED=ON",
     "-DEXECUTORCH_BUILD_XNNPACK=ON",
     "-DEXECUTORCH_ENABLE_EVENT_TRACER=ON",
+    "-DEXECUTORCH_ENABLE_LOGGING=ON",
+    "-DEXECUTORCH_ENABLE_PROGRAM_VERIFICATION=ON",
     "-DEXECUTORCH_XNNPACK_ENABLE_WEIGHT_CACHE=ON",
 ];
 
