@@ -102,10 +102,11 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
     for ((_, file), text) in TEXTS.iter().zip(texts) {
         fs::write(out.join(file), text).map_err(emitted)?;
     }
+    let licence = licence_texts(dir, &claim, out).map_err(emitted)?;
     let [recipe, policy, manifest, tokenizer, template] = texts.map(|text| text.len() as u64);
     let lengths = [recipe, policy, manifest, tokenizer, template, if embed { file_bytes } else { 0 }];
     assemble(out, lengths).map_err(emitted)?;
-    let generated = generate(lengths, file_bytes, &sha256.to_string(), profile, &signature);
+    let generated = generate(lengths, file_bytes, &sha256.to_string(), profile, &signature, &licence);
     fs::write(out.join("model.rs"), generated).map_err(emitted)
 }
 
@@ -145,6 +146,19 @@ fn release_rules<S>(
     Ok(format!("signed by {}", signed.key))
 }
 
+/// Copies the licence's own texts, which go where the model goes, and returns their names in the order of the copies. A dev
+/// build may lack them; for a release `licence::check` was there before.
+fn licence_texts(dir: &ModelDir, claim: &Claim, out: &Path) -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for name in claim.recipe.licence.files() {
+        let Ok(text) = dir.licence_text(name) else { continue };
+        println!("cargo::rerun-if-changed={}", dir.path().join(name));
+        fs::write(out.join(format!("licence-{}.txt", names.len())), text)?;
+        names.push(name.to_owned());
+    }
+    Ok(names)
+}
+
 /// Symbol and file of each text in the block, in the order of [`provenance::header`].
 const TEXTS: [(&str, &str); 5] = [
     ("PROOFMARK_RECIPE", "recipe.toml"),
@@ -157,7 +171,14 @@ const TEXTS: [(&str, &str); 5] = [
 const PTE: (&str, &str) = ("PROOFMARK_PTE", "model.pte");
 
 /// The Rust side of the block: included by `src/model.rs`.
-fn generate(lengths: [u64; 6], file_bytes: u64, sha256: &str, profile: Profile, signature: &str) -> String {
+fn generate(
+    lengths: [u64; 6],
+    file_bytes: u64,
+    sha256: &str,
+    profile: Profile,
+    signature: &str,
+    licence: &[String],
+) -> String {
     let symbols = TEXTS.iter().chain([&PTE]).zip(lengths);
     let mut code = "unsafe extern \"C\" {\n".to_owned();
     for ((symbol, _), length) in symbols.clone() {
@@ -169,6 +190,13 @@ fn generate(lengths: [u64; 6], file_bytes: u64, sha256: &str, profile: Profile, 
     for (((symbol, _), _), field) in symbols.zip(fields) {
         code += &format!("    {field}: &{symbol},\n");
     }
+    code += "    licence_texts: &[\n";
+    for (index, name) in licence.iter().enumerate() {
+        code += &format!(
+            "        ({name:?}, include_str!(concat!(env!(\"OUT_DIR\"), \"/licence-{index}.txt\"))),\n"
+        );
+    }
+    code += "    ],\n";
     let profile = profile.as_str();
     code + &format!(
         "    file_bytes: {file_bytes},\n    sha256: \"{sha256}\",\n    proved_for: \"{profile}\",\n    \
@@ -177,13 +205,14 @@ fn generate(lengths: [u64; 6], file_bytes: u64, sha256: &str, profile: Profile, 
 }
 
 /// Puts the block into an object file: `include_bytes!` of a large model costs the compiler 17 times its size in
-/// memory. Large-model sections (`.lrodata`) keep code and data within reach of each other on x86-64.
+/// memory. The section has a name of its own in the finished binary, which no linker merges with others; that it is large
+/// (`l`) keeps code and data within reach of each other on x86-64.
 fn assemble(out: &Path, lengths: [u64; 6]) -> std::io::Result<()> {
     let target = |key: &str| std::env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
     let (section, prefix) = match (target("VENDOR").as_str(), target("ARCH").as_str()) {
-        ("apple", _) => (".section __DATA,__const", "_"),
-        (_, "x86_64") => (".section .lrodata.proofmark,\"al\",@progbits", ""),
-        _ => (".section .rodata.proofmark,\"a\",%progbits", ""),
+        ("apple", _) => (".section __DATA,__proofmark", "_"),
+        (_, "x86_64") => (".section proofmark,\"al\",@progbits", ""),
+        _ => (".section proofmark,\"a\",%progbits", ""),
     };
     let (header, _) = provenance::header(lengths);
     fs::write(out.join("header.bin"), header)?;

@@ -34,6 +34,8 @@ pub struct Card {
     pub licence: String,
     /// Words that the licence wants shown, such as `Built with Llama`.
     pub attribution: Option<String>,
+    /// What the licence wants handed on with the model: its agreement and notice.
+    pub licence_texts: Vec<LicenceText>,
     /// When it was exported and proved, RFC 3339.
     pub published: String,
     /// What exported and proved it.
@@ -44,6 +46,15 @@ pub struct Card {
     pub signature: &'static str,
     /// Verdicts: what was checked, and how it went.
     pub proofs: Vec<Proof>,
+}
+
+/// A file that goes where the model goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LicenceText {
+    /// Its name beside the recipe, such as `NOTICE`.
+    pub name: &'static str,
+    /// What it says.
+    pub text: &'static str,
 }
 
 /// One line of proof.
@@ -75,6 +86,11 @@ impl Card {
             window_tokens: manifest.export.seq_len,
             licence: recipe.licence.id,
             attribution: recipe.licence.attribution,
+            licence_texts: model
+                .licence_texts
+                .iter()
+                .map(|&(name, text)| LicenceText { name, text })
+                .collect(),
             published: manifest.published,
             proved_for: model.proved_for,
             signature: model.signature,
@@ -150,7 +166,10 @@ mod tests {
         assert_eq!(recipe.licence.attribution.as_deref(), Some("Built with Llama"));
         let texts = MODEL.texts().unwrap();
         let with = texts.recipe.replace("[licence]\n", "[licence]\nattribution = \"Built with Llama\"\n");
-        let model = Model { recipe: with.leak().as_bytes(), ..MODEL };
-        assert_eq!(Card::of(&model).unwrap().attribution.as_deref(), Some("Built with Llama"));
+        let licence_texts = &[("NOTICE", "Llama 3.2 is licensed under the Llama 3.2 Community License")];
+        let model = Model { recipe: with.leak().as_bytes(), licence_texts, ..MODEL };
+        let card = Card::of(&model).unwrap();
+        assert_eq!(card.attribution.as_deref(), Some("Built with Llama"));
+        assert_eq!((card.licence_texts[0].name, card.licence_texts[0].text), licence_texts[0]);
     }
 }

@@ -15,6 +15,7 @@ use engine::{
     sample::{self, Sampler},
     text::Tokenizer,
 };
+use model_assets::evidence::PackedWeights;
 
 /// A conversation and the model it is held with.
 pub(crate) struct Chat {
@@ -60,7 +61,7 @@ impl Chat {
         packed: Option<PackedCache>,
     ) -> anyhow::Result<(Self, Option<String>)> {
         let model = Model::load(bytes, &LoadOptions { packed, ..LoadOptions::default() })?;
-        let warning = model.packed_use().warning();
+        let warning = model.packed_weights().and_then(PackedWeights::warning);
         let tokenizer = Tokenizer::from_bytes(tokenizer, model.vocab())?;
         let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let stop = model.eos().to_vec();

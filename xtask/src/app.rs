@@ -2,6 +2,7 @@
 //! front and of the C surface, pictures of the screens, and the figures in the documentation.
 
 mod display;
+mod talk;
 
 use std::{
     fs,
@@ -25,9 +26,9 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Test the graphical front and the C surface; on Linux also the window, on Xvfb
+    /// Test the graphical front and the C surface; on Linux also the window, with keys and pointer, on Xvfb
     Test,
-    /// Draw every screen with the software renderer
+    /// Draw every screen with the software renderer; on Linux also photograph the window, on Xvfb
     Screenshots {
         /// Where the pictures go
         #[arg(value_name = "DIR", default_value = "docs/screenshots")]
@@ -75,14 +76,22 @@ fn test(workspace: &Workspace) -> Outcome {
     }
     xshell::cmd!(shell, "cargo build -p app --features gui-test,capi,jvm").quiet().run()?;
     let app = workspace.root().join("target/debug/app");
-    let elapsed = Display::start()?.first_frame(&app).map_err(failed)?;
+    let mut display = Display::start()?;
+    let elapsed = display.first_frame(&app).map_err(failed)?;
     println!("window: first frame on Xvfb after {elapsed:.0} ms (not optimized), ended in order");
+    let talk = talk::hold(&mut display, &app, None).map_err(failed)?;
+    println!("window: typed on Xvfb and answered: {talk}");
     Ok(())
 }
 
 fn screenshots(workspace: &Workspace, folder: &Utf8Path) -> Outcome {
     let shell = shell(workspace)?;
-    Ok(xshell::cmd!(shell, "cargo run --release -p app --features gui -- --screenshots {folder}").run()?)
+    xshell::cmd!(shell, "cargo run --release -p app --features gui -- --screenshots {folder}").run()?;
+    if cfg!(target_os = "linux") {
+        let app = workspace.root().join("target/release/app");
+        talk::hold(&mut Display::start()?, &app, Some(&folder.join("window-xvfb.png")))?;
+    }
+    Ok(())
 }
 
 fn bench(workspace: &Workspace, repeats: usize, idle: Duration) -> Outcome {

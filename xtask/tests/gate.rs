@@ -13,6 +13,7 @@ use std::{
 };
 
 use model_assets::{digest::Digest, manifest::Manifest};
+use object::{Object as _, ObjectSection as _};
 
 /// Builds share `target/`: one at a time.
 static BUILDING: Mutex<()> = Mutex::new(());
@@ -303,10 +304,15 @@ fn inspected(app: &str, proven: &str) {
     assert_eq!(report["models"][0]["manifest"]["sha256"], proven);
     assert_eq!(report["models"][0]["proved_for_release"], true);
 
-    let folder = tempfile::tempdir().unwrap();
-    let tampered = folder.path().join("app");
     let bytes = fs::read(app).unwrap();
     let block = usize::try_from(report["models"][0]["offset"].as_u64().unwrap()).unwrap();
+    // A section of that name is where any other tool finds it.
+    let file = object::File::parse(&*bytes).unwrap();
+    let section = file.section_by_name("proofmark").or_else(|| file.section_by_name("__proofmark"));
+    assert_eq!(section.unwrap().file_range().unwrap().0, block as u64);
+
+    let folder = tempfile::tempdir().unwrap();
+    let tampered = folder.path().join("app");
     // Past the texts and the program: a weight.
     fs::write(&tampered, flip(bytes, block + 1_500_000)).unwrap();
     let output = inspect(&tampered);

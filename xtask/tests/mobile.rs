@@ -85,6 +85,17 @@ fn the_android_manifest_names_the_library_and_asks_for_nothing() {
     assert_eq!(named("meta-data", "value"), Some("app"));
     assert_eq!(named("application", "hasCode"), Some("false"));
     assert_eq!(named("application", "extractNativeLibs"), Some("false"));
+    let resources = Path::new(ROOT).join("app/android/app/src/main/res");
+    let icon = named("application", "icon").unwrap().strip_prefix("@mipmap/").unwrap();
+    let icon = resources.join(format!("mipmap-anydpi-v26/{icon}.xml"));
+    let text = std::fs::read_to_string(icon).unwrap();
+    let layers = roxmltree::Document::parse(&text).unwrap();
+    for layer in layers.root_element().children().filter(roxmltree::Node::is_element) {
+        match layer.attribute((android, "drawable")).unwrap().strip_prefix("@drawable/") {
+            Some(name) => assert!(resources.join(format!("drawable/{name}.xml")).is_file(), "{name}"),
+            None => assert!(resources.join("values/colors.xml").is_file()),
+        }
+    }
     // Whatever else changes the window's size makes the activity, and with it the model, anew.
     let changes: Vec<_> = named("activity", "configChanges").unwrap().split('|').collect();
     for change in ["orientation", "screenSize", "smallestScreenSize", "screenLayout", "density", "uiMode"] {
@@ -101,6 +112,10 @@ fn the_property_lists_of_ios_are_well_formed() {
         ("app/ios/Info.plist", "UIApplicationSceneManifest"),
         // Documents that were exported show in the Files app.
         ("app/ios/Info.plist", "UIFileSharingEnabled"),
+        // A store wants a reason for file times, clocks and free space.
+        ("app/ios/PrivacyInfo.xcprivacy", "NSPrivacyAccessedAPITypes"),
+        // An app for iPads turns every way.
+        ("app/ios/Info.plist", "UISupportedInterfaceOrientations~ipad"),
         ("app/ios/Proofmark.entitlements", "com.apple.developer.kernel.increased-memory-limit"),
     ] {
         let text = read(path);
@@ -129,6 +144,16 @@ fn the_ios_project_is_yaml_and_its_files_exist() {
     for file in ["INFOPLIST_FILE", "CODE_SIGN_ENTITLEMENTS"].map(|key| settings[key].as_str().unwrap()) {
         assert!(Path::new(ROOT).join("app/ios").join(file).is_file(), "{file}");
     }
+    for source in target["sources"].as_vec().unwrap().iter().filter(|source| source["optional"].is_badvalue())
+    {
+        let path = source["path"].as_str().unwrap();
+        assert!(Path::new(ROOT).join("app/ios").join(path).exists(), "{path}");
+    }
+    let icon = settings["ASSETCATALOG_COMPILER_APPICON_NAME"].as_str().unwrap();
+    let folder = format!("app/ios/Assets.xcassets/{icon}.appiconset");
+    let contents: Value = serde_json::from_str(&read(&format!("{folder}/Contents.json"))).unwrap();
+    let picture = contents["images"][0]["filename"].as_str().unwrap();
+    assert!(Path::new(ROOT).join(folder).join(picture).is_file(), "{picture}");
     // The one thing that the app's main calls, by the name that Rust gives it.
     let entry = "proofmark_window(void)";
     assert!(read("app/ios/Sources/main.c").contains(entry));

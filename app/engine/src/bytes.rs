@@ -3,14 +3,20 @@
 //! **Invariant:** the bytes that are hashed are the bytes that run: one range of memory serves both.
 
 use std::fs::File;
+use std::ops::Range;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use memmap2::{Mmap, MmapOptions};
+use memmap2::{Advice, Mmap, MmapOptions};
+use model_assets::pte;
 
 use crate::error::{Error, Result};
+use crate::resident::are_resident;
 
 /// Alignment that the runtime needs of a program's first byte.
 pub const MODEL_ALIGNMENT: usize = 16;
+
+/// Advised at once: of a longer range the system may read the start alone, as much as the device reads ahead.
+const ADVISED_BYTES: usize = 128 << 10;
 
 /// A model's bytes.
 #[derive(Debug)]
@@ -67,6 +73,18 @@ fn map_range(file: &File, path: &Utf8Path, offset: u64, len: u64) -> Result<Mmap
     unsafe { MmapOptions::new().offset(offset).len(size).map(file) }.map_err(io)
 }
 
+/// Where the scales of the weights lie: the backend looks at each of them though it has packed copies.
+fn scales(program: &[u8]) -> Vec<Range<usize>> {
+    let items = pte::outline(&program).unwrap_or_default();
+    let range = |item: &pte::Item| {
+        let (start, bytes) = item.scales()?;
+        let start = usize::try_from(start).ok()?;
+        let end = start.checked_add(usize::try_from(bytes).ok()?)?;
+        (end <= program.len()).then_some(start..end)
+    };
+    items.iter().filter_map(range).collect()
+}
+
 /// Addressable bytes of a model.
 #[derive(Debug)]
 pub(crate) enum Mapped {
@@ -79,6 +97,25 @@ impl Mapped {
         match self {
             Self::Static(bytes) => bytes,
             Self::File(map) => map,
+        }
+    }
+
+    /// Tells the system that little of the file will be read from now on, here and there: the weights come from elsewhere.
+    ///
+    /// Otherwise a fault brings in as much around its page as the device reads ahead, and loading, which looks at each
+    /// delegate, reads most of a file of which it needs a few megabytes.
+    pub(crate) fn expect_few_reads(&self) {
+        let Self::File(map) = self else { return };
+        // It is all advice: a refusal costs time at most.
+        let _ = map.advise(Advice::Random);
+        // The head is read by every load: where it is in memory, so is the rest of what a load reads.
+        if are_resident(map, 0..1) {
+            return;
+        }
+        for range in scales(map) {
+            for start in range.clone().step_by(ADVISED_BYTES) {
+                let _ = map.advise_range(Advice::WillNeed, start, ADVISED_BYTES.min(range.end - start));
+            }
         }
     }
 
@@ -111,5 +148,47 @@ impl Mapped {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     fn advise(&self, _pages: &[u8]) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resident::Pages;
+
+    fn tiny() -> Vec<u8> {
+        let models = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../../model-assets/models");
+        std::fs::read(models.join("tiny/tiny-int8-seq512.pte")).expect("run: cargo xtask export")
+    }
+
+    #[test]
+    fn scales_are_found_and_are_a_small_part_of_the_file() {
+        let program = tiny();
+        let found = scales(&program);
+        let bytes: usize = found.iter().map(|range| range.len()).sum();
+        assert!(bytes > 0 && bytes < program.len() / 20, "{bytes} of {}", program.len());
+        assert!(scales(&program[..1000]).is_empty());
+    }
+
+    #[test]
+    fn after_the_advice_a_look_at_the_file_brings_in_little_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("model.pte")).unwrap();
+        std::fs::write(&path, tiny()).unwrap();
+        // A file system in memory drops nothing: then there is nothing to bring in.
+        crate::measure::machine::drop_pages(&path);
+        let pages = Pages::of(&File::open(&path).unwrap()).unwrap();
+        let page = rustix::param::page_size();
+        let resident = || {
+            let starts = (0..pages.bytes()).step_by(page);
+            starts.filter(|start| pages.are_resident(*start..start + 1)).count() * page
+        };
+        let before = resident();
+        let mapped = ModelBytes::open(&path).unwrap().map().unwrap();
+        mapped.expect_few_reads();
+        let middle = mapped.as_slice().get(pages.bytes() / 2).copied();
+        std::hint::black_box(middle);
+        let brought = resident() - before;
+        assert!(brought < pages.bytes() / 4, "{brought} of {}", pages.bytes());
     }
 }

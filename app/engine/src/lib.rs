@@ -4,8 +4,8 @@
 //! ModelBytes → Model::load → Session (cache) → generate (Tokenizer, Sampler) → pieces of text
 //! ```
 //!
-//! **Invariant:** all unsafe code of the crate is in the private modules `ffi` and `bytes` and at the two places that
-//! call them (`model`, `runtime`), each with its reason; no input makes this crate panic, and no input that it
+//! **Invariant:** all unsafe code of the crate is in the private modules `ffi`, `bytes` and `resident` and at the two
+//! places that call them (`model`, `runtime`), each with its reason; no input makes this crate panic, and no input that it
 //! accepts makes the runtime abort.
 #![deny(unsafe_code)]
 
@@ -23,6 +23,8 @@ mod kernel_tests;
 pub mod measure;
 mod model;
 mod packed;
+#[expect(unsafe_code, reason = "asks the system which pages are in memory")]
+mod resident;
 pub mod runtime;
 pub mod sample;
 mod session;
@@ -33,5 +35,5 @@ pub use decoder::Decoder;
 pub use error::{Code, Error, Failure, Result};
 pub use ffi::{BackendOption, Event, OptionValue, Value};
 pub use model::{LoadOptions, Metadata, Model};
-pub use packed::{PackedCache, PackedUse};
+pub use packed::PackedCache;
 pub use session::{PREFILL_CHUNK_TOKENS, Session};

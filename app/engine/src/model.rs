@@ -4,14 +4,14 @@
 //! and yields logits `f32 [.., vocabulary]`; so a session can feed it without looking at it again.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 
+use model_assets::evidence::PackedWeights;
 use model_assets::limits::{SEQ_LEN_TOKENS_MAX, VOCAB_ROWS_MAX};
 
 use crate::bytes::{Mapped, ModelBytes};
 use crate::error::{Error, Result};
 use crate::ffi::{BackendOption, Event, Handle, TensorInfo, Value};
-use crate::packed::{self, PackedCache, PackedUse};
+use crate::packed::{self, Held, PackedCache};
 use crate::runtime::Live;
 
 /// Most values that one metadata method may return (stop tokens are the longest list in use).
@@ -87,9 +87,8 @@ pub struct Model {
     // Before `bytes` and the packed file: fields drop in order, and the handle reads both until it is gone.
     handle: Handle,
     bytes: Mapped,
-    /// Held under a shared lock, so that nobody may write to what is mapped.
-    _packed: Option<File>,
-    packed_use: PackedUse,
+    _packed: Option<Held>,
+    packed_weights: Option<PackedWeights>,
     _live: Live,
     metadata: Metadata,
     vocab: u32,
@@ -109,10 +108,14 @@ impl Model {
         let bytes = bytes.map()?;
         // Locals drop in reverse: an error below frees the handle before it stops counting as live, and before the
         // packed file that it reads is let go.
-        let (packed, packed_use, live, mut handle);
-        ((handle, live), packed, packed_use) = match &options.packed {
-            None => (load_handle(&bytes, options, &[])?.0, None, PackedUse::Off),
-            Some(cache) => packed::load(cache, &mut |extra| load_handle(&bytes, options, extra))?,
+        let (packed, packed_weights, live, mut handle);
+        ((handle, live), packed, packed_weights) = match &options.packed {
+            None => (load_handle(&bytes, options, &[])?.0, None, None),
+            Some(cache) => {
+                let (loaded, file, found) =
+                    packed::load(cache, &bytes, &mut |extra| load_handle(&bytes, options, extra))?;
+                (loaded, file, Some(found))
+            }
         };
         let metadata = read_metadata(&mut handle)?;
         let (inputs, outputs) =
@@ -137,7 +140,7 @@ impl Model {
             handle,
             bytes,
             _packed: packed,
-            packed_use,
+            packed_weights,
             _live: live,
             metadata,
         })
@@ -162,9 +165,9 @@ impl Model {
         }
     }
 
-    /// What became of the packed-weights cache when the model was loaded.
-    pub fn packed_use(&self) -> &PackedUse {
-        &self.packed_use
+    /// What became of the packed-weights cache when the model was loaded; nothing when none was asked for.
+    pub fn packed_weights(&self) -> Option<&PackedWeights> {
+        self.packed_weights.as_ref()
     }
 
     /// What the program says about itself.

@@ -13,8 +13,9 @@
 //! cannot write to it: a shared lock is held until the model is gone, and the runtime writes only under an exclusive one.
 //!
 //! **Invariant:** no failure of the cache is a failure to load: the weights are packed on the heap then, and
-//! [`PackedUse::warning`] says why. No byte that differs from what was packed ever runs.
+//! [`PackedWeights::warning`] says why. No byte that differs from what was packed ever runs.
 
+mod ahead;
 mod cpu;
 mod file;
 mod lock;
@@ -25,7 +26,11 @@ use std::os::fd::AsRawFd as _;
 
 use camino::Utf8PathBuf;
 use model_assets::digest::Digest;
+use model_assets::evidence::PackedWeights;
 
+use ahead::ReadAhead;
+
+use crate::bytes::Mapped;
 use crate::error::Result;
 use crate::ffi::{BackendOption, OptionValue};
 use file::Place;
@@ -44,56 +49,39 @@ pub struct PackedCache {
     pub exclusive: bool,
 }
 
-/// What became of the cache in one load.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case", tag = "state")]
-pub enum PackedUse {
-    /// None was asked for.
-    Off,
-    /// Mapped: nothing about the file changed since it was last hashed.
-    Warm,
-    /// Mapped after its whole digest was checked.
-    Proved,
-    /// Made in this load.
-    Made {
-        /// What was wrong with the file that it replaced, if there was one.
-        replaced: Option<String>,
-    },
-    /// Not to be had: the weights are on the heap.
-    Heap {
-        /// Why.
-        reason: String,
-    },
-}
-
-impl PackedUse {
-    /// What a person should be told.
-    pub fn warning(&self) -> Option<String> {
-        match self {
-            Self::Off | Self::Warm | Self::Proved | Self::Made { replaced: None } => None,
-            Self::Made { replaced: Some(reason) } => {
-                Some(format!("packed weights were made again: {reason}"))
-            }
-            Self::Heap { reason } => Some(format!("weights are packed in memory at every start: {reason}")),
-        }
-    }
-}
-
 /// What loading through the cache needs of the runtime: load with these options besides the caller's, and say what the
 /// runtime complained about while it succeeded.
 pub(crate) type Load<'a, T> = dyn FnMut(&[BackendOption]) -> Result<(T, String)> + 'a;
 
-/// Loads through the cache. The file, when there is one, must outlive what was loaded.
-pub(crate) fn load<T>(cache: &PackedCache, load: &mut Load<'_, T>) -> Result<(T, Option<File>, PackedUse)> {
+/// The packed file that a loaded model reads. It must outlive the model: its lock keeps everybody from writing to it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _file: File,
+    _ahead: Option<ReadAhead>,
+}
+
+/// Loads the model of these bytes through the cache.
+pub(crate) fn load<T>(
+    cache: &PackedCache,
+    bytes: &Mapped,
+    load: &mut Load<'_, T>,
+) -> Result<(T, Option<Held>, PackedWeights)> {
     let place = Place::new(cache);
     let (held, outcome) = match place.find() {
-        Ok(Some((held, true))) => (Some(held), PackedUse::Warm),
-        Ok(Some((held, false))) => (Some(held), PackedUse::Proved),
+        Ok(Some((held, true))) => (Some(held), PackedWeights::Warm),
+        Ok(Some((held, false))) => (Some(held), PackedWeights::Proved),
         Ok(None) => make(&place, cache, None, load)?,
         Err(wrong) => make(&place, cache, Some(wrong), load)?,
     };
     let options = held.as_ref().map(options).unwrap_or_default();
+    if held.is_some() {
+        bytes.expect_few_reads();
+    }
     let (loaded, _) = load(&options)?;
+    // After loading, whose own few reads would wait behind these. In the other cases all of the file was just read.
+    let warm = outcome == PackedWeights::Warm;
+    let held =
+        held.map(|file| Held { _ahead: warm.then(|| ReadAhead::start(&file).ok()).flatten(), _file: file });
     Ok((loaded, held, outcome))
 }
 
@@ -103,8 +91,8 @@ fn make<T>(
     cache: &PackedCache,
     replaced: Option<String>,
     load: &mut Load<'_, T>,
-) -> Result<(Option<File>, PackedUse)> {
-    let heap = |reason: String| Ok((None, PackedUse::Heap { reason }));
+) -> Result<(Option<File>, PackedWeights)> {
+    let heap = |reason: String| Ok((None, PackedWeights::Heap { reason }));
     let _lock = match place.lock() {
         Ok(lock) => lock,
         Err(reason) => return heap(reason),
@@ -112,7 +100,7 @@ fn make<T>(
     place.remove_leftovers();
     // Whoever held the lock before may have done the work.
     if let Ok(Some((held, _))) = place.find() {
-        return Ok((Some(held), PackedUse::Proved));
+        return Ok((Some(held), PackedWeights::Proved));
     }
     let mut scratch = match pack(place, load)? {
         Ok(scratch) => scratch,
@@ -123,7 +111,7 @@ fn make<T>(
             if cache.exclusive {
                 place.remove_others();
             }
-            Ok((Some(held), PackedUse::Made { replaced }))
+            Ok((Some(held), PackedWeights::Made { replaced }))
         }
         Ok(None) => heap(format!("{}: vanished after it was made", place.packed())),
         Err(reason) => heap(reason),

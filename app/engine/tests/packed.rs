@@ -13,9 +13,12 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use engine::{LoadOptions, Model, ModelBytes, PackedCache, PackedUse, Session};
+use engine::{LoadOptions, Model, ModelBytes, PackedCache, Session};
 use files::{folder, only, tiny_pte};
 use model_assets::digest::Digest;
+use model_assets::evidence::PackedWeights;
+
+const MADE: Option<PackedWeights> = Some(PackedWeights::Made { replaced: None });
 
 fn cache(dir: &Utf8Path) -> PackedCache {
     let model = Digest::of(&fs::read(tiny_pte()).unwrap());
@@ -23,20 +26,20 @@ fn cache(dir: &Utf8Path) -> PackedCache {
 }
 
 /// Loads through the cache; the logits of a few tokens, and what became of the cache.
-fn run(cache: Option<PackedCache>) -> (Vec<u32>, PackedUse) {
+fn run(cache: Option<PackedCache>) -> (Vec<u32>, Option<PackedWeights>) {
     let options = LoadOptions { packed: cache, ..LoadOptions::default() };
     let mut session = Session::new(Model::load(ModelBytes::open(&tiny_pte()).unwrap(), &options).unwrap());
     session.model().release_pages();
     let logits = session.prefill(&[1, 2, 3]).unwrap().iter().map(|logit| logit.to_bits()).collect();
-    (logits, session.model().packed_use().clone())
+    (logits, session.model().packed_weights().cloned())
 }
 
 #[test]
 fn it_is_made_once_and_mapped_read_only_afterwards() {
     let (_folder, dir) = folder();
     let expected = run(None);
-    assert_eq!(expected.1, PackedUse::Off);
-    assert_eq!(run(Some(cache(&dir))), (expected.0.clone(), PackedUse::Made { replaced: None }));
+    assert_eq!(expected.1, None);
+    assert_eq!(run(Some(cache(&dir))), (expected.0.clone(), MADE));
     let packed = only(&dir, "bin");
     let look = || {
         let data = packed.metadata().unwrap();
@@ -54,7 +57,7 @@ fn it_is_made_once_and_mapped_read_only_afterwards() {
     std::thread::sleep(Duration::from_millis(50));
     run(Some(cache(&dir)));
     for _ in 0..3 {
-        assert_eq!(run(Some(cache(&dir))), (expected.0.clone(), PackedUse::Warm));
+        assert_eq!(run(Some(cache(&dir))), (expected.0.clone(), Some(PackedWeights::Warm)));
     }
     assert!(look() == made, "loading does not touch it");
     let temporary = dir.read_dir_utf8().unwrap().any(|entry| entry.unwrap().file_name().contains(".new"));
@@ -77,9 +80,11 @@ fn a_damaged_file_is_never_run() {
         fs::write(path, bytes).unwrap();
         let (logits, outcome) = run(Some(cache(&dir)));
         assert_eq!(logits, expected, "{said}");
-        let PackedUse::Made { replaced: Some(reason) } = &outcome else { panic!("{said}: {outcome:?}") };
+        let Some(PackedWeights::Made { replaced: Some(reason) }) = &outcome else {
+            panic!("{said}: {outcome:?}")
+        };
         assert!(reason.contains(said), "{reason}");
-        assert!(outcome.warning().is_some_and(|text| text.contains(said)));
+        assert!(outcome.as_ref().and_then(PackedWeights::warning).is_some_and(|text| text.contains(said)));
         assert_eq!(run(Some(cache(&dir))).0, expected);
     };
     let end = fs::read(&packed).unwrap().len();
@@ -99,7 +104,7 @@ fn a_damaged_file_is_never_run() {
     // A packed file that nobody vouches for does not count; a sidecar without one neither.
     for missing in [&sidecar, &packed] {
         fs::remove_file(missing).unwrap();
-        assert_eq!(run(Some(cache(&dir))), (expected.clone(), PackedUse::Made { replaced: None }));
+        assert_eq!(run(Some(cache(&dir))), (expected.clone(), MADE));
     }
 }
 
@@ -113,10 +118,10 @@ fn a_directory_that_cannot_be_written_costs_the_cache_and_nothing_else() {
         let (logits, outcome) = run(Some(cache(&dir)));
         assert_eq!(logits, expected);
         assert!(
-            matches!(&outcome, PackedUse::Heap { reason } if reason.contains(dir.as_str())),
+            matches!(&outcome, Some(PackedWeights::Heap { reason }) if reason.contains(dir.as_str())),
             "{outcome:?}"
         );
-        assert!(outcome.warning().is_some());
+        assert!(outcome.as_ref().and_then(PackedWeights::warning).is_some());
     }
 }
 
@@ -128,13 +133,10 @@ fn another_model_has_another_file_and_an_exclusive_directory_holds_one() {
     let first = only(&dir, "bin");
     fs::write(dir.join("packed-0123456789abcdef.bin.77-1.new"), "left by a killed process").unwrap();
     fs::write(dir.join("unrelated"), "stays").unwrap();
-    assert_eq!(run(Some(other(false))).1, PackedUse::Made { replaced: None });
+    assert_eq!(run(Some(other(false))).1, MADE);
     assert!(first.exists());
     fs::remove_file(dir.join(first.file_name().unwrap())).unwrap();
-    assert_eq!(
-        run(Some(PackedCache { exclusive: true, ..cache(&dir) })).1,
-        PackedUse::Made { replaced: None }
-    );
+    assert_eq!(run(Some(PackedCache { exclusive: true, ..cache(&dir) })).1, MADE);
     assert_eq!(only(&dir, "bin"), first);
     assert!(dir.join("unrelated").exists());
     let left = dir.read_dir_utf8().unwrap().any(|entry| entry.unwrap().file_name().contains(".new"));
@@ -152,7 +154,7 @@ fn what_a_killed_maker_left_goes_before_the_next_one_packs() {
         fs::write(path, "left by a killed process").unwrap();
     }
     fs::remove_file(&packed).unwrap();
-    assert_eq!(run(Some(cache(&dir))).1, PackedUse::Made { replaced: None });
+    assert_eq!(run(Some(cache(&dir))).1, MADE);
     assert_eq!(left.map(|path| Utf8Path::new(&path).exists()), [false, false]);
     // Its maker may be at work: the lock in hand is not the one of that key.
     assert!(of_others.exists());

@@ -476,6 +476,9 @@ fn show_card(core: &Core<'_>, card: &Card) {
     core.set_model_name(card.model.as_str().into());
     core.set_model_about(card.description.as_str().into());
     core.set_attribution(card.attribution.clone().unwrap_or_default().into());
+    let texts: Vec<_> =
+        card.licence_texts.iter().map(|licence| fact(licence.name, licence.text.trim_end())).collect();
+    core.set_licence_texts(ModelRc::new(VecModel::from(texts)));
     core.set_facts(ModelRc::new(VecModel::from(facts)));
     core.set_proofs(ModelRc::new(VecModel::from(proofs)));
 }

@@ -115,6 +115,9 @@ pub(super) fn card(card: &Card) {
     if let Some(attribution) = &card.attribution {
         println!("{attribution}");
     }
+    for licence in &card.licence_texts {
+        println!("\n{}\n{}", licence.name, licence.text.trim_end());
+    }
 }
 
 fn one_line(reply: &Reply) -> String {

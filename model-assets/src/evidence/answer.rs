@@ -176,4 +176,15 @@ impl PackedWeights {
             Self::Heap { .. } => "heap",
         }
     }
+
+    /// What a person should be told.
+    pub fn warning(&self) -> Option<String> {
+        match self {
+            Self::Warm | Self::Proved | Self::Made { replaced: None } => None,
+            Self::Made { replaced: Some(reason) } => {
+                Some(format!("packed weights were made again: {reason}"))
+            }
+            Self::Heap { reason } => Some(format!("weights are packed in memory at every start: {reason}")),
+        }
+    }
 }

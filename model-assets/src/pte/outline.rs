@@ -24,6 +24,17 @@ pub struct Item {
     pub data: Option<(u64, u64)>,
 }
 
+impl Item {
+    /// The bytes of a delegated weight's scales, if it is those.
+    #[must_use]
+    pub fn scales(&self) -> Option<(u64, u64)> {
+        self.data.filter(|_| self.place.ends_with(SCALES))
+    }
+}
+
+/// How the place of a weight's scales ends.
+pub(super) const SCALES: &str = " scales";
+
 /// Lists the parts of a file, in file order. `None` when its container or program cannot be read.
 ///
 /// Nothing is judged here: what [`super::verify`] rejects may well be listed.

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader, ErrorKind},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -18,8 +19,12 @@ use crate::{EXIT_TESTS, Failure};
 
 /// A page of text has more colours, by the smoothed edges of its letters; an empty window has two or three.
 const COLOURS_MIN: usize = 16;
+/// Width and height of the display, pixels.
+const SIDE: usize = 1000;
 /// How often the display is looked at.
 const LOOK: Duration = Duration::from_millis(2);
+/// Longer than a cursor stays on or off.
+const STILL: Duration = Duration::from_millis(300);
 /// Words of an XWD header: see X11/XWDFile.h.
 const XWD_HEADER_BYTES: usize = 0;
 const XWD_COLOURS: usize = 19;
@@ -32,7 +37,21 @@ pub(super) struct Display {
 }
 
 /// A process that ends with its owner.
-struct Owned(Child);
+pub(super) struct Owned(Child);
+
+impl Owned {
+    pub(super) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Tells the app to end, which it must do in order.
+    pub(super) fn end(mut self, app: &Utf8Path) -> anyhow::Result<()> {
+        kill_process(Pid::from_child(&self.0), Signal::TERM)?;
+        let status = self.0.wait()?;
+        ensure!(status.success(), "{app} --gui: told to end, ended with {status}, expected success");
+        Ok(())
+    }
+}
 
 impl Drop for Owned {
     fn drop(&mut self) {
@@ -46,7 +65,8 @@ impl Display {
     pub(super) fn start() -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
         let mut command = Command::new("Xvfb");
-        command.args(["-displayfd", "1", "-screen", "0", "1000x1000x24", "-nolisten", "tcp", "-fbdir"]);
+        let screen = format!("{SIDE}x{SIDE}x24");
+        command.args(["-displayfd", "1", "-screen", "0", &screen, "-nolisten", "tcp", "-fbdir"]);
         let started =
             command.arg(folder.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(
                 |error| {
@@ -73,8 +93,8 @@ impl Display {
         command
     }
 
-    /// Different colours on the display.
-    fn colours(&self) -> anyhow::Result<usize> {
+    /// The display's pixels: blue, green, red and nothing, row by row, each of [`SIDE`].
+    fn pixels(&self) -> anyhow::Result<Vec<[u8; 4]>> {
         let picture = fs::read(self.folder.path().join("Xvfb_screen0"))?;
         let word = |index: usize| -> anyhow::Result<usize> {
             let word = picture.get(index * 4..).and_then(|rest| rest.first_chunk::<4>());
@@ -82,7 +102,58 @@ impl Display {
         };
         let pixels = picture.get(word(XWD_HEADER_BYTES)? + word(XWD_COLOURS)? * 12..);
         let pixels = pixels.context("Xvfb_screen0: got no picture")?;
-        Ok(pixels.as_chunks::<4>().0.iter().collect::<BTreeSet<_>>().len())
+        Ok(pixels.as_chunks::<4>().0.to_vec())
+    }
+
+    /// Different colours on the display.
+    fn colours(&self) -> anyhow::Result<usize> {
+        Ok(self.pixels()?.iter().collect::<BTreeSet<_>>().len())
+    }
+
+    /// Writes a rectangle of the display, which begins at its corner, as a PNG.
+    pub(super) fn photograph(&self, width: usize, height: usize, path: &Utf8Path) -> anyhow::Result<()> {
+        let pixels = self.pixels()?;
+        let rows = pixels.chunks(SIDE).take(height).flat_map(|row| row.iter().take(width));
+        let bytes: Vec<u8> = rows.flat_map(|&[blue, green, red, _]| [red, green, blue]).collect();
+        let file = fs::File::create(path).with_context(|| format!("{path}: cannot be written"))?;
+        let mut encoder = png::Encoder::new(file, width.try_into()?, height.try_into()?);
+        encoder.set_color(png::ColorType::Rgb);
+        Ok(encoder.write_header()?.write_image_data(&bytes)?)
+    }
+
+    /// Waits until the display has stood still for a while: animations are over.
+    pub(super) fn settle(&self) -> anyhow::Result<()> {
+        let mut before = self.pixels()?;
+        loop {
+            std::thread::sleep(STILL);
+            let now = self.pixels()?;
+            if now == before {
+                return Ok(());
+            }
+            before = now;
+        }
+    }
+
+    /// Starts the app's window and waits for its first frame with text.
+    pub(super) fn open(&mut self, app: &Utf8Path, data: &Path) -> anyhow::Result<Owned> {
+        let child = self.command(app).args(["--gui", "--data"]).arg(data).spawn();
+        let mut child = Owned(child.with_context(|| format!("{app}: cannot be started"))?);
+        while self.colours()? < COLOURS_MIN {
+            self.look(app, &mut child)?;
+        }
+        Ok(child)
+    }
+
+    /// Waits a little, and fails when there is nothing left to wait for.
+    pub(super) fn look(&mut self, app: &Utf8Path, child: &mut Owned) -> anyhow::Result<()> {
+        if let Some(status) = child.0.try_wait()? {
+            bail!("{app} --gui: ended with {status}, expected a window");
+        }
+        if let Some(status) = self.server.0.try_wait()? {
+            bail!("Xvfb: ended with {status}");
+        }
+        std::thread::sleep(LOOK);
+        Ok(())
     }
 
     /// From the start of an app to its first frame with text, milliseconds; then the app is told to end, and must do so
@@ -90,21 +161,9 @@ impl Display {
     pub(super) fn first_frame(&mut self, app: &Utf8Path) -> anyhow::Result<f64> {
         let data = tempfile::tempdir()?;
         let since = Instant::now();
-        let child = self.command(app).args(["--gui", "--data"]).arg(data.path()).spawn();
-        let mut child = Owned(child.with_context(|| format!("{app}: cannot be started"))?);
-        while self.colours()? < COLOURS_MIN {
-            if let Some(status) = child.0.try_wait()? {
-                bail!("{app} --gui: ended with {status}, expected a window");
-            }
-            if let Some(status) = self.server.0.try_wait()? {
-                bail!("Xvfb: ended with {status}");
-            }
-            std::thread::sleep(LOOK);
-        }
+        let child = self.open(app, data.path())?;
         let elapsed = since.elapsed().as_secs_f64() * 1e3;
-        kill_process(Pid::from_child(&child.0), Signal::TERM)?;
-        let status = child.0.wait()?;
-        ensure!(status.success(), "{app} --gui: told to end, ended with {status}, expected success");
+        child.end(app)?;
         Ok(elapsed)
     }
 }

@@ -22,6 +22,8 @@ const PLATFORM: &str = "platforms;android-35";
 const BUILD_TOOLS: &str = "build-tools;35.0.0";
 /// The one that the plugin in `app/android/build.gradle.kts` was made for.
 const GRADLE: &str = "8.11.1";
+/// Of `gradle-8.11.1-bin.zip`, as https://gradle.org/release-checksums names it.
+const GRADLE_SHA256: &str = "f397b287023acdba1e9f6fc5ea72d22dd63669d59ed4a289a29b1a76eee151c6";
 /// Libraries are loaded on phones with pages of 16 KiB too.
 const RUSTFLAGS: &str = "-Clink-arg=-Wl,-z,max-page-size=16384";
 
@@ -58,10 +60,8 @@ impl Tools {
         let folder =
             |name: &str| std::env::var(name).ok().filter(|path| camino::Utf8Path::new(path).is_dir());
         let target = super::rust_target(TRIPLE);
-        let needs = vec![
+        let mut needs = vec![
             Need::program("git", "apt-get install git"),
-            Need::program("cmake", "apt-get install cmake ninja-build"),
-            Need::program("ninja", "apt-get install ninja-build"),
             // A runtime alone has no compiler.
             Need::program("javac", "apt-get install openjdk-17-jdk-headless"),
             Need::program(
@@ -70,8 +70,17 @@ impl Tools {
             ),
             Need::new("Rust's library for Android", target, &format!("rustup target add {TRIPLE}")),
         ];
-        Self { sdk: folder("ANDROID_HOME"), ndk: folder("ANDROID_NDK_HOME"), needs }
+        needs.extend(runtime::needs("apt-get install cmake ninja-build"));
+        let ndk = folder("ANDROID_NDK_HOME").filter(|path| ndk_revision(path).as_deref() == Some(NDK));
+        Self { sdk: folder("ANDROID_HOME"), ndk, needs }
     }
+}
+
+/// What an NDK says that it is.
+fn ndk_revision(ndk: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("{ndk}/source.properties")).ok()?;
+    let revision = text.lines().find_map(|line| line.strip_prefix("Pkg.Revision"))?;
+    Some(revision.trim_start_matches([' ', '=']).trim_end().to_owned())
 }
 
 /// A package of the SDK, where its manager puts it.
@@ -191,8 +200,17 @@ fn collect(
 fn gradle(workspace: &Workspace, args: &Build) -> Vec<Step> {
     let project = workspace.root().join("app/android");
     let (wrapper, script) = (project.join("wrapper"), project.join("wrapper/gradlew"));
-    let make =
-        ["gradle", "--no-daemon", "--project-dir", wrapper.as_str(), "wrapper", "--gradle-version", GRADLE];
+    let make = [
+        "gradle",
+        "--no-daemon",
+        "--project-dir",
+        wrapper.as_str(),
+        "wrapper",
+        "--gradle-version",
+        GRADLE,
+        "--gradle-distribution-sha256-sum",
+        GRADLE_SHA256,
+    ];
     let task = if args.release { "bundleRelease" } else { "assembleDebug" };
     vec![
         Step::new("the pinned Gradle", &make),
@@ -226,6 +244,16 @@ mod tests {
         assert_eq!(failure.code, crate::EXIT_MOBILE_TOOLS);
         let hint = failure.hint.unwrap();
         assert!(hint.contains("sdkmanager 'platforms;android-35'"), "{hint}");
+    }
+
+    #[test]
+    fn another_ndk_is_not_the_one_that_is_named() {
+        let ndk = tempfile::tempdir().unwrap();
+        let path = ndk.path().to_str().unwrap();
+        assert_eq!(ndk_revision(path), None);
+        let properties = ndk.path().join("source.properties");
+        std::fs::write(properties, "Pkg.Desc = Android NDK\nPkg.Revision = 26.1.10909125\n").unwrap();
+        assert_eq!(ndk_revision(path).as_deref(), Some("26.1.10909125"));
     }
 
     #[test]

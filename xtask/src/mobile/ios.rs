@@ -26,10 +26,14 @@ const SIMULATOR: Slice =
     Slice { triple: "aarch64-apple-ios-sim", sysroot: "iphonesimulator", name: "ios-simulator" };
 /// As in `app/ios/project.yml`.
 const DEPLOYMENT: &str = "17.0";
+/// Whose certificate signs a release. The Xcode project is made anew each time, so it cannot be chosen there.
+const TEAM: &str = "PROOFMARK_IOS_TEAM";
 
 pub(crate) fn run(workspace: &Workspace, args: &Build) -> Outcome {
     let linked = android::linked(workspace, &args.model)?;
-    let plan = plan(workspace, args, needs(slices(args.release)), linked.as_ref());
+    let team = std::env::var(TEAM).ok().filter(|team| !team.is_empty());
+    let needs = needs(args.release, team.as_ref());
+    let plan = plan(workspace, args, needs, team.as_deref(), linked.as_ref());
     if args.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(());
@@ -44,16 +48,19 @@ fn slices(release: bool) -> &'static [Slice] {
     if release { &[DEVICE] } else { &[DEVICE, SIMULATOR] }
 }
 
-fn needs(slices: &[Slice]) -> Vec<Need> {
+fn needs(release: bool, team: Option<&String>) -> Vec<Need> {
     let xcode = "Xcode 16 from the App Store, then: sudo xcode-select --switch /Applications/Xcode.app";
     let mut needs = vec![
         Need::program("xcodebuild", xcode),
         Need::program("xcodegen", "brew install xcodegen"),
         Need::program("git", "xcode-select --install"),
-        Need::program("cmake", "brew install cmake ninja"),
-        Need::program("ninja", "brew install ninja"),
     ];
-    needs.extend(slices.iter().map(|Slice { triple, .. }| {
+    needs.extend(runtime::needs("brew install cmake ninja"));
+    if release {
+        let fix = format!("export {TEAM}=<the ten characters at https://developer.apple.com/account>");
+        needs.push(Need::new(&format!("Apple developer team ({TEAM})"), team.cloned(), &fix));
+    }
+    needs.extend(slices(release).iter().map(|Slice { triple, .. }| {
         let fix = format!("rustup target add {triple}");
         Need::new(&format!("Rust's library for {triple}"), super::rust_target(triple), &fix)
     }));
@@ -68,7 +75,13 @@ fn app(workspace: &Workspace) -> Utf8PathBuf {
     archive(workspace).join("Products/Applications/Proofmark.app")
 }
 
-fn plan(workspace: &Workspace, args: &Build, mut needs: Vec<Need>, linked: Option<&Utf8PathBuf>) -> Plan {
+fn plan(
+    workspace: &Workspace,
+    args: &Build,
+    mut needs: Vec<Need>,
+    team: Option<&str>,
+    linked: Option<&Utf8PathBuf>,
+) -> Plan {
     needs.push(super::python_need(workspace));
     let (state, slices) = (workspace.state(), slices(args.release));
     let target = state.join("mobile/ios/target");
@@ -86,7 +99,7 @@ fn plan(workspace: &Workspace, args: &Build, mut needs: Vec<Need>, linked: Optio
         steps.push(library(args, slice, &places, &target));
     }
     steps.extend(collect(workspace, args, slices, &target, linked));
-    steps.extend(xcode(workspace, args));
+    steps.extend(xcode(workspace, args, team));
     Plan { target: "ios".to_owned(), needs, steps }
 }
 
@@ -148,7 +161,7 @@ fn collect(
 }
 
 /// The project, and the archive: signed by Xcode for a release, unsigned for a look at it.
-fn xcode(workspace: &Workspace, args: &Build) -> Vec<Step> {
+fn xcode(workspace: &Workspace, args: &Build, team: Option<&str>) -> Vec<Step> {
     let folder = workspace.root().join("app/ios");
     let archive = archive(workspace);
     let configuration = if args.release { "Release" } else { "Debug" };
@@ -166,7 +179,10 @@ fn xcode(workspace: &Workspace, args: &Build) -> Vec<Step> {
         archive.as_str(),
         "archive",
     ];
-    if !args.release {
+    let team = format!("DEVELOPMENT_TEAM={}", team.map_or(format!("${TEAM}"), str::to_owned));
+    if args.release {
+        build.extend(["-allowProvisioningUpdates", "CODE_SIGN_STYLE=Automatic", &team]);
+    } else {
         build.extend(["CODE_SIGNING_ALLOWED=NO"]);
     }
     vec![
@@ -183,12 +199,8 @@ mod tests {
     fn plan_of(release: bool, linked: Option<&str>) -> Plan {
         let workspace = Workspace::find(None).unwrap();
         let args = Build { model: "tiny".to_owned(), release, dry_run: true };
-        plan(
-            &workspace,
-            &args,
-            vec![Need::new("xcodebuild", None, "Xcode")],
-            linked.map(Utf8PathBuf::from).as_ref(),
-        )
+        let needs = vec![Need::new("xcodebuild", None, "Xcode")];
+        plan(&workspace, &args, needs, Some("TEAM123456"), linked.map(Utf8PathBuf::from).as_ref())
     }
 
     #[test]
@@ -197,6 +209,7 @@ mod tests {
             |plan: &Plan, word: &str| plan.steps.iter().any(|step| step.argv.iter().any(|arg| arg == word));
         let release = plan_of(true, Some("/models/big.pte"));
         assert!(said(&release, "--release") && said(&release, "/models/big.pte"));
+        assert!(said(&release, "DEVELOPMENT_TEAM=TEAM123456") && said(&release, "-allowProvisioningUpdates"));
         assert!(!said(&release, "CODE_SIGNING_ALLOWED=NO"));
         assert!(said(&plan_of(false, None), "CODE_SIGNING_ALLOWED=NO"));
     }
@@ -218,6 +231,17 @@ mod tests {
     }
 
     #[test]
+    fn a_release_asks_whose_certificate_signs_it() {
+        let team = "TEAM123456".to_owned();
+        let missing = |release, team| {
+            let needs = needs(release, team);
+            needs.iter().any(|need| need.what.contains(TEAM) && need.found.is_none())
+        };
+        assert!(missing(true, None));
+        assert!(!missing(true, Some(&team)) && !missing(false, None));
+    }
+
+    #[test]
     fn without_xcode_it_says_what_to_install() {
         let failure = plan_of(false, None).check_needs().unwrap_err();
         assert_eq!(failure.code, crate::EXIT_MOBILE_TOOLS);
@@ -229,7 +253,11 @@ mod tests {
         let project = include_str!("../../../app/ios/project.yml");
         let asked = include_str!("../../../app/ios/Proofmark.entitlements");
         assert!(asked.contains("increased-memory-limit"));
-        assert!(project.contains("-force_load"));
+        assert!(project.contains("- -force_load\n"));
+        // Xcode hands every element of the list to the linker as one word.
+        let flags = project.split_once("OTHER_LDFLAGS:\n").unwrap().1;
+        let words = flags.lines().filter_map(|line| line.trim().strip_prefix("- "));
+        assert!(words.clone().count() > 1 && words.clone().all(|word| !word.contains(' ')), "{flags}");
         assert!(project.contains(&format!("iOS: \"{DEPLOYMENT}\"")));
     }
 }

@@ -144,6 +144,9 @@ fn run(step: &Step, root: &camino::Utf8Path) -> anyhow::Result<()> {
         .env_remove("RUSTUP_TOOLCHAIN")
         .env_remove("RUSTC")
         .env_remove("CARGO")
+        // Either would put aside the flags that a target's own variable gives.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .envs(&step.env)
         .status()
         .with_context(|| format!("{program}: cannot be started"))?;

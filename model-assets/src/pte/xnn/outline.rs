@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::super::dtype;
 use super::super::flat::Flat;
+use super::super::outline::SCALES;
 use super::super::report::{Place, Report};
 use super::super::segment::Segments;
 use super::Constant;
@@ -90,7 +91,7 @@ fn node_parts(
         let Some(value) = values.get(&id).filter(|value| is_constant(value)) else { continue };
         parts.push((format!("{at} / {what}"), value_text(value), range(constants, value.constant)));
         if let Some((text, data)) = scales(value, constants) {
-            parts.push((format!("{at} / {what} scales"), text, data));
+            parts.push((format!("{at} / {what}{SCALES}"), text, data));
         }
     }
 }

@@ -12,9 +12,9 @@ use engine::measure::benchmark::{
 };
 use engine::measure::machine;
 use engine::measure::speed::{decode, mean_sd, prefill};
-use engine::{LoadOptions, PackedUse, runtime};
+use engine::{LoadOptions, runtime};
 use model_assets::digest::Digest;
-use model_assets::evidence::{Benched, Benchmark, PackedWeights, Profile, SweepStep};
+use model_assets::evidence::{Benched, Benchmark, Profile, SweepStep};
 use model_assets::pte::{self, Expect, Level};
 
 use crate::ModelArgs;
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     }
     let tokens = tokens(&session);
     let profile = args.profile.then(|| profile(&mut session, &tokens)).transpose().map_err(&failed)?;
-    let packed = answered(session.model().packed_use());
+    let packed = session.model().packed_weights().cloned();
     drop(session);
     warm_loads(args, &options, &mut benchmark)?;
     if args.sweep {
@@ -97,17 +97,6 @@ fn drop_pages(model: &ModelArgs) -> bool {
     let files = cached.flatten().flatten().map(|entry| entry.into_path());
     let packed: Vec<_> = files.filter(|path| path.extension() == Some("bin")).collect();
     std::iter::once(&model.model).chain(&packed).all(|path| machine::drop_pages(path))
-}
-
-/// What is told of the cache; nothing when none was asked for.
-fn answered(used: &PackedUse) -> Option<PackedWeights> {
-    Some(match used.clone() {
-        PackedUse::Off => return None,
-        PackedUse::Warm => PackedWeights::Warm,
-        PackedUse::Proved => PackedWeights::Proved,
-        PackedUse::Made { replaced } => PackedWeights::Made { replaced },
-        PackedUse::Heap { reason } => PackedWeights::Heap { reason },
-    })
 }
 
 /// Loads with the file in the page cache. No model may live meanwhile.

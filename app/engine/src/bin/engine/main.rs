@@ -22,6 +22,7 @@ use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand};
 use engine::{LoadOptions, Model, ModelBytes, PackedCache, Session, runtime};
 use model_assets::digest::Digest;
+use model_assets::evidence::PackedWeights;
 
 use crate::output::Failed;
 
@@ -111,7 +112,7 @@ impl ModelArgs {
 fn load(path: &camino::Utf8Path, options: &LoadOptions) -> Result<Session, Failed> {
     let model = ModelBytes::open(path).and_then(|bytes| Model::load(bytes, options));
     let model = model.map_err(Failed::model(path))?;
-    if let Some(warning) = model.packed_use().warning() {
+    if let Some(warning) = model.packed_weights().and_then(PackedWeights::warning) {
         eprintln!("warning: {warning}");
     }
     Ok(Session::new(model))
