@@ -334,6 +334,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn a_metered_commands_memory_is_its_groups() {
         let mut shell = Command::new("sh");
         // A child of the shell holds it, and until this side says so: when it is looked at is nobody's promise.
