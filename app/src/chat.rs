@@ -137,8 +137,7 @@ impl Chat {
 
     fn reply(&mut self, wish: Wish, watch: &mut dyn Watch) -> anyhow::Result<Turn> {
         let (prompt, forgotten) = self.fitting_prompt(wish.tokens_max)?;
-        let limits =
-            Limits { tokens_max: Some(wish.tokens_max), stop: self.stop.clone(), ..Limits::default() };
+        let limits = Limits { tokens_max: Some(wish.tokens_max), stop: self.stop.clone() };
         let mut sampler = Sampler::new(wish.sampling)?;
         let Self { session, tokenizer, .. } = self;
         // Two closures share one watcher: neither runs inside the other.

@@ -260,8 +260,9 @@ fn stamp(file: &fs::File, offset: u64, sha256: &str) -> io::Result<String> {
 pub(crate) fn packed_cache(model: &Model, bytes: &ModelBytes, cache: &Utf8Path) -> Option<PackedCache> {
     match bytes {
         ModelBytes::Static(_) => None,
+        // A folder of its own: on a desktop, builds with other models share the folder for caches.
         ModelBytes::Map { .. } => Some(PackedCache {
-            dir: cache.join("packed"),
+            dir: cache.join("packed").join(Manifest::parse(model.manifest).ok()?.model),
             model: Digest::parse(model.sha256)?,
             exclusive: true,
         }),
