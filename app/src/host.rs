@@ -38,7 +38,7 @@ pub struct Config {
     pub cache: Utf8PathBuf,
     /// Where the model's bytes are.
     pub asset: Asset,
-    /// Threads; by default one for each performance core.
+    /// Threads; by default one for a small model, else one for each performance core.
     pub threads: Option<u32>,
     /// Settings for this run alone.
     pub overrides: Overrides,

@@ -95,7 +95,10 @@ impl Worker {
                 engine::runtime::set_threads(threads).map_err(|error| cannot(error.into()))?;
             }
             // Refused while another core of this process has a model: then its number holds.
-            None => _ = engine::runtime::threads_default().and_then(engine::runtime::set_threads),
+            None => {
+                let threads = engine::runtime::threads_for(MODEL.file_bytes);
+                let _ = threads.and_then(engine::runtime::set_threads);
+            }
         }
         let (mut chat, warning) = Chat::load(bytes, tokenizer, template, packed).map_err(cannot)?;
         chat.set_system(&settings.system);
