@@ -9,6 +9,7 @@ mod front;
 mod headless;
 #[cfg(target_os = "ios")]
 mod ios;
+mod look;
 mod screenshots;
 
 use std::{

@@ -36,6 +36,7 @@ pub use card::{Card, Proof};
 pub use document::Format;
 pub use host::{Config, Host};
 pub use install::{Asset, Refusal};
+pub use message::Cause;
 pub use settings::{Appearance, Overrides, Settings};
 pub use store::{Conversation, Kept, Summary};
 

@@ -90,8 +90,10 @@ pub enum Event {
         /// Bytes to do: the file's, and again where it is copied first.
         total_bytes: u64,
     },
-    /// There is no model to talk to; nothing follows.
+    /// There is nothing to talk to; no event follows.
     Refused {
+        /// What keeps the app from running.
+        cause: Cause,
         /// What is wrong.
         reason: String,
         /// What to do.
@@ -153,6 +155,18 @@ pub enum Event {
     },
     /// Memory of this process.
     Memory(Memory),
+}
+
+/// What keeps the app from running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The model is not the one that was proved.
+    Model,
+    /// The conversations that are kept cannot be used.
+    Conversations,
+    /// Anything else: a file that is not there, a setting, the system.
+    App,
 }
 
 /// A finished reply.

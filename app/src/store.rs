@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use camino::Utf8Path;
 use engine::chat::Role;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use serde::Serialize;
 
 use crate::settings::Settings;
@@ -25,6 +25,8 @@ use crate::settings::Settings;
 const SCHEMA: i64 = 1;
 /// `PMRK`: marks the file as ours.
 const APPLICATION_ID: i64 = 0x504d_524b;
+/// Name of the file.
+const FILE: &str = "conversations.sqlite";
 /// Longest title, characters.
 const TITLE_CHARS_MAX: usize = 60;
 /// How long another process of this app may hold the file.
@@ -104,7 +106,7 @@ impl Store {
     pub(crate) fn open(folder: Option<&Utf8Path>) -> anyhow::Result<Self> {
         let Some(folder) = folder else { return Self::prepare(Connection::open_in_memory()?) };
         make_private(folder).with_context(|| format!("{folder}: cannot be made"))?;
-        let path = folder.join("conversations.sqlite");
+        let path = folder.join(FILE);
         let db = Connection::open(&path).with_context(|| format!("{path}: cannot be opened"))?;
         Self::prepare(db).with_context(|| format!("{path}: cannot be used"))
     }
@@ -253,6 +255,28 @@ fn insert(db: &Connection, id: i64, role: Role, text: &str, finish: Option<&str>
     Ok(())
 }
 
+/// What to do when the store in a folder cannot be used. Never to install the app again: what is kept would be lost.
+pub(crate) fn hint(error: &anyhow::Error, folder: Option<&Utf8Path>) -> String {
+    let file = folder.map_or_else(|| FILE.into(), |folder| folder.join(FILE));
+    let code = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(rusqlite::Error::SqliteFailure(failure, _)) => Some(failure.code),
+        _ => None,
+    });
+    match code {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            format!("end what else uses {file}, then start the app again")
+        }
+        Some(ErrorCode::DiskFull) => "free some space on the disk, then start the app again".to_owned(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            format!("put a copy that is whole in the place of {file}, or move it away to begin anew")
+        }
+        _ if error.chain().any(|cause| cause.to_string().contains("update the app")) => {
+            format!("update the app; {file} is as it was")
+        }
+        _ => format!("let this app read and write {file} and its folder, then start it again"),
+    }
+}
+
 /// The first words of a message, on one line.
 fn title(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -368,7 +392,10 @@ mod tests {
         let (_guard, path) = folder();
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("conversations.sqlite"), vec![0x5a; 8192]).unwrap();
-        assert!(format!("{:#}", Store::open(Some(&path)).unwrap_err()).contains("cannot be used"));
+        let error = Store::open(Some(&path)).unwrap_err();
+        assert!(format!("{error:#}").contains("cannot be used"));
+        let hint = hint(&error, Some(&path));
+        assert!(hint.contains("conversations.sqlite") && !hint.contains("install"), "{hint}");
     }
 
     #[cfg(unix)]

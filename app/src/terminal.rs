@@ -192,9 +192,10 @@ impl Terminal {
                     self.host.stop();
                 }
                 Input::Line(Some(line)) => self.lines.push_back(line),
-                Input::Event(Event::Refused { reason, hint }) => {
+                Input::Event(Event::Refused { cause, reason, hint }) => {
                     if self.as_json {
-                        show::json(&Event::Refused { reason: reason.clone(), hint: hint.clone() })?;
+                        let (reason, hint) = (reason.clone(), hint.clone());
+                        show::json(&Event::Refused { cause, reason, hint })?;
                     }
                     eprintln!("error: {reason}\nhint: {hint}");
                     code = ExitCode::FAILURE;

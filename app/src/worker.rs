@@ -16,10 +16,10 @@ use crate::{
     document,
     host::{Config, Gone, Outlet, Stopper},
     install::{self, Refusal},
-    message::{Command, Event, Memory, Reply, Statistics},
+    message::{Cause, Command, Event, Memory, Reply, Statistics},
     model::MODEL,
     settings::Settings,
-    store::Store,
+    store::{self, Store},
 };
 
 /// A command and its number.
@@ -42,7 +42,7 @@ pub(crate) fn run(
     // A front that goes away ends the core; there is nobody left to tell.
     let _: Result<(), Gone> = match Worker::start(config, &mut outlet, stopper) {
         Ok((worker, warning)) => worker.serve(&commands, &mut outlet, started, warning),
-        Err(Refusal { reason, hint }) => outlet.send(Event::Refused { reason, hint }),
+        Err(Refusal { cause, reason, hint }) => outlet.send(Event::Refused { cause, reason, hint }),
     };
 }
 
@@ -66,20 +66,28 @@ impl Worker {
         outlet: &mut Outlet,
         stopper: &Stopper,
     ) -> Result<(Self, Option<String>), Refusal> {
-        let cannot = |error: anyhow::Error| Refusal {
-            reason: format!("{error:#}"),
-            hint: "start the app again; if that does not help, install it again".to_owned(),
+        let refused = |error: anyhow::Error, hint: &str| {
+            let (reason, hint) = (format!("{error:#}"), hint.to_owned());
+            Refusal { cause: Cause::App, reason, hint }
         };
+        // Not to install it again: on a phone that takes the conversations with it.
+        let cannot = |error| refused(error, "start the app again");
         let card = Box::new(Card::of(&MODEL).map_err(cannot)?);
         // A front that is gone is noticed at the next event.
         let _ = outlet.send(Event::Card { card });
         let tokenizer = MODEL.tokenizer().context("the model has random weights and no tokenizer");
         let tokenizer = tokenizer.map_err(cannot)?;
         let template = MODEL.chat_template().context("the model has no chat template").map_err(cannot)?;
-        let store = Store::open(config.data.as_deref()).map_err(cannot)?;
-        let kept = store.settings().map_err(cannot)?.unwrap_or_default();
+        let data = config.data.as_deref();
+        let unusable = |error: anyhow::Error| {
+            let (reason, hint) = (format!("{error:#}"), store::hint(&error, data));
+            Refusal { cause: Cause::Conversations, reason, hint }
+        };
+        let store = Store::open(data).map_err(unusable)?;
+        let kept = store.settings().map_err(unusable)?.unwrap_or_default();
         let settings = config.overrides.over(kept);
-        settings.check().map_err(|error| cannot(anyhow::Error::msg(error)))?;
+        let wrong = |error| refused(anyhow::Error::msg(error), "start the app with another value");
+        settings.check().map_err(wrong)?;
 
         let mut told = 0;
         let bytes = install::open(&MODEL, config.asset, &config.cache, &mut |done_bytes, total_bytes| {
@@ -92,7 +100,7 @@ impl Worker {
         let packed = install::packed_cache(&MODEL, &bytes, &config.cache);
         match config.threads {
             Some(threads) => {
-                engine::runtime::set_threads(threads).map_err(|error| cannot(error.into()))?;
+                engine::runtime::set_threads(threads).map_err(|error| wrong(error.to_string()))?;
             }
             // Refused while another core of this process has a model: then its number holds.
             None => _ = engine::runtime::threads_default().and_then(engine::runtime::set_threads),

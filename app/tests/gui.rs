@@ -391,6 +391,20 @@ fn a_tampered_model_shows_the_installation_and_then_why_it_is_refused() {
 }
 
 #[test]
+fn conversations_that_cannot_be_used_do_not_accuse_the_model() {
+    let window = Window::open(|folder| {
+        let data = Utf8PathBuf::try_from(folder.path().to_owned()).unwrap();
+        std::fs::write(data.join("conversations.sqlite"), vec![0x5a; 8192]).unwrap();
+        Config { data: Some(data), ..Config::default() }
+    });
+    window.until(|event| matches!(event, Event::Refused { .. }));
+    assert!(window.is_there("The conversations cannot be used"));
+    assert!(!window.is_there("This model is not the one that was proved"));
+    assert!(!window.core().get_refusal_hint().contains("install"));
+    window.front.close();
+}
+
+#[test]
 fn long_text_other_directions_and_emoji_are_drawn() {
     let window = Window::ready();
     for text in ["مرحبا بالعالم", "🙂👩‍👩‍👧", &"a long word: ".repeat(60), "one\ntwo\n\nthree"]

@@ -4,21 +4,21 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::mpsc::Receiver,
-    time::{Duration, UNIX_EPOCH},
 };
 
 use camino::Utf8PathBuf;
 use engine::{chat::Role, generate::Finish};
 use slint::{ComponentHandle as _, Global as _, Model as _, ModelRc, SharedString, VecModel};
 
-use super::ui::{AppWindow, Bubble, Core, Entry, Fact, Screen};
+use super::{
+    look::{MEGABYTE, bubble, entry, figures, memory_text, show_card},
+    ui::{AppWindow, Bubble, Core, Entry, Refusal, Screen},
+};
 use crate::{
-    Card, Config, Conversation, Format, Host, Settings, Summary, document,
-    message::{Command, Event, Memory, Reply},
+    Config, Conversation, Format, Host, Settings, Summary, document,
+    message::{Cause, Command, Event, Reply},
     settings::Appearance,
 };
-
-const MEGABYTE: f64 = 1e6;
 
 thread_local! {
     /// The front of this thread, for closures that are sent to it.
@@ -216,7 +216,12 @@ impl Front {
         match event {
             Event::Card { card } => self.core(|core| show_card(core, &card)),
             Event::Installing { done_bytes, total_bytes } => self.installing(done_bytes, total_bytes),
-            Event::Refused { reason, hint } => self.core(|core| {
+            Event::Refused { cause, reason, hint } => self.core(|core| {
+                core.set_refusal(match cause {
+                    Cause::Model => Refusal::Model,
+                    Cause::Conversations => Refusal::Conversations,
+                    Cause::App => Refusal::App,
+                });
                 core.set_refusal_reason(reason.into());
                 core.set_refusal_hint(hint.into());
                 core.set_screen(Screen::Refused);
@@ -402,94 +407,5 @@ impl Front {
             Ok(path) => format!("Written to {path}"),
             Err(error) => format!("{}: {error}", self.documents),
         });
-    }
-}
-
-fn bubble(mine: bool, text: &str) -> Bubble {
-    Bubble { mine, text: text.into(), rtl: is_rtl(text) }
-}
-
-/// Whether the first letter with a direction is of a script that runs from right to left.
-fn is_rtl(text: &str) -> bool {
-    let rtl = |c: char| {
-        matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}'
-            | '\u{10800}'..='\u{10fff}' | '\u{1e800}'..='\u{1efff}')
-    };
-    text.chars().find(|c| c.is_alphabetic()).is_some_and(rtl)
-}
-
-fn entry(summary: &Summary) -> Option<Entry> {
-    let created = UNIX_EPOCH + Duration::from_secs(summary.created.unsigned_abs());
-    let when = humantime::format_rfc3339_seconds(created).to_string();
-    let when = when.get(..10).unwrap_or(&when);
-    Some(Entry {
-        // An interface that counts in 32 bits; two thousand million conversations are out of its reach.
-        id: i32::try_from(summary.id).ok()?,
-        title: summary.title.as_str().into(),
-        detail: format!("{when}, {} messages", summary.messages).into(),
-    })
-}
-
-fn figures(reply: &Reply) -> String {
-    let of = &reply.statistics;
-    let memory = of.memory.as_ref().map(memory_text).map(|text| format!("\n{text}")).unwrap_or_default();
-    format!(
-        "{} tokens, {:.1} tok/s; first after {:.0} ms; prompt {} tokens ({} cached), {:.0} tok/s; \
-         window {} of {}{memory}",
-        of.reply_tokens,
-        of.decode_tokens_per_second,
-        of.ttft_ms,
-        of.prompt_tokens,
-        of.reused_tokens,
-        of.prefill_tokens_per_second,
-        of.held_tokens,
-        of.window_tokens
-    )
-}
-
-fn memory_text(memory: &Memory) -> String {
-    let megabytes = |bytes: u64| bytes as f64 / MEGABYTE;
-    format!(
-        "memory {:.1} MB + {:.1} MB of files, peak {:.1} MB",
-        megabytes(memory.anonymous_bytes),
-        megabytes(memory.file_bytes),
-        megabytes(memory.peak_bytes)
-    )
-}
-
-fn show_card(core: &Core<'_>, card: &Card) {
-    let fact = |name: &str, value: &str| Fact { name: name.into(), value: value.into() };
-    let facts = vec![
-        fact("Place", card.place),
-        fact("Size", &format!("{:.2} MB", card.file_bytes as f64 / MEGABYTE)),
-        fact("Parameters", &format!("{:.2} million", card.parameters as f64 / 1e6)),
-        fact("Weights", &card.quantization),
-        fact("Window", &format!("{} tokens", card.window_tokens)),
-        fact("SHA-256", &card.sha256),
-        fact("Exported", &card.published),
-        fact("By", &card.made_by),
-        fact("Proved for", card.proved_for),
-        fact("Signature", card.signature),
-        fact("Licence", &card.licence),
-    ];
-    let proofs: Vec<_> = card.proofs.iter().map(|proof| fact(proof.name, &proof.result)).collect();
-    core.set_model_name(card.model.as_str().into());
-    core.set_model_about(card.description.as_str().into());
-    core.set_attribution(card.attribution.clone().unwrap_or_default().into());
-    core.set_facts(ModelRc::new(VecModel::from(facts)));
-    core.set_proofs(ModelRc::new(VecModel::from(proofs)));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_letter_decides_the_direction() {
-        for (text, rtl) in
-            [("hello", false), ("שלום", true), ("🙂 مرحبا", true), ("12 hello", false), ("", false)]
-        {
-            assert_eq!(is_rtl(text), rtl, "{text}");
-        }
     }
 }

@@ -3,7 +3,7 @@
 use engine::generate::Finish;
 
 use super::*;
-use crate::{Format, Settings, message::Reply, model::MODEL};
+use crate::{Cause, Format, Settings, message::Reply, model::MODEL};
 
 struct Core {
     host: Host,
@@ -259,8 +259,28 @@ fn a_tampered_asset_is_refused_and_nothing_follows() {
     let events: Vec<_> = core.events.iter().collect();
     assert!(matches!(events.first(), Some(Event::Card { .. })));
     assert!(events.iter().any(|event| matches!(event, Event::Installing { .. })), "{events:?}");
-    let Some(Event::Refused { reason, hint }) = events.last() else { panic!("{events:?}") };
+    let Some(Event::Refused { cause: Cause::Model, reason, hint }) = events.last() else {
+        panic!("{events:?}")
+    };
     assert!(reason.contains("sha256: manifest.json: got ") && hint.contains("install"), "{reason} {hint}");
     assert_eq!(core.host.send(Command::List), Err(Unsent::Gone));
+    core.host.close();
+}
+
+#[test]
+fn conversations_that_cannot_be_used_are_no_fault_of_the_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = Utf8PathBuf::try_from(folder.path().to_owned()).unwrap();
+    std::fs::write(data.join("conversations.sqlite"), vec![0x5a; 8192]).unwrap();
+    let core = Core::start(Config { data: Some(data.clone()), ..Config::default() });
+    let Some(Event::Refused { cause, reason, hint }) = core.events.iter().last() else { panic!("it ran") };
+    assert_eq!(cause, Cause::Conversations);
+    assert!(reason.contains("conversations.sqlite"), "{reason}");
+    assert!(hint.contains(data.as_str()) && !hint.contains("install"), "{hint}");
+    core.host.close();
+
+    let core = Core::start(Config { threads: Some(999), ..Config::default() });
+    let Some(Event::Refused { cause, hint, .. }) = core.events.iter().last() else { panic!("it ran") };
+    assert!(cause == Cause::App && !hint.contains("install"), "{cause:?} {hint}");
     core.host.close();
 }
