@@ -26,7 +26,8 @@ typedef struct Proofmark Proofmark;
  * "installing" while a linked model is proved for the first time; then "ready" or "refused". */
 Proofmark *proofmark_start(const char *config, char **error);
 
-/* Sends a command such as {"command":"say","text":"hello"}; never waits. */
+/* Sends a command such as {"command":"say","text":"hello"}; never waits. What fails is an event, "error", whose "command"
+ * names what was asked for: others are answered while a reply is being written. */
 int proofmark_send(const Proofmark *core, const char *command, char **error);
 
 /* Ends the reply being written, at once. */

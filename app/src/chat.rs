@@ -93,6 +93,16 @@ impl Chat {
         self.turns = turns.map(|(role, text)| Message::new(role, plain(text))).collect();
     }
 
+    /// How many messages the conversation has.
+    pub(crate) fn turns(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Takes back what came after the first messages: it could not be kept.
+    pub(crate) fn truncate(&mut self, turns: usize) {
+        self.turns.truncate(turns);
+    }
+
     /// The person says something; the model replies, piece by piece.
     ///
     /// # Errors

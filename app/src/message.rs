@@ -59,6 +59,23 @@ pub enum Command {
 }
 
 impl Command {
+    /// Its name, as in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Say { .. } => "say",
+            Self::Regenerate => "regenerate",
+            Self::New => "new",
+            Self::Open { .. } => "open",
+            Self::Delete { .. } => "delete",
+            Self::List => "list",
+            Self::Export { .. } => "export",
+            Self::Set { .. } => "set",
+            Self::Memory => "memory",
+            Self::Pause => "pause",
+            Self::Release => "release",
+        }
+    }
+
     /// Whether a reply being written is of no more use, whatever conversation it is in.
     pub(crate) fn interrupts(&self) -> bool {
         matches!(self, Self::New | Self::Open { .. } | Self::Regenerate | Self::Pause)
@@ -126,8 +143,11 @@ pub enum Event {
     },
     /// The reply ended and is on disk.
     Reply(Box<Reply>),
-    /// What was asked for failed; all is as before.
+    /// What was asked for failed; all is as before. Where that cannot be (the disk does not take back what was said),
+    /// the conversation as it is comes first, opened anew.
     Error {
+        /// Name of the command that failed: others are answered while a reply is being written.
+        command: &'static str,
         /// Why.
         message: String,
     },
@@ -155,6 +175,13 @@ pub enum Event {
     },
     /// Memory of this process.
     Memory(Memory),
+}
+
+impl Event {
+    /// A command failed.
+    pub(crate) fn error(command: &'static str, error: &anyhow::Error) -> Self {
+        Self::Error { command, message: format!("{error:#}") }
+    }
 }
 
 /// What keeps the app from running.

@@ -275,7 +275,7 @@ impl Terminal {
                 }
             }
             Event::Settings { settings } => self.settings = settings,
-            Event::Error { message } => self.complain(&message),
+            Event::Error { message, .. } => self.complain(&message),
             Event::Exported { name, document } => self.write_document(&name, &document)?,
             Event::Reply(reply) => {
                 if !self.as_json {

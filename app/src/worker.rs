@@ -1,19 +1,15 @@
 //! What runs on the model's thread.
 
-use std::{
-    collections::VecDeque,
-    ops::ControlFlow,
-    sync::mpsc::{Receiver, TryRecvError},
-    time::Instant,
-};
+mod watcher;
+
+use std::{collections::VecDeque, ops::ControlFlow, sync::mpsc::Receiver, time::Instant};
 
 use anyhow::Context as _;
-use engine::generate::{Finish, Piece};
+use engine::generate::{Finish, Reply as Generated};
 
 use crate::{
     Card,
-    chat::{Chat, Turn, Watch, Wish},
-    document,
+    chat::{Chat, Turn, Wish},
     host::{Config, Gone, Outlet, Stopper},
     install::{self, Refusal},
     message::{Cause, Command, Event, Memory, Reply, Statistics},
@@ -21,14 +17,13 @@ use crate::{
     settings::Settings,
     store::{self, Store},
 };
+use watcher::{Watcher, aside};
 
 /// A command and its number.
 type Numbered = (u64, Command);
 
 /// Events of an installation: enough for a bar that moves.
 const PROGRESS_STEPS: u64 = 50;
-/// Commands put off until a reply ended; then the queue itself fills up, and a front is told.
-const WAITING_MAX: usize = 32;
 
 /// The core, from start to end.
 pub(crate) fn run(
@@ -124,6 +119,7 @@ impl Worker {
         while !self.stopper.is_closed() {
             let next = self.waiting.pop_front().map_or_else(|| commands.recv(), Ok);
             let Ok((number, command)) = next else { return Ok(()) };
+            let name = command.name();
             let done = match command {
                 Command::Say { text } => self.say(number, &text, commands, outlet),
                 Command::Regenerate => self.regenerate(number, commands, outlet),
@@ -131,7 +127,7 @@ impl Worker {
             };
             match done {
                 Ok(sent) => sent?,
-                Err(error) => outlet.send(Event::Error { message: format!("{error:#}") })?,
+                Err(error) => outlet.send(Event::error(name, &error))?,
             }
         }
         Ok(())
@@ -196,15 +192,24 @@ impl Worker {
         }
         let Settings { tokens_max, .. } = self.settings;
         let wish = Wish { sampling: self.settings.sampling(), tokens_max: tokens_max as usize };
+        let turns = self.chat.turns();
         let (chat, mut watcher) = self.watcher(number, commands, outlet);
         let turn = chat.say(text, wish, &mut watcher);
         let gone = watcher.gone;
-        match turn {
-            Ok(turn) => self.finish(id, turn, false, gone, outlet),
+        match turn.and_then(|turn| self.keep(id, turn, false)) {
+            Ok(turn) => self.tell(id, turn, false, gone, outlet),
             Err(error) => {
-                self.store.take_back(id)?;
-                self.open = before;
-                Err(error)
+                self.chat.truncate(turns);
+                match self.store.take_back(id) {
+                    Ok(()) => {
+                        self.open = before;
+                        Err(error)
+                    }
+                    Err(also) => {
+                        let also = format!("what was said cannot be taken back: {also:#}");
+                        self.as_kept(id, error.context(also), outlet)
+                    }
+                }
             }
         }
     }
@@ -224,16 +229,25 @@ impl Worker {
         let (chat, mut watcher) = self.watcher(number, commands, outlet);
         let turn = chat.regenerate(Wish { sampling, tokens_max }, &mut watcher);
         let gone = watcher.gone;
-        match turn {
-            Ok(turn) => self.finish(id, turn, true, gone, outlet),
-            Err(error) => {
-                // A front took the old reply away when it heard that another was to come.
-                let conversation = Some(self.store.conversation(id)?);
-                match outlet.send(Event::Opened { conversation }) {
-                    Ok(()) => Err(error),
-                    Err(gone) => Ok(Err(gone)),
-                }
-            }
+        match turn.and_then(|turn| self.keep(id, turn, true)) {
+            Ok(turn) => self.tell(id, turn, true, gone, outlet),
+            // A front took the old reply away when it heard that another was to come.
+            Err(error) => self.as_kept(id, error, outlet),
+        }
+    }
+
+    /// After a failure: what is on disk counts, for the model and for who looks at it. The error is told after it.
+    fn as_kept(
+        &mut self,
+        id: i64,
+        error: anyhow::Error,
+        outlet: &mut Outlet,
+    ) -> anyhow::Result<Result<(), Gone>> {
+        let Ok(conversation) = self.store.conversation(id) else { return Err(error) };
+        self.chat.set_turns(conversation.messages.iter().map(|kept| (kept.role, kept.content.as_str())));
+        match outlet.send(Event::Opened { conversation: Some(conversation) }) {
+            Ok(()) => Err(error),
+            Err(gone) => Ok(Err(gone)),
         }
     }
 
@@ -249,8 +263,15 @@ impl Worker {
         (chat, Watcher { number, commands, outlet, store, open, waiting, stopper, useless, gone })
     }
 
-    /// Keeps a reply and tells of it.
-    fn finish(
+    /// Keeps a reply.
+    fn keep(&mut self, id: i64, turn: Turn, instead: bool) -> anyhow::Result<Turn> {
+        let Generated { text, finish, .. } = &turn.reply;
+        self.store.replied(id, text, name(*finish), instead)?;
+        Ok(turn)
+    }
+
+    /// Tells of a reply that was kept.
+    fn tell(
         &mut self,
         id: i64,
         turn: Turn,
@@ -259,7 +280,6 @@ impl Worker {
         outlet: &mut Outlet,
     ) -> anyhow::Result<Result<(), Gone>> {
         let Turn { reply, forgotten } = turn;
-        self.store.replied(id, &reply.text, name(reply.finish), instead)?;
         if gone {
             return Ok(Err(Gone));
         }
@@ -288,23 +308,6 @@ impl Worker {
     }
 }
 
-/// Does what touches no open conversation.
-fn aside(store: &Store, open: Option<i64>, command: Command) -> anyhow::Result<Event> {
-    match command {
-        Command::Export { id, format } => {
-            let id = id.or(open).context("no conversation is open")?;
-            let document = document::document(&store.conversation(id)?, format)?;
-            Ok(Event::Exported { name: format!("conversation-{id}.{}", format.extension()), document })
-        }
-        Command::Delete { id } => {
-            store.delete(id)?;
-            Ok(Event::Listed { conversations: store.list()? })
-        }
-        Command::List => Ok(Event::Listed { conversations: store.list()? }),
-        _ => Ok(Event::Memory(Memory::now().unwrap_or_default())),
-    }
-}
-
 /// As serde names it.
 fn name(finish: Finish) -> &'static str {
     match finish {
@@ -312,64 +315,5 @@ fn name(finish: Finish) -> &'static str {
         Finish::Length => "length",
         Finish::Window => "window",
         Finish::Interrupted => "interrupted",
-    }
-}
-
-/// Looks, while a reply is being written, whether it still should be, and does what can be done meanwhile.
-struct Watcher<'a> {
-    number: u64,
-    commands: &'a Receiver<Numbered>,
-    outlet: &'a mut Outlet,
-    store: &'a Store,
-    open: Option<i64>,
-    waiting: &'a mut VecDeque<Numbered>,
-    stopper: &'a Stopper,
-    /// The conversation of this reply is about to be deleted.
-    useless: bool,
-    gone: bool,
-}
-
-impl Watcher<'_> {
-    /// Does what can be done aside; the other commands wait.
-    fn look(&mut self) {
-        while self.waiting.len() < WAITING_MAX {
-            let (number, command) = match self.commands.try_recv() {
-                Ok(numbered) => numbered,
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => return self.gone = true,
-            };
-            if !command.is_aside(self.open) {
-                self.useless |= matches!(command, Command::Delete { .. });
-                self.waiting.push_back((number, command));
-                continue;
-            }
-            let event = aside(self.store, self.open, command);
-            let event = event.unwrap_or_else(|error| Event::Error { message: format!("{error:#}") });
-            self.gone |= self.outlet.send(event).is_err();
-        }
-    }
-
-    fn should_stop(&mut self) -> bool {
-        self.look();
-        self.gone || self.useless || self.stopper.is_stopped(self.number)
-    }
-}
-
-impl Watch for Watcher<'_> {
-    fn piece(&mut self, piece: Piece<'_>) -> ControlFlow<()> {
-        if self.should_stop() {
-            return ControlFlow::Break(());
-        }
-        let sent = self.outlet.send_or_join(Event::Piece {
-            text: piece.text.to_owned(),
-            reply_tokens: piece.statistics.reply_tokens,
-            decode_tokens_per_second: piece.statistics.decode_rate(),
-        });
-        self.gone |= sent.is_err();
-        if self.gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    fn interrupted(&mut self) -> bool {
-        self.should_stop()
     }
 }

@@ -420,3 +420,26 @@ fn long_text_other_directions_and_emoji_are_drawn() {
     assert!(before != after, "dark is not light");
     window.front.close();
 }
+
+#[test]
+fn an_asides_failure_is_not_taken_for_the_replys() {
+    let window = Window::ready();
+    window.say("hello");
+    window.until(|event| matches!(event, Event::Said { .. }));
+    // As it comes from the core when another conversation is not there any more.
+    window.front.apply(Event::Error { command: "export", message: "got conversation 7".to_owned() });
+    assert_eq!(window.bubbles().first(), Some(&(true, "hello".to_owned())));
+    assert!(window.core().get_replying());
+    assert_eq!(
+        (window.core().get_draft().as_str(), window.core().get_notice().as_str()),
+        ("", "got conversation 7")
+    );
+    window.reply();
+    assert_eq!(window.bubbles().len(), 2);
+    // What could not even be written down is given back, too.
+    window.say("again");
+    window.front.apply(Event::Error { command: "say", message: "the disk is full".to_owned() });
+    assert_eq!((window.bubbles().len(), window.core().get_draft().as_str()), (2, "again"));
+    assert!(!window.core().get_replying());
+    window.front.close();
+}

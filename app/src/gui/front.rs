@@ -52,8 +52,8 @@ pub struct Front {
     bubbles: Rc<VecModel<Bubble>>,
     /// The reply being written: its row, once it has one.
     growing: Cell<Option<usize>>,
-    /// What was said and is not replied to yet, and the row it is in; none while a reply is regenerated.
-    said: RefCell<Option<(usize, String)>>,
+    /// What was said and is not replied to yet, and the row it is in once it is on disk.
+    said: RefCell<Option<(Option<usize>, String)>>,
     settings: RefCell<Settings>,
     is_ready: Cell<bool>,
     documents: Utf8PathBuf,
@@ -152,6 +152,7 @@ impl Front {
         let text = text.trim();
         // What was not taken stays where it was typed.
         if !text.is_empty() && self.send(Command::Say { text: text.to_owned() }) {
+            self.said.replace(Some((None, text.to_owned())));
             self.replying(true);
             self.core(|core| core.set_draft(SharedString::default()));
         }
@@ -241,7 +242,7 @@ impl Front {
                 });
             }
             Event::Reply(reply) => self.show_reply(&reply),
-            Event::Error { message } => self.show_error(&message),
+            Event::Error { command, message } => self.show_error(command, &message),
             Event::Opened { conversation } => self.show_conversation(conversation.as_ref()),
             Event::Listed { conversations } => self.show_list(&conversations),
             Event::Exported { name, document } => self.write_document(&name, &document),
@@ -308,7 +309,7 @@ impl Front {
         if let Some(title) = text.as_deref().filter(|_| self.bubbles.row_count() == 1) {
             self.core(|core| core.set_title(title.into()));
         }
-        self.said.replace(text.map(|text| (self.bubbles.row_count() - 1, text)));
+        self.said.replace(text.map(|text| (self.bubbles.row_count().checked_sub(1), text)));
         self.scroll();
     }
 
@@ -349,23 +350,31 @@ impl Front {
         self.scroll();
     }
 
-    fn show_error(&self, message: &str) {
-        // What was said was taken back, with whatever had come of a reply: the person has it again, to change it.
-        if let Some((row, text)) = self.said.replace(None) {
-            self.bubbles.set_vec(self.bubbles.iter().take(row).collect::<Vec<_>>());
-            self.core(|core| {
-                if core.get_draft().is_empty() {
-                    core.set_draft(text.into());
-                }
-                if row == 0 {
-                    core.set_title(SharedString::default());
-                }
-            });
+    fn show_error(&self, command: &str, message: &str) {
+        // Others fail while a reply is being written: that goes on.
+        if matches!(command, "say" | "regenerate") {
+            self.give_back();
+            self.growing.set(None);
+            self.replying(false);
+            self.scroll();
         }
-        self.growing.set(None);
-        self.replying(false);
         self.notice(message);
-        self.scroll();
+    }
+
+    /// What was said was taken back, with whatever had come of a reply: the person has it again, to change it.
+    fn give_back(&self) {
+        let Some((row, text)) = self.said.replace(None) else { return };
+        if let Some(row) = row {
+            self.bubbles.set_vec(self.bubbles.iter().take(row).collect::<Vec<_>>());
+        }
+        self.core(|core| {
+            if core.get_draft().is_empty() {
+                core.set_draft(text.into());
+            }
+            if row == Some(0) {
+                core.set_title(SharedString::default());
+            }
+        });
     }
 
     fn show_conversation(&self, conversation: Option<&Conversation>) {

@@ -163,7 +163,7 @@ fn a_reply_that_cannot_be_regenerated_is_shown_again() {
     assert!(matches!(core.next(), Event::Said { text: None, .. }));
     let Event::Opened { conversation: Some(kept) } = core.next() else { panic!("not shown") };
     assert_eq!(kept.messages.last().unwrap().content, reply.text);
-    assert!(matches!(core.next(), Event::Error { message } if message.contains("expected at most")));
+    assert!(matches!(core.next(), Event::Error { message, .. } if message.contains("expected at most")));
     core.host.close();
 }
 
@@ -172,7 +172,7 @@ fn a_system_message_that_fills_the_window_is_refused_when_it_is_set() {
     let core = Core::ready();
     let settings = Settings { system: "be kind ".repeat(500), ..Settings::default() };
     core.send(Command::Set { settings });
-    assert!(matches!(core.next(), Event::Error { message } if message.contains("half of the window")));
+    assert!(matches!(core.next(), Event::Error { message, .. } if message.contains("half of the window")));
     core.host.close();
 }
 
@@ -194,7 +194,9 @@ fn conversations_are_kept_opened_exported_and_deleted() {
         core.next();
     }
     core.send(Command::Regenerate);
-    assert!(matches!(core.next(), Event::Error { message } if message.contains("no conversation is open")));
+    assert!(
+        matches!(core.next(), Event::Error { message, .. } if message.contains("no conversation is open"))
+    );
     core.send(Command::List);
     let Event::Listed { conversations } = core.next() else { panic!("no list") };
     let id = conversations.first().unwrap().id;
@@ -224,7 +226,7 @@ fn a_message_that_does_not_fit_leaves_no_trace() {
     let core = Core::ready();
     core.say(&"very ".repeat(2000));
     assert!(matches!(core.next(), Event::Said { .. }));
-    assert!(matches!(core.next(), Event::Error { message } if message.contains("expected at most")));
+    assert!(matches!(core.next(), Event::Error { message, .. } if message.contains("expected at most")));
     core.send(Command::List);
     assert!(matches!(core.next(), Event::Listed { conversations } if conversations.is_empty()));
     core.host.close();
@@ -282,5 +284,59 @@ fn conversations_that_cannot_be_used_are_no_fault_of_the_models() {
     let core = Core::start(Config { threads: Some(999), ..Config::default() });
     let Some(Event::Refused { cause, hint, .. }) = core.events.iter().last() else { panic!("it ran") };
     assert!(cause == Cause::App && !hint.contains("install"), "{cause:?} {hint}");
+    core.host.close();
+}
+
+#[test]
+fn a_reply_that_cannot_be_kept_leaves_all_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = Utf8PathBuf::try_from(folder.path().to_owned()).unwrap();
+    let core = Core::start(Config { data: Some(data.clone()), ..Config::default() });
+    let until = |last: &dyn Fn(&Event) -> bool| loop {
+        let event = core.next();
+        if last(&event) {
+            return event;
+        }
+    };
+    let failed = |of: &'static str| {
+        until(
+            &|event| matches!(event, Event::Error { command, message } if *command == of && message.contains("full")),
+        )
+    };
+    let messages = |id| {
+        core.send(Command::Export { id: Some(id), format: Format::Json });
+        let Event::Exported { document, .. } = core.next() else { panic!("not exported") };
+        let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+        document["messages"].as_array().unwrap().len()
+    };
+    until(&|event| matches!(event, Event::Ready { .. }));
+    core.say("hello");
+    let (first, _) = core.reply();
+    // Another connection makes the disk full, for replies alone at first.
+    let other = rusqlite::Connection::open(data.join("conversations.sqlite")).unwrap();
+    let full = "BEGIN SELECT RAISE(FAIL, 'the disk is full'); END";
+    let sql = format!("CREATE TRIGGER a BEFORE INSERT ON message WHEN NEW.role = 'assistant' {full}");
+    other.execute_batch(&sql).unwrap();
+    core.say("i feel sad today");
+    failed("say");
+    assert_eq!(messages(1), 2);
+    core.send(Command::Regenerate);
+    let shown = until(&|event| matches!(event, Event::Opened { .. }));
+    let Event::Opened { conversation: Some(shown) } = shown else { panic!("nothing") };
+    assert_eq!(shown.messages.last().unwrap().content, first.text);
+    failed("regenerate");
+    // Now not even what was said can be taken back: then it stays, and everybody knows of it.
+    other.execute_batch(&format!("CREATE TRIGGER b BEFORE DELETE ON message {full}")).unwrap();
+    core.say("i feel happy today");
+    let shown = until(&|event| matches!(event, Event::Opened { .. }));
+    let Event::Opened { conversation: Some(shown) } = shown else { panic!("nothing") };
+    assert_eq!(shown.messages.last().unwrap().content, "i feel happy today");
+    failed("say");
+    assert_eq!(messages(1), 3);
+    // With room on the disk all goes on: the model sees what is kept, no more and no less.
+    other.execute_batch("DROP TRIGGER a; DROP TRIGGER b").unwrap();
+    core.send(Command::Regenerate);
+    core.reply();
+    assert_eq!(messages(1), 4);
     core.host.close();
 }

@@ -24,7 +24,8 @@ public final class Core implements AutoCloseable {
 
     /**
      * Sends a command such as {"command":"say","text":"hello"}; never waits. Throws IllegalArgumentException when it is
-     * no command, IllegalStateException when too many commands wait or the core has ended.
+     * no command, IllegalStateException when too many commands wait or the core has ended. What fails later is an event,
+     * "error", whose "command" names what was asked for: others are answered while a reply is being written.
      */
     public void send(String command) {
         Lock shared = open();
