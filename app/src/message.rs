@@ -45,7 +45,7 @@ pub enum Command {
         /// How.
         format: Format,
     },
-    /// Set what can be set, and keep it.
+    /// Set what can be set, and keep what differs from what was set before: flags of this run alone are not kept.
     Set {
         /// All of it.
         settings: Settings,

@@ -45,7 +45,10 @@ pub(crate) fn run(
 struct Worker {
     chat: Chat,
     store: Store,
+    /// What holds now: what is kept, and over it what is set for this run alone.
     settings: Settings,
+    /// What is on disk.
+    kept: Settings,
     /// The open conversation.
     open: Option<i64>,
     /// Replies that were regenerated: each wants another start of the random sequence.
@@ -80,7 +83,8 @@ impl Worker {
         };
         let store = Store::open(data).map_err(unusable)?;
         let kept = store.settings().map_err(unusable)?.unwrap_or_default();
-        let settings = config.overrides.over(kept);
+        let is_flag = config.overrides.system.is_some();
+        let mut settings = config.overrides.over(kept.clone());
         let wrong = |error| refused(anyhow::Error::msg(error), "start the app with another value");
         settings.check().map_err(wrong)?;
 
@@ -100,11 +104,19 @@ impl Worker {
             // Refused while another core of this process has a model: then its number holds.
             None => _ = engine::runtime::threads_default().and_then(engine::runtime::set_threads),
         }
-        let (mut chat, warning) = Chat::load(bytes, tokenizer, template, packed).map_err(cannot)?;
+        let (mut chat, mut warning) = Chat::load(bytes, tokenizer, template, packed).map_err(cannot)?;
+        if let Err(error) = chat.check_system(&settings.system) {
+            if is_flag {
+                return Err(wrong(format!("{error:#}")));
+            }
+            // Kept under a model with a larger window. It stays on disk until a person sets another one.
+            settings.system.clear();
+            let left_out = format!("the system message that is kept is left out: {error:#}");
+            warning = Some(warning.map_or(left_out.clone(), |warning| format!("{warning}; {left_out}")));
+        }
         chat.set_system(&settings.system);
-        let stopper = stopper.clone();
-        let worker = Self { chat, store, settings, open: None, again: 0, waiting: VecDeque::new(), stopper };
-        Ok((worker, warning))
+        let (stopper, waiting) = (stopper.clone(), VecDeque::new());
+        Ok((Self { chat, store, settings, kept, open: None, again: 0, waiting, stopper }, warning))
     }
 
     fn serve(
@@ -115,7 +127,35 @@ impl Worker {
         warning: Option<String>,
     ) -> Result<(), Gone> {
         let start_ms = started.elapsed().as_secs_f64() * 1e3;
-        outlet.send(Event::Ready { start_ms, warning, settings: self.settings.clone() })?;
+        let ready = Event::Ready { start_ms, warning, settings: self.settings.clone() };
+        let served = outlet.send(ready).and_then(|()| self.serve_until_closed(commands, outlet));
+        self.put_away(commands);
+        served
+    }
+
+    /// Does what was taken and not done yet, as far as it needs nobody to see it: closing loses nothing.
+    fn put_away(&mut self, commands: &Receiver<Numbered>) {
+        while let Some((_, command)) = self.waiting.pop_front().or_else(|| commands.try_recv().ok()) {
+            // There is nobody left to tell of a failure.
+            let _ = match command {
+                Command::Set { settings } => self.set(settings),
+                Command::Delete { id } => self.store.delete(id),
+                _ => Ok(()),
+            };
+        }
+    }
+
+    fn set(&mut self, wanted: Settings) -> anyhow::Result<()> {
+        wanted.check().map_err(anyhow::Error::msg)?;
+        self.chat.check_system(&wanted.system)?;
+        let kept = self.kept.clone().changed(&self.settings, &wanted);
+        self.store.keep_settings(&kept)?;
+        self.chat.set_system(&wanted.system);
+        (self.kept, self.settings) = (kept, wanted);
+        Ok(())
+    }
+
+    fn serve_until_closed(&mut self, commands: &Receiver<Numbered>, outlet: &mut Outlet) -> Result<(), Gone> {
         while !self.stopper.is_closed() {
             let next = self.waiting.pop_front().map_or_else(|| commands.recv(), Ok);
             let Ok((number, command)) = next else { return Ok(()) };
@@ -135,7 +175,7 @@ impl Worker {
 
     /// Does what needs no model. The outer error is told; the inner one ends the core.
     fn act(&mut self, command: Command, outlet: &mut Outlet) -> anyhow::Result<Result<(), Gone>> {
-        let Self { chat, store, settings, open, .. } = self;
+        let Self { chat, store, open, .. } = self;
         let event = match command {
             Command::Say { .. } | Command::Regenerate => return Ok(Ok(())),
             Command::New => {
@@ -158,13 +198,9 @@ impl Worker {
                 }
                 Event::Listed { conversations: store.list()? }
             }
-            Command::Set { settings: wanted } => {
-                wanted.check().map_err(anyhow::Error::msg)?;
-                chat.check_system(&wanted.system)?;
-                store.keep_settings(&wanted)?;
-                chat.set_system(&wanted.system);
-                settings.clone_from(&wanted);
-                Event::Settings { settings: wanted }
+            Command::Set { settings } => {
+                self.set(settings)?;
+                Event::Settings { settings: self.settings.clone() }
             }
             Command::Pause | Command::Release => {
                 chat.release_pages();

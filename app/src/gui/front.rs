@@ -193,7 +193,11 @@ impl Front {
         self.core(|core| {
             settings.system = core.get_system().into();
             // A slider computes in floats: 0.7 must not become 0.70000005.
-            settings.temperature = (core.get_temperature() * 100.0).round() / 100.0;
+            let temperature = (core.get_temperature() * 100.0).round() / 100.0;
+            // Nor must what was never touched: a flag may have set 0.333.
+            if (temperature - settings.temperature).abs() > 0.005 {
+                settings.temperature = temperature;
+            }
             settings.tokens_max = core.get_tokens_max().unsigned_abs();
             settings.appearance = match core.get_scheme() {
                 1 => Appearance::Light,
