@@ -80,6 +80,7 @@ fn forward(events: &Receiver<Event>) {
             return;
         }
     }
+    let _ = slint::invoke_from_event_loop(|| front::with(Front::ended));
 }
 
 /// How long it took, in a process that does nothing else.

@@ -173,8 +173,11 @@ pub enum Event {
         /// All of it.
         settings: Settings,
     },
-    /// Memory of this process.
-    Memory(Memory),
+    /// How much memory is in use, and the answer to what gives some back.
+    Memory {
+        /// Of this process; absent where the system does not tell.
+        memory: Option<Memory>,
+    },
 }
 
 impl Event {
@@ -233,7 +236,7 @@ pub struct Statistics {
 }
 
 /// Resident memory of this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Memory {
     /// Heap, stacks, packed weights.
     pub anonymous_bytes: u64,

@@ -73,7 +73,7 @@ impl Wait {
             Event::Listed { .. } => self == Self::Listed,
             Event::Exported { .. } => self == Self::Exported,
             Event::Settings { .. } => self == Self::Settings,
-            Event::Memory(_) => self == Self::Memory,
+            Event::Memory { .. } => self == Self::Memory,
             _ => false,
         }
     }
@@ -201,6 +201,10 @@ impl Terminal {
                     code = ExitCode::FAILURE;
                 }
                 Input::Event(event) => self.event(event)?,
+                Input::Ended if code == ExitCode::SUCCESS => {
+                    self.complain("the core ended without being asked to");
+                    return self.leave(ExitCode::FAILURE);
+                }
                 Input::Ended => return self.leave(code),
             }
         }

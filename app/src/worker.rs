@@ -28,15 +28,14 @@ const PROGRESS_STEPS: u64 = 50;
 /// The core, from start to end.
 pub(crate) fn run(
     config: Config,
-    // Before the commands: locals drop in reverse, and who sees the events end may count on commands being refused.
-    mut outlet: Outlet,
+    outlet: &mut Outlet,
     commands: Receiver<Numbered>,
     stopper: &Stopper,
     started: Instant,
 ) {
     // A front that goes away ends the core; there is nobody left to tell.
-    let _: Result<(), Gone> = match Worker::start(config, &mut outlet, stopper) {
-        Ok((worker, warning)) => worker.serve(&commands, &mut outlet, started, warning),
+    let _: Result<(), Gone> = match Worker::start(config, outlet, stopper) {
+        Ok((worker, warning)) => worker.serve(&commands, outlet, started, warning),
         Err(Refusal { cause, reason, hint }) => outlet.send(Event::Refused { cause, reason, hint }),
     };
 }
@@ -204,7 +203,7 @@ impl Worker {
             }
             Command::Pause | Command::Release => {
                 chat.release_pages();
-                Event::Memory(Memory::now().unwrap_or_default())
+                Event::Memory { memory: Memory::now() }
             }
             command @ (Command::List | Command::Export { .. } | Command::Memory | Command::Delete { .. }) => {
                 aside(store, *open, command)?

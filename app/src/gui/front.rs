@@ -96,9 +96,27 @@ impl Front {
     /// Ends the core; everything is on disk afterwards.
     pub fn close(&self) {
         self.keep_settings();
-        if let Some(host) = self.host.take() {
+        let Some(host) = self.host.take() else { return };
+        // Android stops an app whose main thread waits, and the first loading of a large model packs its weights for long.
+        // The process stays there; elsewhere it ends next, which must not happen under a thread that computes.
+        if cfg!(target_os = "android") && !self.is_ready.get() {
+            host.abandon();
+        } else {
             host.close();
         }
+    }
+
+    /// The core sends nothing any more. Unless it was closed or said why, that is a fault.
+    pub fn ended(&self) {
+        let open = self.host.borrow().is_some();
+        self.core(|core| {
+            if open && core.get_refusal_reason().is_empty() {
+                core.set_replying(false);
+                core.set_refusal_reason("the core ended without being asked to".into());
+                core.set_refusal_hint("start the app again: what was said is kept".into());
+                core.set_screen(Screen::Refused);
+            }
+        });
     }
 
     /// Gives back memory and stops a reply: the app is no longer looked at. What was changed in the settings is kept.
@@ -222,6 +240,7 @@ impl Front {
             Event::Card { card } => self.core(|core| show_card(core, &card)),
             Event::Installing { done_bytes, total_bytes } => self.installing(done_bytes, total_bytes),
             Event::Refused { cause, reason, hint } => self.core(|core| {
+                core.set_replying(false);
                 core.set_refusal(match cause {
                     Cause::Model => Refusal::Model,
                     Cause::Conversations => Refusal::Conversations,
@@ -251,7 +270,10 @@ impl Front {
             Event::Listed { conversations } => self.show_list(&conversations),
             Event::Exported { name, document } => self.write_document(&name, &document),
             Event::Settings { settings } => self.show_settings(settings),
-            Event::Memory(memory) => self.core(|core| core.set_figures(memory_text(&memory).into())),
+            Event::Memory { memory } => {
+                let text = memory.as_ref().map(memory_text).unwrap_or_default();
+                self.core(|core| core.set_figures(text.into()));
+            }
         }
     }
 

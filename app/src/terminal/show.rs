@@ -54,7 +54,8 @@ pub(super) fn event(event: &Event) -> anyhow::Result<()> {
                 writeln!(out, "{:>5}  {when}  {} ({} messages)", one.id, one.title, one.messages)?;
             }
         }
-        Event::Memory(memory) => writeln!(out, "{}", memory_line(memory))?,
+        Event::Memory { memory: Some(memory) } => writeln!(out, "{}", memory_line(memory))?,
+        Event::Memory { memory: None } => writeln!(out, "memory: the system does not tell")?,
         _ => {}
     }
     Ok(())

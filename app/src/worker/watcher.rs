@@ -94,6 +94,6 @@ pub(super) fn aside(store: &Store, open: Option<i64>, command: Command) -> anyho
             Ok(Event::Listed { conversations: store.list()? })
         }
         Command::List => Ok(Event::Listed { conversations: store.list()? }),
-        _ => Ok(Event::Memory(Memory::now().unwrap_or_default())),
+        _ => Ok(Event::Memory { memory: Memory::now() }),
     }
 }
