@@ -33,7 +33,8 @@ int proofmark_send(const Proofmark *core, const char *command, char **error);
 /* Ends the reply being written, at once. */
 void proofmark_stop(const Proofmark *core);
 
-/* The next event, to be freed; NULL when none came within timeout_ms, or the core has ended. */
+/* The next event, to be freed; NULL when none came within timeout_ms, or the core has ended. A core that ends by itself
+ * says "refused" last, and no event follows that one. With 0 it never waits, whoever else does. */
 char *proofmark_next_event(const Proofmark *core, uint32_t timeout_ms);
 
 /* Which model is inside and what proved it, to be freed. */
@@ -41,7 +42,8 @@ char *proofmark_provenance(void);
 
 void proofmark_free_string(char *text);
 
-/* Ends the core and waits until everything is on disk. No other call may use it any more. */
+/* Ends the core and waits until everything is on disk. No other call may begin with it any more; a proofmark_next_event
+ * that waits answers NULL. */
 void proofmark_close(Proofmark *core);
 
 #ifdef __cplusplus
