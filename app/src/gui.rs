@@ -11,6 +11,7 @@ mod headless;
 mod ios;
 mod look;
 mod screenshots;
+mod shown;
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError},

@@ -128,7 +128,7 @@ impl Window {
 #[test]
 fn a_message_is_typed_sent_and_answered_in_a_bubble() {
     let window = Window::ready();
-    window.click("Message");
+    // At once: the field has the keys.
     window.keys("hello");
     window.keys("\n");
     assert!(window.core().get_replying());
@@ -339,6 +339,8 @@ fn conversations_are_listed_exported_opened_and_deleted_after_a_second_question(
         window.until(|event| matches!(event, Event::Exported { .. }));
         let written = std::fs::read_to_string(window.folder.path().join("documents").join(name)).unwrap();
         assert!(written.contains("> hello"), "{written}");
+        window.act("Copy the document");
+        assert_eq!((window.screen.clipboard(), window.core().get_notice().as_str()), (written, "Copied"));
     }
 
     window.act("Delete the weather is bad");
@@ -377,6 +379,9 @@ fn a_tampered_model_shows_the_installation_and_then_why_it_is_refused() {
     });
     window.until(|event| matches!(event, Event::Installing { .. }));
     assert!(window.is_there("Proving the model"));
+    // As it is with a model that passes: packing goes on after the last byte was read.
+    window.front.apply(Event::Installing { done_bytes: 10, total_bytes: 10 });
+    assert!(window.is_there("Preparing the model") && !window.is_there("Proving the model"));
     window.until(|event| matches!(event, Event::Refused { .. }));
     assert!(window.is_there("This model is not the one that was proved"));
     let reason = window.core().get_refusal_reason();

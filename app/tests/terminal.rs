@@ -120,6 +120,15 @@ fn settings_are_kept_and_flags_are_not() {
 }
 
 #[test]
+fn what_was_said_moves_no_cursor() {
+    let folder = tempfile::tempdir().unwrap();
+    said(folder.path(), &[], "hello \u{1b}[2J\u{7} there\n");
+    let out = said(folder.path(), &[], "/list\n/open 1\n").stdout;
+    assert!(text(&out).matches("hello \u{fffd}[2J").count() == 2, "{}", text(&out));
+    assert!(!out.contains(&0x1b) && !out.contains(&7));
+}
+
+#[test]
 fn one_prompt_gives_one_reply_and_keeps_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let output = said(folder.path(), &["--prompt", "hello"], "");
