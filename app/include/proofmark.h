@@ -13,6 +13,10 @@
 extern "C" {
 #endif
 
+/* Version of this header: of the functions, and of the JSON that goes in and out. It changes when a host has to. A new
+ * event, command or field does not change it: pass over what you do not know. */
+#define PROOFMARK_ABI_VERSION 1
+
 #define PROOFMARK_OK 0      /* the command was taken */
 #define PROOFMARK_INVALID 1 /* it is no command */
 #define PROOFMARK_BUSY 2    /* too many commands wait */
@@ -36,6 +40,9 @@ void proofmark_stop(const Proofmark *core);
 /* The next event, to be freed; NULL when none came within timeout_ms, or the core has ended. A core that ends by itself
  * says "refused" last, and no event follows that one. With 0 it never waits, whoever else does. */
 char *proofmark_next_event(const Proofmark *core, uint32_t timeout_ms);
+
+/* PROOFMARK_ABI_VERSION of the library: another one than this header's is not to be started. */
+uint32_t proofmark_abi_version(void);
 
 /* Which model is inside and what proved it, to be freed. */
 char *proofmark_provenance(void);

@@ -2,7 +2,7 @@
 //!
 //! A handle, strings of JSON in and out, nothing else: the messages are those of [`crate::message`], so a new event needs
 //! no new function. UniFFI would add its runtime, a generator and a licence that this project does not take (MPL-2.0)
-//! for seven functions.
+//! for eight functions.
 //!
 //! **Invariant:** no panic crosses the border, no pointer is believed to be non-null, and a string that was handed out is
 //! freed by [`proofmark_free_string`] alone.
@@ -31,6 +31,10 @@ pub const PROOFMARK_INVALID: c_int = 1;
 pub const PROOFMARK_BUSY: c_int = 2;
 /// The core has ended.
 pub const PROOFMARK_GONE: c_int = 3;
+
+/// Version of this surface: of the functions, and of the JSON that goes in and out. It changes when a host would have to;
+/// a new event, command or field is none of that: hosts pass over what they do not know.
+pub const PROOFMARK_ABI_VERSION: u32 = 1;
 
 /// A running core.
 #[derive(Debug)]
@@ -227,6 +231,12 @@ pub unsafe extern "C" fn proofmark_next_event(core: *const Proofmark, timeout_ms
     let Some(core) = (unsafe { core.as_ref().map(Proofmark::core) }) else { return std::ptr::null_mut() };
     let next = catch_unwind(AssertUnwindSafe(|| next(&core, Duration::from_millis(timeout_ms.into()))));
     next.ok().flatten().map_or(std::ptr::null_mut(), |text| owned(&text))
+}
+
+/// [`PROOFMARK_ABI_VERSION`] of the library, to compare with the header's.
+#[unsafe(no_mangle)]
+pub extern "C" fn proofmark_abi_version() -> u32 {
+    PROOFMARK_ABI_VERSION
 }
 
 /// Which model is inside and what proved it, as JSON to be freed; null when the library was altered.

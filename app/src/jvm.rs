@@ -106,6 +106,16 @@ pub extern "system" fn Java_org_proofmark_Core_next<'local>(
     })
 }
 
+/// `Core.abiVersion`.
+#[expect(unsafe_code, reason = "the name by which the class finds it")]
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_proofmark_Core_abiVersion<'local>(
+    _: EnvUnowned<'local>,
+    _: JClass<'local>,
+) -> jint {
+    capi::PROOFMARK_ABI_VERSION.cast_signed()
+}
+
 /// `Core.provenance`.
 #[expect(unsafe_code, reason = "the name by which the class finds it")]
 #[unsafe(no_mangle)]

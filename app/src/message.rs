@@ -255,20 +255,4 @@ impl Memory {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_are_json_and_nothing_unknown_passes() {
-        let parse = |text: &str| serde_json::from_str::<Command>(text);
-        assert_eq!(parse(r#"{"command":"say","text":"hi"}"#).unwrap(), Command::Say { text: "hi".into() });
-        assert_eq!(
-            parse(r#"{"command":"export","format":"markdown"}"#).unwrap(),
-            Command::Export { id: None, format: Format::Markdown }
-        );
-        assert_eq!(parse(r#"{"command":"new"}"#).unwrap(), Command::New);
-        for bad in [r#"{"command":"say"}"#, r#"{"command":"fly"}"#, r#"{"command":"open","id":"x"}"#, "[]"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@ import org.proofmark.Core;
 public final class Host {
     public static void main(String[] arguments) {
         String folder = arguments[0];
+        check(Core.abiVersion() == Core.ABI_VERSION, "class and library are of one version");
         expect(IllegalArgumentException.class, () -> new Core("{\"cache\": 7}"));
         String config = "{\"cache\": \"" + folder + "/cache\", \"data\": \"" + folder + "/data\"}";
         Core core = new Core(config);

@@ -84,7 +84,11 @@ fn the_header_is_c_and_names_every_function() {
         assert!(header.contains(&format!("{name}(")), "{name} is not in the header");
         count += 1;
     }
-    assert_eq!(count, 7);
+    assert_eq!(count, 8);
+    let version = app::capi::PROOFMARK_ABI_VERSION;
+    assert!(header.contains(&format!("#define PROOFMARK_ABI_VERSION {version}\n")));
+    let class = std::fs::read_to_string(Path::new(ROOT).join("include/org/proofmark/Core.java")).unwrap();
+    assert!(class.contains(&format!("int ABI_VERSION = {version};")));
     for (name, code) in [
         ("PROOFMARK_OK", app::capi::PROOFMARK_OK),
         ("PROOFMARK_INVALID", app::capi::PROOFMARK_INVALID),

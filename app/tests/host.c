@@ -34,6 +34,7 @@ static void send(const Proofmark *core, const char *command) {
 
 int main(int argc, char **argv) {
   if (argc != 2) return 2;
+  if (proofmark_abi_version() != PROOFMARK_ABI_VERSION) fail("the header's version", "another library's");
   char *error = NULL;
   if (proofmark_start("{}", &error)) fail("a start without a cache", "a core");
   expect(error, "cache");

@@ -56,6 +56,12 @@ public final class Core implements AutoCloseable {
         }
     }
 
+    /** Version of this class: of its methods, and of the JSON that goes in and out. */
+    public static final int ABI_VERSION = 1;
+
+    /** ABI_VERSION of the library: another one than this class's is not to be started. */
+    public static native int abiVersion();
+
     /** Which model is inside and what proved it. */
     public static native String provenance();
 
