@@ -9,7 +9,9 @@ mod front;
 mod headless;
 #[cfg(target_os = "ios")]
 mod ios;
+mod look;
 mod screenshots;
+mod shown;
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError},
@@ -79,6 +81,7 @@ fn forward(events: &Receiver<Event>) {
             return;
         }
     }
+    let _ = slint::invoke_from_event_loop(|| front::with(Front::ended));
 }
 
 /// How long it took, in a process that does nothing else.

@@ -128,7 +128,7 @@ impl Window {
 #[test]
 fn a_message_is_typed_sent_and_answered_in_a_bubble() {
     let window = Window::ready();
-    window.click("Message");
+    // At once: the field has the keys.
     window.keys("hello");
     window.keys("\n");
     assert!(window.core().get_replying());
@@ -339,6 +339,8 @@ fn conversations_are_listed_exported_opened_and_deleted_after_a_second_question(
         window.until(|event| matches!(event, Event::Exported { .. }));
         let written = std::fs::read_to_string(window.folder.path().join("documents").join(name)).unwrap();
         assert!(written.contains("> hello"), "{written}");
+        window.act("Copy the document");
+        assert_eq!((window.screen.clipboard(), window.core().get_notice().as_str()), (written, "Copied"));
     }
 
     window.act("Delete the weather is bad");
@@ -377,6 +379,9 @@ fn a_tampered_model_shows_the_installation_and_then_why_it_is_refused() {
     });
     window.until(|event| matches!(event, Event::Installing { .. }));
     assert!(window.is_there("Proving the model"));
+    // As it is with a model that passes: packing goes on after the last byte was read.
+    window.front.apply(Event::Installing { done_bytes: 10, total_bytes: 10 });
+    assert!(window.is_there("Preparing the model") && !window.is_there("Proving the model"));
     window.until(|event| matches!(event, Event::Refused { .. }));
     assert!(window.is_there("This model is not the one that was proved"));
     let reason = window.core().get_refusal_reason();
@@ -387,6 +392,20 @@ fn a_tampered_model_shows_the_installation_and_then_why_it_is_refused() {
     assert!(window.is_there(&format!("SHA-256: {}", app::card().unwrap().sha256)));
     window.act("Back");
     assert!(window.is_there("Quit"));
+    window.front.close();
+}
+
+#[test]
+fn conversations_that_cannot_be_used_do_not_accuse_the_model() {
+    let window = Window::open(|folder| {
+        let data = Utf8PathBuf::try_from(folder.path().to_owned()).unwrap();
+        std::fs::write(data.join("conversations.sqlite"), vec![0x5a; 8192]).unwrap();
+        Config { data: Some(data), ..Config::default() }
+    });
+    window.until(|event| matches!(event, Event::Refused { .. }));
+    assert!(window.is_there("The conversations cannot be used"));
+    assert!(!window.is_there("This model is not the one that was proved"));
+    assert!(!window.core().get_refusal_hint().contains("install"));
     window.front.close();
 }
 
@@ -404,5 +423,28 @@ fn long_text_other_directions_and_emoji_are_drawn() {
     window.core().set_scheme(2);
     let after = window.screen.draw();
     assert!(before != after, "dark is not light");
+    window.front.close();
+}
+
+#[test]
+fn an_asides_failure_is_not_taken_for_the_replys() {
+    let window = Window::ready();
+    window.say("hello");
+    window.until(|event| matches!(event, Event::Said { .. }));
+    // As it comes from the core when another conversation is not there any more.
+    window.front.apply(Event::Error { command: "export", message: "got conversation 7".to_owned() });
+    assert_eq!(window.bubbles().first(), Some(&(true, "hello".to_owned())));
+    assert!(window.core().get_replying());
+    assert_eq!(
+        (window.core().get_draft().as_str(), window.core().get_notice().as_str()),
+        ("", "got conversation 7")
+    );
+    window.reply();
+    assert_eq!(window.bubbles().len(), 2);
+    // What could not even be written down is given back, too.
+    window.say("again");
+    window.front.apply(Event::Error { command: "say", message: "the disk is full".to_owned() });
+    assert_eq!((window.bubbles().len(), window.core().get_draft().as_str()), (2, "again"));
+    assert!(!window.core().get_replying());
     window.front.close();
 }
