@@ -95,9 +95,11 @@ impl Places {
     }
 }
 
-/// What the target adds to the options of every runtime from source.
-fn source_options() -> [String; 4] {
+/// What the target adds to the options of every runtime from source. GCC 12 breaks off (an internal error) where it vectorizes
+/// one of KleidiAI's files, `kai_lhs_quant_pack_qai8dxp_bf16_neon.c`; the kernels that count are written with intrinsics.
+fn source_options() -> [String; 5] {
     [
+        "-DCMAKE_C_FLAGS=-fno-tree-vectorize".to_owned(),
         "-DCMAKE_SYSTEM_NAME=Linux".to_owned(),
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64".to_owned(),
         format!("-DCMAKE_C_COMPILER={C_COMPILER}"),
