@@ -12,6 +12,7 @@ use slint::{ComponentHandle as _, Global as _, ModelRc, SharedString, VecModel};
 use super::ui::{AppWindow, Bubble, Core, Screen};
 use crate::{
     Config, Format, Host, Settings,
+    host::Stopper,
     message::{Command, Event},
     settings::Appearance,
 };
@@ -117,6 +118,11 @@ impl Front {
                 core.set_screen(Screen::Refused);
             }
         });
+    }
+
+    /// Tells whether the core was closed.
+    pub(super) fn stopper(&self) -> Stopper {
+        self.host.borrow().as_ref().map(Host::stopper).unwrap_or_default()
     }
 
     /// Gives back memory and stops a reply: the app is no longer looked at. What was changed in the settings is kept.
