@@ -15,8 +15,12 @@ use window::Window;
 #[test]
 fn a_message_is_typed_sent_and_answered_in_a_bubble() {
     let window = Window::ready();
-    // At once: the field has the keys.
-    window.keys("hello");
+    // At once, wherever the keys are; what writes nothing is left to others.
+    window.keys("he\t\u{f700}");
+    assert_eq!(window.core().get_draft(), "he");
+    window.click("Message");
+    window.keys("llo");
+    assert_eq!(window.core().get_draft(), "hello");
     window.keys("\n");
     assert!(window.core().get_replying());
     assert!(window.is_there("Stop") && !window.is_there("Send"));

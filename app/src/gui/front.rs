@@ -9,6 +9,7 @@ use std::{
 use camino::Utf8PathBuf;
 use slint::{ComponentHandle as _, Global as _, ModelRc, SharedString, VecModel};
 
+use super::look::is_text;
 use super::ui::{AppWindow, Bubble, Core, Screen};
 use crate::{
     Config, Format, Host, Settings,
@@ -89,7 +90,6 @@ impl Front {
             documents,
             exported: RefCell::default(),
         });
-        Core::get(ui).set_has_keys(!cfg!(any(target_os = "android", target_os = "ios")));
         front.tie(&Core::get(ui));
         Ok((front, events))
     }
@@ -162,6 +162,7 @@ impl Front {
             }
         });
         tie!(on_keep_settings, |front| front.keep_settings());
+        core.on_is_text(|text| is_text(&text));
         core.on_leave(|| {
             // Without a loop, as in a test, there is nothing to leave.
             let _ = slint::quit_event_loop();
