@@ -49,8 +49,8 @@ char *proofmark_provenance(void);
 
 void proofmark_free_string(char *text);
 
-/* Ends the core and waits until everything is on disk. No other call may begin with it any more; a proofmark_next_event
- * that waits answers NULL. */
+/* Ends the core and waits until everything is on disk; while a model is being loaded, until it is: not for the thread of
+ * an interface. No other call may begin with it any more; a proofmark_next_event that waits answers NULL. */
 void proofmark_close(Proofmark *core);
 
 #ifdef __cplusplus

@@ -9,9 +9,11 @@ use std::{
 use camino::Utf8PathBuf;
 use slint::{ComponentHandle as _, Global as _, ModelRc, SharedString, VecModel};
 
+use super::look::is_text;
 use super::ui::{AppWindow, Bubble, Core, Screen};
 use crate::{
     Config, Format, Host, Settings,
+    host::Stopper,
     message::{Command, Event},
     settings::Appearance,
 };
@@ -88,7 +90,6 @@ impl Front {
             documents,
             exported: RefCell::default(),
         });
-        Core::get(ui).set_has_keys(!cfg!(any(target_os = "android", target_os = "ios")));
         front.tie(&Core::get(ui));
         Ok((front, events))
     }
@@ -117,6 +118,11 @@ impl Front {
                 core.set_screen(Screen::Refused);
             }
         });
+    }
+
+    /// Tells whether the core was closed.
+    pub(super) fn stopper(&self) -> Stopper {
+        self.host.borrow().as_ref().map(Host::stopper).unwrap_or_default()
     }
 
     /// Gives back memory and stops a reply: the app is no longer looked at. What was changed in the settings is kept.
@@ -156,6 +162,7 @@ impl Front {
             }
         });
         tie!(on_keep_settings, |front| front.keep_settings());
+        core.on_is_text(|text| is_text(&text));
         core.on_leave(|| {
             // Without a loop, as in a test, there is nothing to leave.
             let _ = slint::quit_event_loop();

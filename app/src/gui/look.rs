@@ -25,6 +25,12 @@ fn is_rtl(text: &str) -> bool {
     text.chars().find(|c| c.is_alphabetic()).is_some_and(rtl)
 }
 
+/// Whether a key writes something: not so keys such as Tab, and those that Slint names by private characters.
+pub(super) fn is_text(key: &str) -> bool {
+    let writes = |c: char| !c.is_control() && !matches!(c, '\u{f700}'..='\u{f8ff}');
+    !key.is_empty() && key.chars().all(writes)
+}
+
 pub(super) fn entry(summary: &Summary) -> Option<Entry> {
     let created = UNIX_EPOCH + Duration::from_secs(summary.created.unsigned_abs());
     let when = humantime::format_rfc3339_seconds(created).to_string();

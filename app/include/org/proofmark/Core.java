@@ -65,7 +65,10 @@ public final class Core implements AutoCloseable {
     /** Which model is inside and what proved it. */
     public static native String provenance();
 
-    /** Ends the core and waits until everything is on disk. A next() that waits returns null. */
+    /**
+     * Ends the core and waits until everything is on disk; while a model is being loaded that is when it is loaded. Not for
+     * the main thread. A next() that waits returns null.
+     */
     @Override
     public void close() {
         long core;

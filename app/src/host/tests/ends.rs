@@ -65,7 +65,7 @@ fn a_reply_that_cannot_be_kept_leaves_all_as_it_was() {
     };
     until(&|event| matches!(event, Event::Ready { .. }));
     core.say("hello");
-    let (first, _) = core.reply();
+    core.reply();
     // Another connection makes the disk full, for replies alone at first.
     let other = rusqlite::Connection::open(data.join("conversations.sqlite")).unwrap();
     let full = "BEGIN SELECT RAISE(FAIL, 'the disk is full'); END";
@@ -74,10 +74,21 @@ fn a_reply_that_cannot_be_kept_leaves_all_as_it_was() {
     core.say("i feel sad today");
     failed("say");
     assert_eq!(messages(1), 2);
+    // The model forgot it, too: said again, the prompt is the one of a conversation in which nothing failed.
+    other.execute_batch("DROP TRIGGER a").unwrap();
+    core.say("i feel sad today");
+    let (again, _) = core.reply();
+    let smooth = Core::ready();
+    smooth.say("hello");
+    smooth.reply();
+    smooth.say("i feel sad today");
+    assert_eq!(again.statistics.prompt_tokens, smooth.reply().0.statistics.prompt_tokens);
+    smooth.host.close();
+    other.execute_batch(&sql).unwrap();
     core.send(Command::Regenerate);
     let shown = until(&|event| matches!(event, Event::Opened { .. }));
     let Event::Opened { conversation: Some(shown) } = shown else { panic!("nothing") };
-    assert_eq!(shown.messages.last().unwrap().content, first.text);
+    assert_eq!(shown.messages.last().unwrap().content, again.text);
     failed("regenerate");
     // Now not even what was said can be taken back: then it stays, and everybody knows of it.
     other.execute_batch(&format!("CREATE TRIGGER b BEFORE DELETE ON message {full}")).unwrap();
@@ -86,12 +97,12 @@ fn a_reply_that_cannot_be_kept_leaves_all_as_it_was() {
     let Event::Opened { conversation: Some(shown) } = shown else { panic!("nothing") };
     assert_eq!(shown.messages.last().unwrap().content, "i feel happy today");
     failed("say");
-    assert_eq!(messages(1), 3);
+    assert_eq!(messages(1), 5);
     // With room on the disk all goes on: the model sees what is kept, no more and no less.
     other.execute_batch("DROP TRIGGER a; DROP TRIGGER b").unwrap();
     core.send(Command::Regenerate);
     core.reply();
-    assert_eq!(messages(1), 4);
+    assert_eq!(messages(1), 6);
     core.host.close();
 }
 
