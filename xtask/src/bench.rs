@@ -17,7 +17,7 @@ use std::fs;
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::ValueEnum as _;
-use model_assets::dir::ModelDir;
+use model_assets::{digest::Digest, dir::ModelDir};
 
 use crate::{
     EXIT_REFUSED, Failure, Outcome,
@@ -161,8 +161,11 @@ fn file(path: &Utf8Path) -> Result<Files, Failure> {
     let pte = fs::File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
     let expect = pte::Expect { kernels: Some(pte::linked_runtime().clone()), ..pte::Expect::default() };
     let report = pte::verify(&pte, pte::Level::Hash, &expect);
-    if report.is_accepted() {
-        return Ok(Files { pte: path.to_owned(), words: None, linked: true });
+    if report.is_accepted()
+        && let Some(sha256) = report.sha256
+    {
+        let sha256 = Digest::from_bytes(sha256);
+        return Ok(Files { pte: path.to_owned(), sha256, words: None, linked: true });
     }
     let error =
         anyhow::anyhow!("{path}: got {} findings that reject, expected none", report.rejects().count());

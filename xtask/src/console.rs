@@ -9,6 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use model_assets::{digest::Digest, manifest::Manifest, reserve::ReserveManifest};
 use serde_json::json;
 
+use crate::engine::STAGE;
+
 /// Where the progress of an export goes.
 #[derive(Debug, Clone)]
 pub(crate) enum Console {
@@ -154,6 +156,9 @@ impl Console {
     pub(crate) fn published(&self, manifest: &Manifest) {
         let Manifest { file, file_bytes, sha256, prd_reasons, .. } = manifest;
         self.announce(file, *file_bytes, *sha256, Some(prd_reasons));
+        if !matches!(self, Self::Json) {
+            self.outcome(&took(manifest));
+        }
     }
 
     /// A reserve is not held to the product's demands.
@@ -182,5 +187,48 @@ impl Console {
     /// What came of it, in words.
     fn outcome(&self, line: &str) {
         if let Self::Beside = self { eprintln!("{line}") } else { println!("{line}") }
+    }
+}
+
+/// What the export took that the manifest is of: its worker, and the engine after it where that was recorded.
+fn took(manifest: &Manifest) -> String {
+    let record = &manifest.export;
+    let (engine, worker): (Vec<_>, Vec<_>) = record.stages.iter().partition(|stage| stage.name == STAGE);
+    let seconds: f64 = worker.iter().map(|stage| stage.seconds).sum();
+    let part = |name: &str, seconds: f64, anonymous: Option<u64>, resident: u64| {
+        let anonymous = anonymous.map(|bytes| format!("{} MB anonymous, ", bytes / 1_000_000));
+        let (anonymous, resident) = (anonymous.unwrap_or_default(), resident / 1_000_000);
+        format!("{name} {seconds:.1} s, at most {anonymous}{resident} MB resident")
+    };
+    let mut parts = vec![part("worker", seconds, record.peak_anon_bytes, record.peak_rss_bytes)];
+    let engine = engine.iter();
+    parts.extend(engine.map(|it| part(STAGE, it.seconds, Some(it.peak_anon_bytes), it.peak_rss_bytes)));
+    parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exports_memory_is_the_workers_and_the_engines() {
+        let bytes = include_bytes!("../../model-assets/models/tiny/manifest.json");
+        let mut manifest = Manifest::parse(bytes).unwrap();
+        let export = &mut manifest.export;
+        export.stages.retain(|stage| stage.name != STAGE);
+        export.stages.truncate(1);
+        export.stages[0].seconds = 58.29;
+        (export.peak_anon_bytes, export.peak_rss_bytes) = (Some(880_400_000), 2_459_000_000);
+        let worker = "worker 58.3 s, at most 880 MB anonymous, 2459 MB resident";
+        assert_eq!(took(&manifest), worker);
+        let stage = model_assets::manifest::Stage {
+            name: STAGE.to_owned(),
+            seconds: 11.0,
+            peak_rss_bytes: 2_600_000_000,
+            peak_anon_bytes: 1_320_000_000,
+        };
+        manifest.export.stages.push(stage);
+        let both = format!("{worker}; engine 11.0 s, at most 1320 MB anonymous, 2600 MB resident");
+        assert_eq!(took(&manifest), both);
     }
 }

@@ -1,22 +1,24 @@
 //! Runs the engine's own binary: what it proves was proved by the runtime that ships.
 //!
-//! **Invariant:** an answer is believed only if it is about the very bytes that the claim is about, and comes from the
-//! runtime that evidence must come from.
+//! **Invariant:** an answer, figures too, is believed only if it is about the very bytes that the claim is about, and comes from
+//! the runtime that evidence must come from.
 
 mod benchmark;
 
 use std::{
     fs,
     process::{Command, Output, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context as _, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     claim::Claim,
+    digest::Digest,
     dir::ModelDir,
     evidence::{Answer, AnswerRequest, Answers, EngineCheck, Load, Parity, TalkRequest, Talked},
-    manifest::RUNTIME_VERSION,
+    manifest::{RUNTIME_VERSION, Stage},
     recipe::Delivery,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -33,10 +35,23 @@ pub(crate) struct Engine {
     folder: tempfile::TempDir,
 }
 
+/// What [`Engine::check`] found, and what it took.
+pub(crate) struct Checked {
+    pub(crate) load: Load,
+    pub(crate) parity: Option<Parity>,
+    /// For the record of an export.
+    pub(crate) stage: Stage,
+}
+
+/// The stage of an export that is the engine's, after the worker's.
+pub(crate) const STAGE: &str = "engine";
+
 /// The files that a model is run with.
 pub(crate) struct Files {
     /// The `.pte`.
     pub(crate) pte: Utf8PathBuf,
+    /// Its digest, as it was claimed or proved.
+    pub(crate) sha256: Digest,
     /// Tokenizer and template; absent for random weights and for a file without a claim.
     pub(crate) words: Option<(Utf8PathBuf, Utf8PathBuf)>,
     /// Whether the app has it as a file beside it, and so keeps its packed weights in a file too.
@@ -51,7 +66,7 @@ impl Files {
         let words =
             claim.tokenizer.as_ref().map(|_| (place(&tokens.tokenizer), place(&tokens.chat_template)));
         let linked = claim.delivery(claim.manifest.file_bytes) == Delivery::Link;
-        Self { pte, words, linked }
+        Self { pte, sha256: claim.manifest.sha256, words, linked }
     }
 
     /// Where a start has its packed weights.
@@ -77,6 +92,9 @@ impl Engine {
 
     /// Loads and runs the model and compares it with the eager model's logits in `reference`.
     ///
+    /// Weights are packed on the heap, a linked model's too: into a file they would be packed in memory just as well before
+    /// they are copied there, so that nothing but time and disk would change.
+    ///
     /// # Errors
     /// It does not load or run, or what ran is not the file that the claim is about.
     pub(crate) fn check(
@@ -85,14 +103,24 @@ impl Engine {
         files: &Files,
         reference: &Utf8Path,
         console: &Console,
-    ) -> anyhow::Result<(Load, Option<Parity>)> {
+    ) -> anyhow::Result<Checked> {
         console.step("engine: load and parity");
+        let began = Instant::now();
         let response = self.place("check.json")?;
         let arguments = ["--reference", reference.as_str(), "--response", response.as_str()];
-        self.run("check", files, &arguments.map(str::to_owned))?;
-        let check: EngineCheck = self.answer(&response)?;
-        about(claim, &check.runtime, &check.pte_sha256)?;
-        Ok((check.load, check.parity))
+        let command = &mut self.command("check", files, &arguments.map(str::to_owned));
+        let (output, peaks) = supervise::metered(command)?;
+        said(files, output)?;
+        let EngineCheck { runtime, pte_sha256, load, parity } = self.answer(&response)?;
+        about(claim.manifest.sha256, &runtime, &pte_sha256)?;
+        let stage = Stage {
+            name: STAGE.to_owned(),
+            seconds: began.elapsed().as_secs_f64(),
+            // The system's own mark; anonymous memory has none.
+            peak_rss_bytes: load.peak_rss_bytes,
+            peak_anon_bytes: peaks.anon_bytes,
+        };
+        Ok(Checked { load, parity, stage })
     }
 
     /// Replies to prompts that do not depend on each other.
@@ -108,7 +136,7 @@ impl Engine {
     ) -> anyhow::Result<Vec<Answer>> {
         console.step(&format!("engine: {} replies", request.prompts.len()));
         let answers: Answers = self.ask("answer", files, request)?;
-        about(claim, &answers.runtime, &answers.pte.to_string())?;
+        about(claim.manifest.sha256, &answers.runtime, &answers.pte.to_string())?;
         let asked = request.prompts.iter().map(|prompt| &prompt.id);
         ensure!(asked.eq(answers.answers.iter().map(|a| &a.id)), "the engine answered other prompts");
         Ok(answers.answers)
@@ -127,7 +155,7 @@ impl Engine {
     ) -> anyhow::Result<Talked> {
         console.step(&format!("engine: conversation of {} turns", request.says.len()));
         let talked: Talked = self.ask("talk", files, request)?;
-        about(claim, &talked.runtime, &talked.pte.to_string())?;
+        about(claim.manifest.sha256, &talked.runtime, &talked.pte.to_string())?;
         Ok(talked)
     }
 
@@ -158,16 +186,24 @@ impl Engine {
 
     /// Runs a command of the engine and returns its standard output; ends it when this process is interrupted.
     fn run(&self, command: &str, files: &Files, arguments: &[String]) -> anyhow::Result<String> {
+        said(files, supervise::output(&mut self.command(command, files, arguments))?)
+    }
+
+    fn command(&self, command: &str, files: &Files, arguments: &[String]) -> Command {
         let words = if command == "bench" { Vec::new() } else { files.words() };
         let mut engine = Command::new(&self.binary);
         engine.args([command, "--model", files.pte.as_str()]).args(words).args(arguments);
-        let Output { status, stdout, stderr } = supervise::output(&mut engine)?;
-        if !status.success() {
-            let said = String::from_utf8_lossy(&stderr);
-            bail!("{}: the engine ended with {status}: {}", files.pte, said.trim_end());
-        }
-        String::from_utf8(stdout).context("the engine's output is not UTF-8")
+        engine
     }
+}
+
+/// The standard output of an engine that succeeded.
+fn said(files: &Files, Output { status, stdout, stderr }: Output) -> anyhow::Result<String> {
+    if !status.success() {
+        let said = String::from_utf8_lossy(&stderr);
+        bail!("{}: the engine ended with {status}: {}", files.pte, said.trim_end());
+    }
+    String::from_utf8(stdout).context("the engine's output is not UTF-8")
 }
 
 /// How the engine's own code is compiled; the runtime under it is the same.
@@ -202,10 +238,9 @@ pub(crate) fn executable(messages: &[u8]) -> Option<Utf8PathBuf> {
     })
 }
 
-/// What ran is what the claim is about.
-pub(crate) fn about(claim: &Claim, runtime: &str, sha256: &str) -> anyhow::Result<()> {
+/// What ran is the file that was asked about, in the runtime that evidence must come from.
+fn about(expected: Digest, runtime: &str, sha256: &str) -> anyhow::Result<()> {
     ensure!(runtime == RUNTIME_VERSION, "runtime: got {runtime}, expected {RUNTIME_VERSION}");
-    let expected = claim.manifest.sha256;
     ensure!(sha256 == expected.to_string(), "the engine ran {sha256}, expected {expected}");
     Ok(())
 }

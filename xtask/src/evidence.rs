@@ -14,13 +14,13 @@ use model_assets::{
     claim::Claim,
     dir::ModelDir,
     evidence::Benchmark,
-    manifest::{Evidence, EvidenceBinding},
+    manifest::{Evidence, EvidenceBinding, Stage},
     recipe::EvidenceKind,
 };
 
 use crate::{
     console::Console,
-    engine::{Engine, Files, Profile},
+    engine::{Checked, Engine, Files, Profile},
     workspace::Workspace,
 };
 
@@ -49,14 +49,15 @@ impl Bench<'_> {
         EvidenceBinding::current(self.claim.manifest.sha256, self.claim.bound())
     }
 
-    /// Load and parity: all that an export needs.
+    /// Load and parity: all that an export needs; and what it took to measure them.
     ///
     /// # Errors
     /// The model does not load or run.
-    pub(crate) fn load_and_parity(&self, reference: &Utf8Path) -> anyhow::Result<Evidence> {
+    pub(crate) fn load_and_parity(&self, reference: &Utf8Path) -> anyhow::Result<(Evidence, Stage)> {
         let engine = Engine::open(self.workspace, Profile::Dev)?;
-        let (load, parity) = engine.check(self.claim, &self.files, reference, self.console)?;
-        Ok(Evidence { load: Some(load), parity, ..Evidence::none(self.binding()) })
+        let Checked { load, parity, stage } =
+            engine.check(self.claim, &self.files, reference, self.console)?;
+        Ok((Evidence { load: Some(load), parity, ..Evidence::none(self.binding()) }, stage))
     }
 
     /// Speed and memory, with the engine compiled as users get it and weights packed where the app has them.
@@ -81,7 +82,7 @@ impl Bench<'_> {
         let wants = |kind| kinds.contains(&kind);
         let mut evidence = Evidence::none(self.binding());
         if wants(EvidenceKind::Load) || wants(EvidenceKind::Parity) {
-            evidence = self.load_and_parity(reference)?;
+            (evidence, _) = self.load_and_parity(reference)?;
         }
         if wants(EvidenceKind::Benchmark) {
             evidence.benchmark = Some(self.benchmark()?);

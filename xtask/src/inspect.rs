@@ -7,13 +7,16 @@ use std::{fmt::Write as _, fs::File};
 
 use anyhow::{Context as _, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::pte::{
-    self, Expect, Level, ReadAt as _, Report, Summary,
-    summary::{Delegate, Io, Plan},
+use model_assets::{
+    check::Profile,
+    pte::{
+        self, Expect, Level, ReadAt as _, Report, Summary,
+        summary::{Delegate, Io, Plan},
+    },
 };
 use serde_json::json;
 
-use crate::{EXIT_REFUSED, Failure, Outcome, inspect_app, inspect_package};
+use crate::{EXIT_REFUSED, Failure, Outcome, inspect_app, inspect_package, usage};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -25,25 +28,32 @@ pub(crate) struct Args {
     /// Also list every segment
     #[arg(long)]
     segments: bool,
+    /// Of an app: refuse a model that is not proved for release, and libraries that phones with pages of 16 KiB cannot load
+    #[arg(long)]
+    release: bool,
 }
 
 impl Args {
-    /// As if `cargo xtask inspect FILE` had been typed.
-    pub(crate) fn of(file: Utf8PathBuf) -> Self {
-        Self { file, json: false, segments: false }
+    /// As if `cargo xtask inspect FILE`, with `--release` or without, had been typed.
+    pub(crate) fn of(file: Utf8PathBuf, release: bool) -> Self {
+        Self { file, json: false, segments: false, release }
     }
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
     let path = &args.file;
+    let profile = if args.release { Profile::Release } else { Profile::Dev };
     if path.is_dir() {
-        return inspect_package::run_folder(path, args.json);
+        return inspect_package::run_folder(path, profile, args.json);
     }
     let file = File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
     match kind(&file) {
+        Kind::Pte if args.release => {
+            usage("--release is about an app; of a model run: cargo xtask verify MODEL --release")
+        }
         Kind::Pte => {}
-        Kind::Binary => return inspect_app::run(path, &file, args.json),
-        Kind::Archive => return inspect_package::run_zip(path, &file, args.json),
+        Kind::Binary => return inspect_app::run(path, &file, profile, args.json),
+        Kind::Archive => return inspect_package::run_zip(path, &file, profile, args.json),
     }
     let expect = Expect { kernels: Some(pte::linked_runtime().clone()), ..Expect::default() };
     let report = pte::verify(&file, Level::Structure, &expect);
@@ -78,7 +88,7 @@ fn kind(file: &File) -> Kind {
     match head {
         [0x7f, b'E', b'L', b'F']
         | [0xcf | 0xce, 0xfa, 0xed, 0xfe]
-        | [0xca, 0xfe, 0xba, 0xbe]
+        | [0xca, 0xfe, 0xba, 0xbe | 0xbf]
         | [b'M', b'Z', ..] => Kind::Binary,
         [b'P', b'K', 3, 4] | [b'P', b'K', 5, 6] => Kind::Archive,
         _ => Kind::Pte,

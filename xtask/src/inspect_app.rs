@@ -1,9 +1,12 @@
 //! `cargo xtask inspect` on an app binary: which model is inside, and whether its proof still holds.
 //!
+//! **Invariant:** what a loader maps is what is judged: a native file that cannot be read is refused, and so is a universal one
+//! with a proof in some of its slices.
+//!
 //! **Invariant:** the verdict is computed here, from the bytes in the binary, by the same function as the gate; what
 //! the binary says of itself is only what is checked.
 
-use std::fs::File;
+use std::{fs::File, ops::Range};
 
 use anyhow::anyhow;
 use camino::Utf8Path;
@@ -19,30 +22,65 @@ use crate::{
     package::native::{self, Slice},
 };
 
-pub(crate) fn run(path: &Utf8Path, file: &File, as_json: bool) -> Outcome {
-    let blocks = provenance::find(file)
-        .map_err(|error| Failure::new(EXIT_REFUSED, anyhow!("{path}: {error}"), "build the app again"))?;
+/// Judges the blocks of a binary; `profile` is what they must be proved for.
+pub(crate) fn run(path: &Utf8Path, file: &File, profile: Profile, as_json: bool) -> Outcome {
+    let refused = |error: anyhow::Error, hint: &str| Err(Failure::new(EXIT_REFUSED, error, hint));
+    let blocks = match provenance::find(file) {
+        Ok(blocks) => blocks,
+        Err(error) => return refused(anyhow!("{path}: {error}"), "build the app again"),
+    };
     if blocks.is_empty() {
         let error =
             anyhow!("{path}: got a binary without a proof block, expected an app that the gate built");
         return Err(Failure::new(EXIT_UNSUPPORTED, error, "run: cargo build -p app"));
     }
-    let slices = native::slices(file).unwrap_or_default();
-    let verdicts: Vec<_> = blocks.iter().map(|block| Verdict::of(block, file, &slices)).collect();
+    // What cannot be read is refused: a loader may well read it, and map other bytes than the block's.
+    let read = if is_windows(file) { Ok(None) } else { native::slices(file).map(Some) };
+    let slices = match read {
+        Ok(slices) => slices,
+        Err(error) => {
+            return refused(error.context(format!("{path}: cannot be read as its loader does")), SHIP_NOT);
+        }
+    };
+    let verdicts: Vec<_> = blocks.iter().map(|block| Verdict::of(block, file, slices.as_deref())).collect();
+    let warning = slices.is_none().then_some(UNCHECKED);
     if as_json {
         let all: Vec<_> =
             blocks.iter().zip(&verdicts).map(|(block, verdict)| show_json(block, verdict)).collect();
-        println!("{}", serde_json::to_string_pretty(&json!({"file": path, "models": all}))?);
+        let warnings = Vec::from_iter(warning);
+        let report = json!({"file": path, "models": all, "warnings": warnings});
+        println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         blocks.iter().zip(&verdicts).for_each(|(block, verdict)| show(path, block, verdict));
+        warning.iter().for_each(|warning| println!("warning: {warning}"));
     }
-    match verdicts.iter().find_map(|verdict| verdict.dev.as_ref().err()) {
+    if let Some(reason) = verdicts.iter().find_map(|verdict| verdict.demanded(profile).err()) {
+        return refused(anyhow!("{path}: {reason}"), SHIP_NOT);
+    }
+    match slices.iter().flatten().find(|slice| !blocks.iter().any(|block| slice.maps(&extent(block)))) {
         None => Ok(()),
-        Some(reason) => {
-            let hint = "do not ship this binary; build it again from a proved model";
-            Err(Failure::new(EXIT_REFUSED, anyhow!("{path}: {reason}"), hint))
-        }
+        Some(slice) => refused(anyhow!("{path}: {}", without_proof(slice)), SHIP_NOT),
     }
+}
+
+const SHIP_NOT: &str = "do not ship this binary; build it again from a proved model";
+const UNCHECKED: &str =
+    "which bytes the loader of Windows maps was not checked: a block could have been appended";
+
+/// A PE file, of which the slices are not read.
+fn is_windows(file: &File) -> bool {
+    let mut head = [0; 2];
+    file.read_exact_at(&mut head, 0).is_ok() && head == *b"MZ"
+}
+
+/// The bytes of a block, with an embedded model's.
+pub(crate) fn extent(block: &Block) -> Range<u64> {
+    block.offset..block.pte.map_or(block.offset + HEADER_BYTES, |(offset, len)| offset + len)
+}
+
+/// Why a universal binary is refused that has a proof for another processor only.
+pub(crate) fn without_proof(slice: &Slice) -> String {
+    format!("{}: got no proof block in this slice, expected one in each", slice.abi)
 }
 
 /// What holds of an embedded model; a linked one cannot be judged from the binary.
@@ -53,11 +91,10 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// Judges a block by the bytes of its file. `slices` are those of a native file; empty when it is another kind.
-    pub(crate) fn of(block: &Block, file: &dyn ReadAt, slices: &[Slice]) -> Self {
+    /// Judges a block by the bytes of its file. `slices` are those of a native file; none of another kind.
+    pub(crate) fn of(block: &Block, file: &dyn ReadAt, slices: Option<&[Slice]>) -> Self {
         let linked = block.pte.is_none();
-        let end = block.pte.map_or(block.offset + HEADER_BYTES, |(offset, len)| offset + len);
-        if !slices.is_empty() && !slices.iter().any(|slice| slice.maps(&(block.offset..end))) {
+        if slices.is_some_and(|slices| !slices.iter().any(|slice| slice.maps(&extent(block)))) {
             let reason = format!(
                 "block at {}: got bytes that no loader maps, expected a part of the code's file",
                 block.offset
@@ -75,6 +112,12 @@ impl Verdict {
         let release = judge(Profile::Release);
         let dev = if release.is_ok() { Ok(()) } else { judge(Profile::Dev) };
         Self { linked, dev, release }
+    }
+
+    /// Whether it holds what is demanded.
+    pub(crate) fn demanded(&self, profile: Profile) -> Result<(), &String> {
+        let holds = if profile == Profile::Release { &self.release } else { &self.dev };
+        holds.as_ref().copied()
     }
 
     /// One line, or the reasons of a refusal.

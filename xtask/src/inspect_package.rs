@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs::File};
 use anyhow::anyhow;
 use camino::Utf8Path;
 use model_assets::{
-    check,
+    check::{self, Profile},
     claim::Claim,
     provenance::{self, Block, PTE_ALIGN_BYTES, Part},
 };
@@ -17,20 +17,20 @@ use serde::Serialize;
 
 use crate::{
     EXIT_REFUSED, EXIT_UNSUPPORTED, Failure, Outcome,
-    inspect_app::Verdict,
+    inspect_app::{Verdict, extent, without_proof},
     package::{Item, Kind, Package, android_abi, native},
 };
 
 /// What the runtime needs of a program's first byte; the mapping itself begins at the page before.
 const MAP_ALIGN_BYTES: u64 = 16;
 
-pub(crate) fn run_zip(path: &Utf8Path, file: &File, as_json: bool) -> Outcome {
+pub(crate) fn run_zip(path: &Utf8Path, file: &File, profile: Profile, as_json: bool) -> Outcome {
     let hint = "build the package again with the platform's own tools";
     let package = Package::open_zip(file).map_err(|error| {
         Failure::new(EXIT_REFUSED, error.context(format!("{path}: not a sound package")), hint)
     })?;
     match package {
-        Some(package) => inspect(path, &package, as_json),
+        Some(package) => inspect(path, &package, profile, as_json),
         None => {
             let error =
                 anyhow!("{path}: got an archive laid out like no app, expected an .apk, .aab or .ipa");
@@ -39,17 +39,17 @@ pub(crate) fn run_zip(path: &Utf8Path, file: &File, as_json: bool) -> Outcome {
     }
 }
 
-pub(crate) fn run_folder(path: &Utf8Path, as_json: bool) -> Outcome {
+pub(crate) fn run_folder(path: &Utf8Path, profile: Profile, as_json: bool) -> Outcome {
     let package = Package::open_folder(path)
         .map_err(|error| Failure::new(EXIT_REFUSED, error, "inspect the app as its build left it"))?;
-    inspect(path, &package, as_json)
+    inspect(path, &package, profile, as_json)
 }
 
-fn inspect(path: &Utf8Path, package: &Package, as_json: bool) -> Outcome {
+fn inspect(path: &Utf8Path, package: &Package, profile: Profile, as_json: bool) -> Outcome {
     let refused = |error: anyhow::Error| {
         Failure::new(EXIT_REFUSED, error.context(path.to_string()), "build the app again from a proved model")
     };
-    let report = Report::of(path, package).map_err(refused)?;
+    let report = Report::of(path, package, profile).map_err(refused)?;
     if report.libraries.is_empty() {
         let error = anyhow!("{path}: got no native library, expected an app that the gate built");
         // A pack, delivered as an .apk beside the base, has the model and nothing that claims it.
@@ -80,6 +80,9 @@ const BUNDLE: &str =
 struct Report<'a> {
     file: &'a Utf8Path,
     kind: Kind,
+    /// What the models must be proved for.
+    #[serde(skip)]
+    profile: Profile,
     libraries: Vec<Library>,
     models: Vec<Asset>,
     /// What a phone can live with, and a person should know.
@@ -113,6 +116,9 @@ struct Found {
     verdict: String,
     #[serde(skip)]
     refused: bool,
+    /// Slice by slice, whether its loader maps the block.
+    #[serde(skip)]
+    mapped: Vec<bool>,
     #[serde(skip)]
     claim: Claim,
 }
@@ -134,10 +140,11 @@ struct Asset {
 }
 
 impl<'a> Report<'a> {
-    fn of(path: &'a Utf8Path, package: &Package) -> anyhow::Result<Self> {
+    fn of(path: &'a Utf8Path, package: &Package, profile: Profile) -> anyhow::Result<Self> {
         let mut report = Self {
             file: path,
             kind: package.kind(),
+            profile,
             libraries: Vec::new(),
             models: Vec::new(),
             warnings: Vec::new(),
@@ -176,9 +183,12 @@ impl<'a> Report<'a> {
         }
         let page_bytes = slices.iter().map(|slice| slice.page_bytes).min().unwrap_or_default();
         if page_bytes < PTE_ALIGN_BYTES {
-            self.warnings.push(format!(
+            let warning = format!(
                 "{name}: got segments aligned to {page_bytes}: phones with pages of {PTE_ALIGN_BYTES} bytes cannot load it"
-            ));
+            );
+            // A store refuses it.
+            let list = if self.profile == Profile::Release { &mut self.faults } else { &mut self.warnings };
+            list.push(warning);
         }
         let abis = match placed {
             Some(abi) => vec![abi.to_owned()],
@@ -188,23 +198,31 @@ impl<'a> Report<'a> {
         match provenance::find(&*source) {
             Err(error) => self.faults.push(format!("{name}: {error}")),
             Ok(found) => blocks.extend(found.into_iter().map(|block| {
-                let verdict = Verdict::of(&block, &*source, &slices);
-                Found::new(block, &verdict)
+                let verdict = Verdict::of(&block, &*source, Some(&slices));
+                let mapped = slices.iter().map(|slice| slice.maps(&extent(&block))).collect();
+                Found::new(block, &verdict, mapped, self.profile)
             })),
         }
         for block in blocks.iter().filter(|block| block.refused) {
             self.faults.push(format!("{name}: {}", block.verdict));
         }
+        for (index, slice) in slices.iter().enumerate() {
+            // A library without any block may be another's; one with a block for one processor is the app's for all.
+            if blocks.iter().any(Found::is_mapped) && !blocks.iter().any(|block| block.is_in(index)) {
+                self.faults.push(format!("{name}: {}", without_proof(slice)));
+            }
+        }
         self.libraries.push(Library { name: name.clone(), abis, page_bytes, blocks });
         Ok(())
     }
 
-    /// Every ABI must carry a proof, and all the same one: otherwise two phones run different models.
+    /// Every ABI must carry a proof that its loader maps, and all the same one: otherwise two phones run different models.
     fn judge_abis(&mut self) {
         let mut abis: BTreeMap<&str, Vec<&Found>> = BTreeMap::new();
         for library in &self.libraries {
-            for abi in &library.abis {
-                abis.entry(abi).or_default().extend(&library.blocks);
+            for (index, abi) in library.abis.iter().enumerate() {
+                let blocks = library.blocks.iter().filter(|block| block.is_in(index));
+                abis.entry(abi).or_default().extend(blocks);
             }
         }
         let mut faults = Vec::new();
@@ -249,7 +267,8 @@ impl<'a> Report<'a> {
                 Some(claim) => prove(package, item, claim)?,
                 None => Verdict::judged(false, |_| Err("a model that no proof block claims".to_owned())),
             };
-            if let Err(reason) = &verdict.dev {
+            if verdict.demanded(self.profile).is_err() {
+                let reason = verdict.dev.as_ref().err().cloned().unwrap_or_else(|| verdict.text());
                 faults.push(format!("{}: {reason}", item.name));
             }
             let asset = Asset::new(package.kind(), item, &verdict);
@@ -299,7 +318,7 @@ impl<'a> Report<'a> {
 }
 
 impl Found {
-    fn new(block: Block, verdict: &Verdict) -> Self {
+    fn new(block: Block, verdict: &Verdict, mapped: Vec<bool>, profile: Profile) -> Self {
         let manifest = &block.claim.manifest;
         Self {
             offset: block.offset,
@@ -312,9 +331,19 @@ impl Found {
                 (true, Ok(())) => format!("linked: {} is judged below", manifest.file),
                 _ => verdict.text(),
             },
-            refused: verdict.dev.is_err(),
+            refused: verdict.demanded(profile).is_err(),
+            mapped,
             claim: block.claim,
         }
+    }
+
+    /// Whether the loader of this slice maps it.
+    fn is_in(&self, slice: usize) -> bool {
+        self.mapped.get(slice) == Some(&true)
+    }
+
+    fn is_mapped(&self) -> bool {
+        self.mapped.contains(&true)
     }
 }
 

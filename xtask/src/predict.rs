@@ -12,6 +12,9 @@ pub(crate) const SETUP_DISK_BYTES: u64 = 10_000_000_000;
 /// Anonymous memory of Python with PyTorch and ExecuTorch imported and of the graph passes, bytes.
 const BASE_ANON_BYTES: u64 = 900_000_000;
 
+/// Anonymous memory of the engine before it has loaded anything, and its planned memory, bytes.
+const ENGINE_ANON_BYTES: u64 = 80_000_000;
+
 /// Parameters of the network, the output head of an untied one included.
 pub(crate) fn parameters(recipe: &Recipe) -> u64 {
     let a = &recipe.architecture;
@@ -36,9 +39,22 @@ pub(crate) fn file_bytes(recipe: &Recipe) -> u64 {
     }
 }
 
+/// Peak memory of an export that no system can take back, bytes: the worker's or, after it, that of the engine.
+pub(crate) fn export_anon_bytes(recipe: &Recipe) -> u64 {
+    worker_anon_bytes(recipe).max(engine_anon_bytes(recipe))
+}
+
+/// Peak anonymous memory of the engine that proves the file, bytes: it packs the whole model, and its cache is fp32.
+fn engine_anon_bytes(recipe: &Recipe) -> u64 {
+    let a = &recipe.architecture;
+    let row = u64::from(a.kv_heads) * u64::from(a.head_dim) * 4;
+    let caches = 2 * u64::from(a.layers) * row * u64::from(recipe.export.seq_len);
+    ENGINE_ANON_BYTES + file_bytes(recipe) + caches
+}
+
 /// Peak anonymous memory of the worker, bytes. Weights are streamed and mapped, so it grows with layers and with the
 /// widest row block, not with the parameters.
-pub(crate) fn export_anon_bytes(recipe: &Recipe) -> u64 {
+pub(crate) fn worker_anon_bytes(recipe: &Recipe) -> u64 {
     let a = &recipe.architecture;
     let widest = u64::from(a.vocab.max(a.ffn)) * u64::from(a.dim);
     let fp32 = if recipe.export.quantization == Quantization::Fp32 { parameters(recipe) * 4 } else { 0 };
@@ -89,6 +105,19 @@ mod tests {
     fn llama_1b_has_its_published_parameters() {
         // 1 235 814 400: the sum of the tensor sizes in the published checkpoint.
         assert_eq!(parameters(&recipe("llama3.2-1b")), 1_235_814_400);
+    }
+
+    #[test]
+    fn an_export_needs_what_its_engine_needs() {
+        // The shapes of Llama 3.1 8B: the worker streams them, the engine packs all eight billion.
+        let mut large = recipe("llama3.2-1b");
+        let a = &mut large.architecture;
+        (a.dim, a.layers, a.heads, a.head_dim, a.ffn, a.tied) = (4096, 32, 32, 128, 14336, false);
+        assert_eq!(parameters(&large), 8_030_261_248);
+        assert!(worker_anon_bytes(&large) < 2_000_000_000);
+        assert!(export_anon_bytes(&large) > parameters(&large));
+        let tiny = recipe("tiny");
+        assert_eq!(export_anon_bytes(&tiny), worker_anon_bytes(&tiny));
     }
 
     #[test]

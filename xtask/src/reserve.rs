@@ -2,7 +2,7 @@
 //!
 //! It is built in a target directory of its own, so that its compiler flags and its ten minutes touch no other build.
 //!
-//! **Invariant:** an answer is believed only if it is about the very bytes that the claim is about, and comes from the
+//! **Invariant:** an answer, figures too, is believed only if it is about the very bytes that the claim is about, and comes from the
 //! runtime that evidence must come from.
 
 use std::{
@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
+    digest::Digest,
     dir::ModelDir,
     evidence::Benchmark,
     reserve::{RESERVE_RUNTIME, ReserveBinding, ReserveCheck, ReserveClaim, ReserveEvidence},
@@ -59,9 +60,7 @@ impl Reserve {
             fs::read(&response).with_context(|| format!("{response}: the reserve wrote no answer"))?;
         let check: ReserveCheck = serde_json::from_slice(&bytes).with_context(|| response.clone())?;
         let ReserveCheck { runtime, gguf, load, heldout } = check;
-        ensure!(runtime == RESERVE_RUNTIME, "runtime: got {runtime}, expected {RESERVE_RUNTIME}");
-        let expected = claim.manifest.sha256;
-        ensure!(gguf == expected, "the reserve ran {gguf}, expected {expected}");
+        about(claim.manifest.sha256, &runtime, &gguf.to_string())?;
         Ok(ReserveEvidence { bound: ReserveBinding::current(gguf, claim.bound()), load, heldout })
     }
 
@@ -80,7 +79,7 @@ impl Reserve {
         let words = words(claim, dir);
         arguments.extend(words.iter().map(String::as_str));
         let stdout = self.run(&arguments)?;
-        serde_json::from_str(&stdout).context("the reserve's benchmark cannot be read")
+        believed(&stdout, claim.manifest.sha256)
     }
 
     fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
@@ -91,6 +90,21 @@ impl Reserve {
         }
         String::from_utf8(stdout).context("the reserve's output is not UTF-8")
     }
+}
+
+/// Figures, if they are about the file that was asked about.
+fn believed(answer: &str, expected: Digest) -> anyhow::Result<Benchmark> {
+    let benchmark: Benchmark =
+        serde_json::from_str(answer).context("the reserve's benchmark cannot be read")?;
+    about(expected, &benchmark.runtime, &benchmark.pte_sha256)?;
+    Ok(benchmark)
+}
+
+/// What ran is the file that was asked about, in the runtime that evidence must come from.
+fn about(expected: Digest, runtime: &str, sha256: &str) -> anyhow::Result<()> {
+    ensure!(runtime == RESERVE_RUNTIME, "runtime: got {runtime}, expected {RESERVE_RUNTIME}");
+    ensure!(sha256 == expected.to_string(), "the reserve ran {sha256}, expected {expected}");
+    Ok(())
 }
 
 fn words(claim: &ReserveClaim, dir: &ModelDir) -> Vec<String> {
@@ -142,4 +156,27 @@ fn build(workspace: &Workspace) -> anyhow::Result<Utf8PathBuf> {
     let (status, stdout) = supervise::stdout(&mut build)?;
     ensure!(status.success(), "the reserve does not build; it needs cmake and libclang");
     crate::engine::executable(&stdout).context("cargo named no executable for the reserve")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_of_another_file_or_runtime_are_not_believed() {
+        let ours = Digest::from_bytes([0; 32]);
+        let answer = |runtime: &str| {
+            let benchmark = Benchmark { runtime: runtime.to_owned(), ..crate::bench::tests::sample() };
+            serde_json::to_string(&benchmark).unwrap()
+        };
+        assert_eq!(believed(&answer(RESERVE_RUNTIME), ours).unwrap().runtime, RESERVE_RUNTIME);
+        let error = believed(&answer(RESERVE_RUNTIME), Digest::of(b"another")).unwrap_err().to_string();
+        assert!(error.starts_with("the reserve ran 0000"), "{error}");
+        assert!(
+            believed(&answer("llama-cpp-sys-2 0.0.0"), ours)
+                .unwrap_err()
+                .to_string()
+                .contains("runtime: got")
+        );
+    }
 }

@@ -29,11 +29,26 @@ pub(crate) struct Run {
     pub(crate) killed: Option<String>,
     /// The stage that it announced last.
     pub(crate) stage: String,
-    /// Highest resident and anonymous memory of the group, bytes.
-    pub(crate) peak_rss_bytes: u64,
-    pub(crate) peak_anon_bytes: u64,
+    /// Highest memory of the group.
+    pub(crate) peaks: Peaks,
     /// The last lines of its log.
     pub(crate) tail: Vec<String>,
+}
+
+/// Highest memory of a group, as sampled.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Peaks {
+    /// Resident, bytes.
+    pub(crate) rss_bytes: u64,
+    /// Anonymous, bytes.
+    pub(crate) anon_bytes: u64,
+}
+
+impl Peaks {
+    fn see(&mut self, usage: &Usage) {
+        self.rss_bytes = self.rss_bytes.max(usage.rss_bytes);
+        self.anon_bytes = self.anon_bytes.max(usage.anon_bytes);
+    }
 }
 
 /// What a run may use.
@@ -108,16 +123,18 @@ pub(crate) fn run(
     let seen = Arc::new(Seen::default());
     let output = {
         let console = console.clone();
-        let (reader, seen, log) = (Arc::clone(&reader), Arc::clone(&seen), File::create(log)?);
+        let file = File::create(log).with_context(|| format!("{log}: cannot be made"))?;
+        let (reader, seen, log) = (Arc::clone(&reader), Arc::clone(&seen), file);
         std::thread::spawn(move || read_output(&reader, &seen, log, &console))
     };
     let (killed, peaks) = watch(&group, &reader, &seen, bounds, console)?;
     drop(group);
-    output.join().map_err(|_| anyhow!("the log reader panicked"))??;
+    let logged = output.join().map_err(|_| anyhow!("the log reader panicked"))?;
+    logged.with_context(|| format!("{log}: cannot be written"))?;
     let ok = killed.is_none() && reader.try_wait()?.is_some_and(|output| output.status.success());
     let stage = seen.stage.lock().map(|s| s.clone()).unwrap_or_default();
     let tail = seen.tail.lock().map(|t| t.clone()).unwrap_or_default();
-    Ok(Run { ok, killed, stage, peak_rss_bytes: peaks.0, peak_anon_bytes: peaks.1, tail })
+    Ok(Run { ok, killed, stage, peaks, tail })
 }
 
 /// Runs a command to its end and returns what it said; ends it, and all that it started, when this process is interrupted.
@@ -127,8 +144,21 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<Output> {
     Ok(Output { status, stdout, stderr: content(stderr)? })
 }
 
+/// As [`output`], with its highest memory. Looking takes a little of a processor: not for a command that measures time.
+pub(crate) fn metered(command: &mut Command) -> anyhow::Result<(Output, Peaks)> {
+    let (stderr, mut peaks) = (tempfile::tempfile()?, Peaks::default());
+    command.stderr(stderr.try_clone()?);
+    let (status, stdout) = waited(command, &mut |group| peaks.see(&usage(group)))?;
+    Ok((Output { status, stdout, stderr: content(stderr)? }, peaks))
+}
+
 /// As [`output`], with its standard error where the command has it.
 pub(crate) fn stdout(command: &mut Command) -> anyhow::Result<(ExitStatus, Vec<u8>)> {
+    waited(command, &mut |_| {})
+}
+
+/// Runs a command to its end and calls `look` now and then.
+fn waited(command: &mut Command, look: &mut dyn FnMut(Pid)) -> anyhow::Result<(ExitStatus, Vec<u8>)> {
     watch_interrupts()?;
     let name = command.get_program().to_string_lossy().into_owned();
     // A file and not a pipe: nothing blocks while this side only waits.
@@ -145,6 +175,7 @@ pub(crate) fn stdout(command: &mut Command) -> anyhow::Result<(ExitStatus, Vec<u
             child.wait()?;
             bail!("{name}: interrupted");
         }
+        look(group.0);
         std::thread::sleep(COMMAND_POLL);
     };
     Ok((status, content(stdout)?))
@@ -167,16 +198,21 @@ impl Drop for Group {
     }
 }
 
+/// Reads all that the worker says, whatever becomes of the log: a pipe that nobody empties would stop the worker, and the full
+/// disk be told as a stall.
 fn read_output(
     reader: &duct::ReaderHandle,
     seen: &Seen,
     mut log: File,
     console: &Console,
 ) -> std::io::Result<()> {
+    let mut logged = Ok(());
     for line in BufReader::new(reader).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
         seen.lines.fetch_add(1, Ordering::Relaxed);
-        writeln!(log, "{line}")?;
+        if logged.is_ok() {
+            logged = writeln!(log, "{line}");
+        }
         if let Some(event) = line.strip_prefix(EVENT) {
             if let Ok(event) = serde_json::from_str::<serde_json::Value>(event)
                 && event["event"] == "stage"
@@ -193,18 +229,18 @@ fn read_output(
             tail.drain(..excess);
         }
     }
-    Ok(())
+    logged
 }
 
-/// Samples the group until it ends or breaks a bound; returns why it was killed and its peaks.
+/// Samples the group until it ends or breaks a bound; returns why it was killed and its highest memory.
 fn watch(
     group: &Group,
     reader: &duct::ReaderHandle,
     seen: &Seen,
     bounds: &Bounds,
     console: &Console,
-) -> anyhow::Result<(Option<String>, (u64, u64))> {
-    let mut peaks = (0, 0);
+) -> anyhow::Result<(Option<String>, Peaks)> {
+    let mut peaks = Peaks::default();
     let mut last = (0, 0);
     let mut alive_at = Instant::now();
     loop {
@@ -213,12 +249,12 @@ fn watch(
             _ => return Ok((None, peaks)),
         }
         let usage = usage(group.0);
-        peaks = (peaks.0.max(usage.rss_bytes), peaks.1.max(usage.anon_bytes));
+        peaks.see(&usage);
         let now = (seen.lines.load(Ordering::Relaxed), usage.cpu_ticks);
         if now != last {
             (last, alive_at) = (now, Instant::now());
         }
-        console.memory(usage.rss_bytes, peaks.0);
+        console.memory(usage.rss_bytes, peaks.rss_bytes);
         let reason = if INTERRUPTED.load(Ordering::Relaxed) {
             Some("was interrupted".to_owned())
         } else if usage.rss_bytes > bounds.memory_bytes_max {
@@ -275,6 +311,51 @@ fn usage(group: Pid) -> Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_under_the_log_is_told_and_is_no_stall() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let (script, done) = (folder.join("script.py"), folder.join("done"));
+        // More than a pipe holds, many times over; then a sign that it came to its end.
+        std::fs::write(
+            &script,
+            "import sys\nfor _ in range(20000): print('x' * 70)\nopen(sys.argv[1], 'w')\n",
+        )
+        .unwrap();
+        let bounds = Bounds { memory_bytes_max: u64::MAX, stall: Duration::from_secs(20) };
+        let full = Utf8Path::new("/dev/full");
+        let run = run("python3".into(), &script, &done, full, &bounds, &Console::Plain);
+        let error = run.err().unwrap();
+        assert!(error.to_string().starts_with("/dev/full: cannot be written"), "{error:#}");
+        assert!(crate::predict::is_disk_full(&error), "{error:#}");
+        assert!(done.exists(), "the worker was held up");
+    }
+
+    #[test]
+    fn a_metered_commands_memory_is_its_groups() {
+        let mut shell = Command::new("sh");
+        // A child of the shell holds it, and until this side says so: when it is looked at is nobody's promise.
+        let folder = tempfile::tempdir().unwrap();
+        let go = folder.path().join("go");
+        let hold = "bytes = bytearray(b'x') * 64_000_000\nimport os, sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.01)";
+        shell.args(["-c", "python3 -c \"$0\" \"$1\"; exit 3", hold, go.to_str().unwrap()]);
+        let mut peaks = Peaks::default();
+        let look = &mut |group| {
+            peaks.see(&usage(group));
+            if peaks.anon_bytes >= 64_000_000 {
+                std::fs::write(&go, "").unwrap();
+            }
+        };
+        let (status, _) = waited(&mut shell, look).unwrap();
+        assert_eq!(status.code(), Some(3));
+        assert!(peaks.rss_bytes >= peaks.anon_bytes, "{peaks:?}");
+        let (output, peaks) =
+            metered(Command::new("sh").args(["-c", "sleep 0.3; echo said; exit 4"])).unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(4), &b"said\n"[..]));
+        assert!(peaks.rss_bytes > 0 && peaks.anon_bytes > 0, "{peaks:?}");
+    }
 
     #[test]
     fn a_command_is_run_to_its_end_and_what_it_says_is_kept_apart() {

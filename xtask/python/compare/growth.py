@@ -4,6 +4,9 @@ Runs the export worker on random weights at the shapes of Llama 3.2 1B and 3B an
 cut to a few layers each, and prints what a layer adds. A layer's cost does not depend on how many
 there are, so the last column extends the line to the whole model: an extension, unless `--whole`
 has all layers of that shape run too (8B wants some 30 GB of disk).
+
+These are the worker's figures. The engine, which proves the file after it, packs the whole model in
+memory: it takes the size of the file, whatever the shape.
 """
 
 from __future__ import annotations

@@ -138,9 +138,14 @@ def write_checkpoint(directory: Path, tensors: dict, config: dict, shards: int =
 class Case(unittest.TestCase):
     """A scratch directory, and `run` for a request in it."""
 
+    # Where the scratch directory is made; the system's temporary directory unless a test says.
+    scratch_in: Path | None = None
+
     @classmethod
     def setUpClass(cls) -> None:
-        cls.scratch = Path(tempfile.mkdtemp(prefix="worker_test_"))
+        if cls.scratch_in is not None:
+            cls.scratch_in.mkdir(parents=True, exist_ok=True)
+        cls.scratch = Path(tempfile.mkdtemp(prefix="worker_test_", dir=cls.scratch_in))
         cls.addClassCleanup(shutil.rmtree, cls.scratch)
 
     def directory(self) -> Path:

@@ -30,6 +30,15 @@ LIMIT = 0.6
 
 
 class Streaming(Case):
+    # On the repository's disk, as an export is: some 4 GB, which a small `/tmp` has not, and on a
+    # tmpfs the files that hold the streamed weights would be memory.
+    scratch_in = Path(__file__).resolve().parents[3] / ".proofmark/work"
+
+    def test_the_weights_are_on_a_disk(self):
+        repository = Path(__file__).resolve().parents[3]
+        self.assertTrue((repository / "xtask/Cargo.toml").exists(), repository)
+        self.assertTrue(self.scratch.is_relative_to(repository / ".proofmark/work"), self.scratch)
+
     def peaks(self, architecture: dict) -> tuple[int, dict[str, int]]:
         """Parameters, and the peak of anonymous memory by stage, of a worker of its own."""
         value = request(self.directory(), architecture=architecture, file_bytes_max=1 << 30)

@@ -36,7 +36,7 @@ pub(crate) struct Comparison {
     /// What was compared.
     pub(super) what: String,
     /// Where.
-    pub(super) machine: Option<Machine>,
+    pub(super) machine: Machine,
     /// Runnable processes over the last minute, before the run: see proc_loadavg(5).
     pub(super) load: Option<f64>,
     /// Names of the sides: ours, theirs.
@@ -133,6 +133,29 @@ pub(super) fn load() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
+/// This machine, as the engine describes it.
+pub(super) fn machine() -> Machine {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        line.split_once(':').map(|(_, value)| value.trim().to_owned())
+    };
+    let cpu = read("/proc/cpuinfo");
+    let kibibytes = field(&read("/proc/meminfo"), "MemTotal");
+    let kibibytes = kibibytes.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let system = format!("{} {}", std::env::consts::OS, read("/proc/sys/kernel/osrelease").trim());
+    Machine {
+        processor: field(&cpu, "model name")
+            .or_else(|| field(&cpu, "Hardware"))
+            .unwrap_or_else(|| "unknown".to_owned()),
+        architecture: std::env::consts::ARCH.to_owned(),
+        processors: u32::try_from(processors).unwrap_or(u32::MAX),
+        memory_bytes: kibibytes.and_then(|n| n.checked_mul(1024)),
+        system: system.trim_end().to_owned(),
+    }
+}
+
 /// The middle value, or the mean of the two in the middle; not a number when there is none.
 pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -144,13 +167,12 @@ pub(super) fn median(values: &[f64]) -> f64 {
 
 /// The comparison as a Markdown table.
 pub(crate) fn markdown(c: &Comparison) -> String {
-    let machine = c.machine.as_ref().map_or(String::new(), |m| {
-        format!("{} ({}, {} processors, {}), ", m.processor, m.architecture, m.processors, m.system)
-    });
+    let m = &c.machine;
+    let machine = format!("{} ({}, {} processors, {})", m.processor, m.architecture, m.processors, m.system);
     let load = c.load.map_or("unknown".to_owned(), |load| format!("{load:.2}"));
     let [ours, theirs] = c.sides;
     let mut text = format!(
-        "{}\n{machine}load before the run {load}\n\n| figure | {ours} | {theirs} | ratio |\n|---|---|---|---|\n",
+        "{}\n{machine}, load before the run {load}\n\n| figure | {ours} | {theirs} | ratio |\n|---|---|---|---|\n",
         c.what
     );
     for row in &c.rows {
@@ -172,7 +194,7 @@ mod tests {
     fn a_table_has_both_sides_and_their_ratio() {
         let comparison = Comparison {
             what: "x.pte, 2 threads".into(),
-            machine: None,
+            machine: crate::bench::tests::sample().machine,
             load: Some(0.25),
             sides: ["ours", "theirs"],
             rows: vec![
@@ -181,7 +203,8 @@ mod tests {
             ],
         };
         let text = markdown(&comparison);
-        assert!(text.contains("load before the run 0.25"), "{text}");
+        let machine = "A <fast> processor & co (x86_64, 2 processors, linux 6), load before the run 0.25";
+        assert!(text.contains(machine), "{text}");
         assert!(text.contains("| decode | 30.00 tok/s | 20.00 tok/s | 1.500 |"), "{text}");
         // The median of the ratios, and not the ratio of the medians, 38 over 24.
         let row = "| prefill | 38.00 tok/s (24.00 to 39.00) | 24.00 tok/s (24.00 to 38.00) | 1.026 (1.000 to 1.583) |";

@@ -10,15 +10,15 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use camino::Utf8Path;
-use model_assets::{dir::ModelDir, recipe::Recipe};
+use model_assets::{dir::ModelDir, manifest::Stage, recipe::Recipe};
 use serde_json::json;
 
 use crate::{
-    Failure,
+    EXIT_EXPORT, EXIT_INTERRUPTED, Failure,
     console::Console,
     engine::{self, Profile},
     export, setup,
-    supervise::{Bounds, Run},
+    supervise::{self, Bounds, Run},
     verify::refused,
     workspace::Workspace,
 };
@@ -41,36 +41,61 @@ pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> 
     engine::build(workspace, Profile::Dev)?;
     let load = against::load();
     let rehearsal = ModelDir::new(workspace.rehearsals(), model);
-    if rehearsal.manifest_path().exists() {
-        // A reproduced model would keep the figures of its first export.
-        fs::remove_file(rehearsal.manifest_path())?;
-    }
     let began = Instant::now();
     export::shown(workspace, &export::Args::of_rehearsal(model), console.clone())?;
     let our_seconds = began.elapsed().as_secs_f64();
     let manifest = rehearsal.manifest().map_err(refused)?.context("the rehearsal published no manifest")?;
-    let worker: f64 = manifest.export.stages.iter().map(|stage| stage.seconds).sum();
+    let (engine, worker): (Vec<_>, Vec<_>) =
+        manifest.export.stages.iter().partition(|stage| stage.name == engine::STAGE);
+    let worker: f64 = worker.iter().map(|stage| stage.seconds).sum();
+    let whole =
+        |peak: fn(&Stage) -> u64, worker: u64| engine.iter().map(|stage| peak(stage)).fold(worker, u64::max);
     console.clear();
     console.step("export_llm: export");
     let began = Instant::now();
-    let (run, file_bytes) = upstream(workspace, &recipe, console)?;
+    let (run, file_bytes) = upstream(workspace, &recipe, console)
+        .map_err(|error| failed(model, supervise::interrupted(), error))?;
     let their_seconds = began.elapsed().as_secs_f64();
-    let anonymous = manifest.export.peak_anon_bytes.unwrap_or_default();
+    let (anonymous, resident) =
+        (manifest.export.peak_anon_bytes.unwrap_or_default(), manifest.export.peak_rss_bytes);
+    let theirs = run.peaks;
     let once = |name: &str, unit, ours: f64, theirs: f64| Row::new(name, unit, vec![[ours, theirs]]);
     let mb = |name: &str, ours: u64, theirs: u64| once(name, "MB", ours as f64 / MB, theirs as f64 / MB);
     Ok(Comparison {
         what: format!("{model}: export of random weights"),
-        machine: None,
+        machine: against::machine(),
         load,
         sides: ["cargo xtask export", "export_llm"],
         rows: vec![
             once("whole command (ours with load, parity and publish)", "s", our_seconds, their_seconds),
             once("until the file is written", "s", worker, their_seconds),
-            mb("peak anonymous memory", anonymous, run.peak_anon_bytes),
-            mb("peak resident memory", manifest.export.peak_rss_bytes, run.peak_rss_bytes),
+            mb("until the file is written: peak anonymous memory", anonymous, theirs.anon_bytes),
+            mb("until the file is written: peak resident memory", resident, theirs.rss_bytes),
+            mb(
+                "whole command: peak anonymous memory",
+                whole(|it| it.peak_anon_bytes, anonymous),
+                theirs.anon_bytes,
+            ),
+            mb(
+                "whole command: peak resident memory",
+                whole(|it| it.peak_rss_bytes, resident),
+                theirs.rss_bytes,
+            ),
             mb("file", manifest.file_bytes, file_bytes),
         ],
     })
+}
+
+/// Upstream's half did not come to its end; ours has.
+fn failed(model: &str, interrupted: bool, error: anyhow::Error) -> Failure {
+    let again = format!("cargo xtask bench {model} --against export-llm");
+    if interrupted {
+        let hint = format!("our rehearsal stays, nothing was compared; run again: {again}");
+        return Failure::new(EXIT_INTERRUPTED, error, hint);
+    }
+    let hint =
+        format!("upstream's exporter failed and ours did not; look at its lines above, then run: {again}");
+    Failure::new(EXIT_EXPORT, error, hint)
 }
 
 /// Runs upstream's exporter; returns what it used and the size of its file, bytes.
@@ -86,4 +111,20 @@ fn upstream(workspace: &Workspace, recipe: &Recipe, console: &Console) -> anyhow
     ensure!(file.exists(), "{file}: export_llm wrote no file:\n{}", run.tail.join("\n"));
     let bytes = fs::metadata(&file)?.len();
     Ok((run, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_upstreams_half_ends_is_told_by_the_exit_code() {
+        let ended = |interrupted| {
+            let failure = failed("tiny", interrupted, anyhow::anyhow!("export_llm.py: was interrupted"));
+            let hint = failure.hint.unwrap();
+            assert!(hint.ends_with("cargo xtask bench tiny --against export-llm"), "{hint}");
+            failure.code
+        };
+        assert_eq!((ended(false), ended(true)), (EXIT_EXPORT, EXIT_INTERRUPTED));
+    }
 }

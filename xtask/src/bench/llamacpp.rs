@@ -53,7 +53,7 @@ pub(super) fn compare(
         let threads = first.threads;
         Ok(Comparison {
             what: format!("{} ({}) and {path}, {threads} threads, {rounds} rounds", files.pte, files.mode()),
-            machine: Some(first.machine.clone()),
+            machine: first.machine.clone(),
             load,
             sides: ["engine", "llama.cpp"],
             rows: rows(&taken),

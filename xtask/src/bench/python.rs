@@ -61,7 +61,7 @@ pub(super) fn compare(
     }
     Ok(Comparison {
         what: format!("{} ({}), {} threads, {rounds} rounds", files.pte, files.mode(), benchmark.threads),
-        machine: Some(benchmark.machine.clone()),
+        machine: benchmark.machine.clone(),
         load,
         sides: ["engine", "Python runtime"],
         rows: vec![

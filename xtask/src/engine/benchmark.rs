@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::console::Console;
 
-use super::{Engine, Files};
+use super::{Engine, Files, about};
 
 /// A benchmark, and in which mode it was taken.
 #[derive(Debug, Clone, Serialize)]
@@ -98,8 +98,9 @@ impl Engine {
         arguments.extend(self.packed_words(files)?);
         arguments.extend(threads_words(threads));
         self.run("check", files, &arguments)?;
-        let check: EngineCheck = self.answer(&response)?;
-        Ok(Some(check.load))
+        let EngineCheck { runtime, pte_sha256, load, .. } = self.answer(&response)?;
+        about(files.sha256, &runtime, &pte_sha256)?;
+        Ok(Some(load))
     }
 
     /// As [`Self::bench`], with these arguments more and no others. The packed file of a linked model must be there:
@@ -134,9 +135,10 @@ fn threads_words(threads: Option<u32>) -> Vec<String> {
     threads.iter().flat_map(|n| ["--threads".to_owned(), n.to_string()]).collect()
 }
 
-/// Reads an answer and believes it if it is of the mode that the app runs these files in.
+/// Reads an answer and believes it if it is about these files, and of the mode that the app runs them in.
 fn believed(answer: &str, files: &Files) -> anyhow::Result<Benched> {
     let benched: Benched = serde_json::from_str(answer).context("the engine's benchmark cannot be read")?;
+    about(files.sha256, &benched.benchmark.runtime, &benched.benchmark.pte_sha256)?;
     let pte = &files.pte;
     let got = match (&benched.packed, files.linked) {
         (None, false) | (Some(PackedWeights::Warm | PackedWeights::Proved), true) => return Ok(benched),
@@ -155,10 +157,12 @@ fn believed(answer: &str, files: &Files) -> anyhow::Result<Benched> {
 
 #[cfg(test)]
 mod tests {
+    use model_assets::digest::Digest;
+
     use super::*;
 
     fn files(linked: bool) -> Files {
-        Files { pte: "x.pte".into(), words: None, linked }
+        Files { pte: "x.pte".into(), sha256: Digest::from_bytes([0; 32]), words: None, linked }
     }
 
     fn answer(packed: Option<PackedWeights>) -> String {
@@ -184,6 +188,20 @@ mod tests {
         refused(Some(PackedWeights::Warm), false, "expected an embedded model's");
         let bare = serde_json::to_string(&crate::bench::tests::sample()).unwrap();
         assert!(believed(&bare, &files(false)).is_err());
+    }
+
+    #[test]
+    fn figures_of_another_file_or_runtime_are_not_believed() {
+        let error = |spoil: &dyn Fn(&mut Benchmark)| {
+            let mut benchmark = crate::bench::tests::sample();
+            spoil(&mut benchmark);
+            let benched = Benched { benchmark, packed: None, profile: None };
+            believed(&serde_json::to_string(&benched).unwrap(), &files(false)).unwrap_err().to_string()
+        };
+        let other = "11".repeat(32);
+        let expected = format!("the engine ran {other}, expected {}", "00".repeat(32));
+        assert_eq!(error(&|it| it.pte_sha256 = other.clone()), expected);
+        assert_eq!(error(&|it| it.runtime = "1.4.0".into()), "runtime: got 1.4.0, expected 1.5.1");
     }
 
     #[test]

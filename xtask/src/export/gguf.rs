@@ -34,9 +34,10 @@ use crate::{
 };
 
 use super::{
+    checkpoint::Checkpoint,
     job::{now, revision},
     publish::{replace, sweep, sync_dir},
-    weights::{Checkpoint, Generator, Weights},
+    weights::{Generator, Weights},
 };
 
 /// Weights of a chunk: a few megabytes as `f32`.
@@ -103,7 +104,9 @@ impl Job<'_> {
         let evidence = claim.manifest.evidence.as_ref()?;
         let fresh = evidence.bound == ReserveBinding::current(claim.manifest.sha256, claim.bound());
         let same = match &self.checkpoint {
-            Some(folder) => Checkpoint::open(folder).ok()?.files == claim.manifest.source.files,
+            Some(folder) => {
+                Checkpoint::open(folder, &self.recipe).ok()?.finish().ok()? == claim.manifest.source.files
+            }
             None => true,
         };
         let (_, file) = self.dir.open_gguf(&claim.manifest).ok()?;
@@ -211,7 +214,7 @@ impl Job<'_> {
         let names: Vec<String> = names.collect();
         self.console.step("gguf: weights");
         let mut weights = match (&self.checkpoint, &self.source) {
-            (Some(folder), _) => Weights::Checkpoint(Checkpoint::open(folder)?),
+            (Some(folder), _) => Weights::Checkpoint(Checkpoint::open(folder, &self.recipe)?),
             (None, Source::Random { seed }) => {
                 Weights::Random(Generator::start(self.workspace, *seed, &self.recipe.architecture, &names)?)
             }
@@ -223,15 +226,14 @@ impl Job<'_> {
         let metadata = expect.metadata.as_deref().unwrap_or_default();
         out.write_all(&gguf::head_bytes(metadata, &table))?;
         for (tensor, origin) in &plan {
-            ensure!(!supervise::interrupted(), "interrupted");
-            write_tensor(&mut out, tensor, origin, &mut weights)?;
+            write_tensor(&mut out, tensor, origin, &mut weights, &supervise::interrupted)?;
         }
         let file = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
         file.sync_all()?;
-        Ok(match weights {
-            Weights::Checkpoint(checkpoint) => checkpoint.files,
-            Weights::Random(_) => Vec::new(),
-        })
+        match weights {
+            Weights::Checkpoint(checkpoint) => checkpoint.finish(),
+            Weights::Random(_) => Ok(Vec::new()),
+        }
     }
 
     /// Moves the proven file into its directory; the record's rename is the commit point.
@@ -272,12 +274,14 @@ fn reference(dir: &ModelDir, source: &SourceRecord) -> anyhow::Result<Utf8PathBu
     Ok(path)
 }
 
-/// Writes one tensor and its padding.
+/// Writes one tensor and its padding; ends before the next chunk, seconds before the end of a large tensor, when `interrupted`
+/// says so.
 fn write_tensor(
     out: &mut impl std::io::Write,
     tensor: &Tensor,
     origin: &Origin,
     weights: &mut Weights,
+    interrupted: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {
     let (name, head_rows) = match origin {
         Origin::Constant(values) => {
@@ -294,6 +298,7 @@ fn write_tensor(
     let step = (CHUNK_WEIGHTS / (width * unit)).max(1) * unit;
     let mut first = 0;
     while first < rows {
+        ensure!(!interrupted(), "interrupted");
         let count = step.min(rows - first);
         let mut chunk = vec![0.0; usize::try_from(count * width)?];
         weights.rows(name, &shape, first, &mut chunk)?;

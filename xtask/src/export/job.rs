@@ -164,11 +164,7 @@ impl Job<'_> {
         };
         let claim = self.claim(run, response, attempt, receipt, summary, Digest::from_bytes(sha256))?;
         let validated = check::validate(pte, &claim, Profile::Dev)?;
-        // A reproduced model keeps its reviewed manifest: figures that vary from run to run are no reason to change it.
-        let manifest = match self.dir.manifest() {
-            Ok(Some(old)) if old.covers(&claim.manifest) => old,
-            _ => claim.manifest,
-        };
+        let manifest = kept(self.dir.manifest().ok().flatten(), claim.manifest);
         publish(&self.dir, &validated, &manifest, &self.work)?;
         Ok(manifest)
     }
@@ -226,8 +222,8 @@ impl Job<'_> {
                 linears: response.linears.context("the worker counted no linears")?.quantized,
                 attempt,
                 stages: response.stages,
-                peak_rss_bytes: run.peak_rss_bytes,
-                peak_anon_bytes: Some(run.peak_anon_bytes),
+                peak_rss_bytes: run.peaks.rss_bytes,
+                peak_anon_bytes: Some(run.peaks.anon_bytes),
             },
             structure: Structure::of(summary),
             reference: FileRecord {
@@ -252,12 +248,23 @@ impl Job<'_> {
         let files = engine::Files::of(&self.dir, &claim, path.clone());
         let bench =
             Bench { workspace: self.workspace, dir: &self.dir, claim: &claim, files, console: &self.console };
-        claim.manifest.evidence = Some(bench.load_and_parity(&reference)?);
+        let (evidence, stage) = bench.load_and_parity(&reference)?;
+        claim.manifest.evidence = Some(evidence);
+        claim.manifest.export.stages.push(stage);
         let pte = fs::File::open(path)?;
         claim.manifest.checks = check::validate(pte, &claim, Profile::Dev)?.checks().to_vec();
         claim.manifest.prd_reasons = claim.manifest.prd_findings(&claim.policy);
         claim.manifest.prd_compliant = claim.manifest.prd_reasons.is_empty();
         Ok(claim)
+    }
+}
+
+/// A reproduced model keeps its reviewed manifest: figures that vary from run to run are no reason to change it. A rehearsal is
+/// run for its figures, and nobody reviews it.
+fn kept(old: Option<Manifest>, new: Manifest) -> Manifest {
+    match old {
+        Some(old) if new.weights == WeightsKind::Checkpoint && old.covers(&new) => old,
+        _ => new,
     }
 }
 
@@ -290,7 +297,7 @@ pub(super) fn heldout_texts(workspace: &Workspace, dir: &ModelDir) -> Utf8PathBu
 }
 
 fn read_response(path: &Utf8Path, run: &Run) -> anyhow::Result<Response> {
-    let (stage, peak) = (&run.stage, run.peak_rss_bytes);
+    let (stage, peak) = (&run.stage, run.peaks.rss_bytes);
     if let Some(reason) = &run.killed {
         bail!("stage `{stage}`: the worker {reason} (peak {peak} bytes)");
     }
@@ -319,4 +326,21 @@ pub(super) fn revision(workspace: &Workspace) -> Option<String> {
 
 pub(super) fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rehearsals_figures_are_of_its_last_run_and_a_models_of_its_review() {
+        let old = Manifest::parse(include_bytes!("../../../model-assets/models/tiny/manifest.json")).unwrap();
+        let mut new = old.clone();
+        new.export.peak_rss_bytes += 1;
+        assert_eq!(kept(Some(old.clone()), new.clone()), old);
+        assert_eq!(kept(None, new.clone()), new);
+        let random = |manifest: &Manifest| Manifest { weights: WeightsKind::Random, ..manifest.clone() };
+        assert!(random(&old).covers(&random(&new)));
+        assert_eq!(kept(Some(random(&old)), random(&new)), random(&new));
+    }
 }

@@ -5,6 +5,8 @@
 //!
 //! **Invariant:** what is published was loaded and run by the engine, and its logits agree with the eager model's.
 
+mod checkpoint;
+mod config;
 mod gguf;
 mod inputs;
 mod job;
@@ -20,6 +22,7 @@ use model_assets::{
     dir::ModelDir,
     manifest::{EvidenceBinding, LOG_FILE},
     recipe::{Recipe, Source},
+    reserve,
 };
 
 use crate::{
@@ -211,10 +214,11 @@ fn checkpoint(
 
 /// Refuses to start what cannot end well.
 fn preflight(job: &Job<'_>, args: &Args) -> Outcome {
-    let needed = predict::export_anon_bytes(&job.recipe);
     let bound = args.bounds().memory_bytes_max;
     let disk = predict::free_disk_bytes(job.workspace.root());
-    suffices("--memory-max", Some(bound), needed, &job.recipe)?;
+    // The bound is the worker's; the engine that proves the file has none but the machine's.
+    suffices("--memory-max", Some(bound), predict::worker_anon_bytes(&job.recipe), &job.recipe)?;
+    let needed = predict::export_anon_bytes(&job.recipe);
     suffices("memory", predict::free_memory_bytes(), needed, &job.recipe)?;
     suffices("disk", disk, predict::export_disk_bytes(&job.recipe), &job.recipe)?;
     Ok(supervise::watch_interrupts()?)
@@ -233,16 +237,27 @@ fn escalation(job: &Job<'_>, story: &[String]) -> String {
     let log = fs::read_to_string(job.work.join(LOG_FILE)).unwrap_or_default();
     let lines: Vec<_> = log.lines().collect();
     let tail = lines.get(lines.len().saturating_sub(LOG_TAIL_LINES)..).unwrap_or_default().join("\n");
+    let (name, advice) = (&job.recipe.name, advice(&job.recipe));
     format!(
-        "export of `{}` failed {ATTEMPTS_MAX} times; nothing was published\n\n{}\n\nwhat to do: mend the cause named \
-         above and run `cargo xtask export {}`; for want of memory, run it on a larger machine; if ExecuTorch itself \
-         is in the way, the reserve is a GGUF of the same checkpoint for llama.cpp: `cargo xtask export {} --runtime \
-         llamacpp`\n\nlast lines of the log:\n{tail}\n",
-        job.recipe.name,
+        "export of `{name}` failed {ATTEMPTS_MAX} times; nothing was published\n\n{}\n\nwhat to do: {advice}\n\n\
+         last lines of the log:\n{tail}\n",
         story.join("\n\n"),
-        job.recipe.name,
-        job.recipe.name
     )
+}
+
+fn advice(recipe: &Recipe) -> String {
+    let name = &recipe.name;
+    let mut advice = format!(
+        "mend the cause named above and run `cargo xtask export {name}`; for want of memory, run it on a larger machine"
+    );
+    // A recipe that no GGUF is written for, such as an int4, has no reserve.
+    if reserve::expect(recipe, None, None).is_ok() {
+        advice += &format!(
+            "; if ExecuTorch itself is in the way, the reserve is a GGUF of the same checkpoint for llama.cpp: \
+             `cargo xtask export {name} --runtime llamacpp`"
+        );
+    }
+    advice
 }
 
 fn attempts(job: &Job<'_>, args: &Args, receipt: &Receipt) -> Outcome {
@@ -318,6 +333,20 @@ pub(crate) fn lock(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reserve_is_advised_where_there_is_one() {
+        let advised = |name: &str| {
+            let path = format!("{}/../model-assets/models/{name}/recipe.toml", env!("CARGO_MANIFEST_DIR"));
+            advice(&Recipe::parse(&fs::read_to_string(path).unwrap()).unwrap())
+        };
+        assert!(advised("tiny").ends_with("`cargo xtask export tiny --runtime llamacpp`"));
+        let int4 = advised("llama3.2-1b-int4");
+        assert!(
+            int4.contains("cargo xtask export llama3.2-1b-int4`") && !int4.contains("llamacpp"),
+            "{int4}"
+        );
+    }
 
     #[test]
     fn a_lock_is_waited_for_where_work_would_be_lost() {

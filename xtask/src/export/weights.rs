@@ -1,26 +1,19 @@
 //! Where the rows of a GGUF come from: a checkpoint's safetensors, or the seeded weights of a rehearsal.
 //!
-//! **Invariant:** no offset is used before it is checked against the file, and no more than the rows asked for are in
-//! memory.
+//! **Invariant:** no more than the rows asked for are in memory.
 
 use std::{
-    collections::BTreeMap,
-    fs,
     io::Read as _,
-    os::unix::fs::FileExt as _,
     process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context as _, anyhow, bail, ensure};
-use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::{digest::Digest, gguf::Precision, manifest::FileRecord, recipe::Architecture};
-use safetensors::{Dtype, tensor::Metadata};
+use anyhow::{Context as _, bail};
+use model_assets::{gguf::Precision, recipe::Architecture};
 use serde_json::json;
 
 use crate::workspace::Workspace;
 
-/// Largest safetensors header: a thousand times that of any model in use.
-const HEADER_BYTES_MAX: u64 = 100 << 20;
+use super::checkpoint::Checkpoint;
 
 /// Where rows are read from.
 pub(super) enum Weights {
@@ -46,106 +39,8 @@ impl Weights {
     }
 }
 
-/// Safetensors files that together hold the tensors of a model.
-pub(super) struct Checkpoint {
-    entries: BTreeMap<String, Entry>,
-    /// The files, for the record.
-    pub(super) files: Vec<FileRecord>,
-    bytes: Vec<u8>,
-}
-
-struct Entry {
-    path: Utf8PathBuf,
-    file: std::rc::Rc<fs::File>,
-    offset: u64,
-    dtype: Dtype,
-    shape: Vec<usize>,
-}
-
-impl Checkpoint {
-    /// Opens every `*.safetensors` of a folder and hashes it.
-    pub(super) fn open(folder: &Utf8Path) -> anyhow::Result<Self> {
-        let mut paths: Vec<Utf8PathBuf> = Vec::new();
-        for entry in folder.read_dir_utf8().with_context(|| format!("{folder}: cannot be read"))? {
-            let path = entry?.into_path();
-            if path.extension() == Some("safetensors") {
-                paths.push(path);
-            }
-        }
-        paths.sort();
-        ensure!(!paths.is_empty(), "{folder}: got no *.safetensors, expected a checkpoint");
-        let mut it = Self { entries: BTreeMap::new(), files: Vec::new(), bytes: Vec::new() };
-        for path in paths {
-            it.add(&path)?;
-        }
-        Ok(it)
-    }
-
-    fn add(&mut self, path: &Utf8Path) -> anyhow::Result<()> {
-        let mut file = fs::File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
-        let sha256 = Digest::of_reader(&mut file)?;
-        let size = file.metadata()?.len();
-        let mut length = [0; 8];
-        file.read_exact_at(&mut length, 0).with_context(|| format!("{path}: no safetensors header"))?;
-        let length = u64::from_le_bytes(length);
-        ensure!(
-            length <= HEADER_BYTES_MAX && length <= size.saturating_sub(8),
-            "{path}: got a header of {length} bytes, expected one within {size}"
-        );
-        let mut header = vec![0; usize::try_from(length + 8)?];
-        file.read_exact_at(&mut header, 0)?;
-        let header = header.get(8..).unwrap_or_default();
-        let metadata: Metadata =
-            serde_json::from_slice(header).map_err(|error| anyhow!("{path}: header: {error}"))?;
-        let file = std::rc::Rc::new(file);
-        let base = length + 8;
-        let end = base + metadata.data_len() as u64;
-        ensure!(
-            end == size,
-            "{path}: got {size} bytes, expected {end}: truncated, or bytes that no tensor covers"
-        );
-        for (name, info) in metadata.tensors() {
-            let entry = Entry {
-                path: path.to_owned(),
-                file: file.clone(),
-                offset: base + info.data_offsets.0 as u64,
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-            };
-            ensure!(self.entries.insert(name.clone(), entry).is_none(), "{path}: {name}: a second one");
-        }
-        let name = path.file_name().unwrap_or_default().to_owned();
-        self.files.push(FileRecord { name, bytes: size, sha256 });
-        Ok(())
-    }
-
-    pub(super) fn rows(
-        &mut self,
-        name: &str,
-        shape: &[u64],
-        first: u64,
-        out: &mut [f32],
-    ) -> anyhow::Result<()> {
-        let entry = self.entries.get(name).with_context(|| format!("{name}: not in the checkpoint"))?;
-        let got: Vec<u64> = entry.shape.iter().map(|size| *size as u64).collect();
-        ensure!(got == shape, "{}: {name}: got shape {got:?}, expected {shape:?}", entry.path);
-        let precision = match entry.dtype {
-            Dtype::BF16 => Precision::Bf16,
-            Dtype::F16 => Precision::F16,
-            Dtype::F32 => Precision::F32,
-            other => bail!("{}: {name}: got {other:?}, expected BF16, F16 or F32", entry.path),
-        };
-        let width: u64 = shape.get(1..).unwrap_or_default().iter().product();
-        self.bytes.resize(out.len() * precision.bytes(), 0);
-        let offset = entry.offset + first * width * precision.bytes() as u64;
-        let read = entry.file.read_exact_at(&mut self.bytes, offset);
-        read.with_context(|| format!("{}: {name}: cannot be read", entry.path))?;
-        finite(name, precision.read(&self.bytes, out))
-    }
-}
-
 /// A number that is none spoils its whole block, and what is finite after it was quantized was not before.
-fn finite(name: &str, place: Option<usize>) -> anyhow::Result<()> {
+pub(super) fn finite(name: &str, place: Option<usize>) -> anyhow::Result<()> {
     match place {
         Some(place) => bail!("{name}: got a weight that is not finite, {place} after the first of its chunk"),
         None => Ok(()),
@@ -167,11 +62,7 @@ impl Generator {
         names: &[String],
     ) -> anyhow::Result<Self> {
         let request = json!({"seed": seed, "architecture": architecture, "names": names}).to_string();
-        let script = workspace.python_sources().join("random_weights.py");
-        let child = Command::new(workspace.python())
-            .args([script.as_str(), &request])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+        let child = command(workspace, &request)
             .spawn()
             .with_context(|| format!("{}: cannot be started", workspace.python()))?;
         Ok(Self { child, bytes: Vec::new() })
@@ -187,10 +78,39 @@ impl Generator {
     }
 }
 
+/// As isolated as the supervised worker: nothing of this folder or of the user's is imported, and the token stays here.
+fn command(workspace: &Workspace, request: &str) -> Command {
+    let script = workspace.python_sources().join("random_weights.py");
+    let mut command = Command::new(workspace.python());
+    command
+        .args(["-I", "-B", script.as_str(), request])
+        .env_remove("HF_TOKEN")
+        .env_remove("HUGGING_FACE_HUB_TOKEN")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    command
+}
+
 impl Drop for Generator {
     fn drop(&mut self) {
         // It has ended by itself, unless the export failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generator_is_isolated_and_has_no_token() {
+        let command = command(&Workspace::find(None).unwrap(), "{}");
+        let arguments: Vec<_> = command.get_args().filter_map(|it| it.to_str()).collect();
+        assert_eq!((arguments[..2].to_vec(), arguments[3]), (vec!["-I", "-B"], "{}"));
+        assert!(arguments[2].ends_with("python/random_weights.py"), "{arguments:?}");
+        for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
+            assert!(command.get_envs().any(|(key, value)| key == name && value.is_none()), "{name}");
+        }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Build) -> Outcome {
     }
     plan.check_needs()?;
     plan.run(workspace.root())?;
-    inspect::run(&inspect::Args::of(package(workspace, args.release)))
+    inspect::run(&inspect::Args::of(package(workspace, args.release), args.release))
 }
 
 /// The file that the package must carry; none for an embedded model.

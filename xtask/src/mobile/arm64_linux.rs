@@ -5,8 +5,6 @@
 //! **Invariant:** the wheel is the one whose digest is in the lock; loader and C library under the emulator come from one
 //! package.
 
-use std::fs::File;
-
 use anyhow::{Context as _, anyhow, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{dir::ModelDir, manifest::RUNTIME_VERSION};
@@ -16,7 +14,7 @@ use super::{
     plan::{Need, Plan, Step, find_program, unfinished},
     runtime,
 };
-use crate::{EXIT_MOBILE_RUN, Failure, Outcome, engine, inspect_app, setup, workspace::Workspace};
+use crate::{EXIT_MOBILE_RUN, Failure, Outcome, engine, inspect, setup, workspace::Workspace};
 
 const TRIPLE: &str = "aarch64-unknown-linux-gnu";
 const COMPILER: &str = "aarch64-linux-gnu-g++";
@@ -56,7 +54,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     std::fs::write(&places.lock, wheel_lock()?)?;
     plan.run(workspace.root())?;
     let app = places.binary("app");
-    inspect_app::run(&app, &File::open(&app)?, false)?;
+    inspect::run(&inspect::Args::of(app, true))?;
     if args.run { compare(workspace, &places, &args.model) } else { Ok(()) }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Build) -> Outcome {
     }
     plan.check_needs()?;
     plan.run(workspace.root())?;
-    inspect::run(&inspect::Args::of(app(workspace)))
+    inspect::run(&inspect::Args::of(app(workspace), args.release))
 }
 
 /// What reaches users runs on phones alone, and a runtime more takes long to build.

@@ -2,6 +2,7 @@
 //! swapped, missing or hostile is refused.
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail by panicking")]
 
+mod binaries;
 mod zip;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     process::Command,
 };
 
-use model_assets::provenance;
+use model_assets::{manifest::Manifest, provenance};
 use serde_json::Value;
 use zip::{End, File, Lie, zip, zip_with};
 
@@ -37,6 +38,11 @@ fn swapped() -> Vec<u8> {
 
 /// A block as the gate writes it: of an embedded model, or of a linked one when `pte` is empty.
 fn block(pte: &[u8]) -> Vec<u8> {
+    block_with(pte, &|_| {})
+}
+
+/// The same with another manifest.
+fn block_with(pte: &[u8], change: &dyn Fn(&mut Manifest)) -> Vec<u8> {
     let read = |path: PathBuf| fs::read(path).unwrap();
     let mut texts = [
         read(tiny().join("recipe.toml")),
@@ -48,6 +54,9 @@ fn block(pte: &[u8]) -> Vec<u8> {
     if pte.is_empty() {
         link(&mut texts);
     }
+    let mut manifest = Manifest::parse(&texts[2]).unwrap();
+    change(&mut manifest);
+    texts[2] = serde_json::to_vec(&manifest).unwrap();
     let [recipe, policy, manifest, tokenizer, template] = texts.each_ref().map(|text| text.len() as u64);
     let (header, offset) =
         provenance::header([recipe, policy, manifest, tokenizer, template, pte.len() as u64]);
@@ -62,7 +71,7 @@ fn link(texts: &mut [Vec<u8>; 5]) {
     let recipe = String::from_utf8(texts[0].clone()).unwrap();
     let recipe = recipe.replace("delivery = \"embed\"", "delivery = \"link\"");
     let digest = model_assets::recipe::Recipe::parse(&recipe).unwrap().digest();
-    let mut manifest = model_assets::manifest::Manifest::parse(&texts[2]).unwrap();
+    let mut manifest = Manifest::parse(&texts[2]).unwrap();
     manifest.bound.recipe = digest;
     manifest.evidence.as_mut().unwrap().bound.bound.recipe = digest;
     texts[0] = recipe.into_bytes();
@@ -71,6 +80,8 @@ fn link(texts: &mut [Vec<u8>; 5]) {
 
 const ARM64: u16 = 183;
 const X86_64: u16 = 62;
+const APPLE_ARM64: u32 = 0x0100_000c;
+const APPLE_X86_64: u32 = 0x0100_0007;
 const PAGE: usize = 1 << 14;
 
 /// A library of one loaded segment, with room for its headers before the contents.
@@ -103,8 +114,12 @@ fn elf_with(machine: u16, contents: &[u8], loaded: usize, align: u64) -> Vec<u8>
 
 /// An arm64 executable of one segment.
 fn macho(contents: &[u8]) -> Vec<u8> {
+    macho_for(APPLE_ARM64, contents)
+}
+
+fn macho_for(processor: u32, contents: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    for number in [0xfeed_facf_u32, 0x0100_000c, 0, 2, 1, 72, 0, 0, 0x19, 72] {
+    for number in [0xfeed_facf_u32, processor, 0, 2, 1, 72, 0, 0, 0x19, 72] {
         out.extend(number.to_le_bytes());
     }
     out.extend(b"__DATA_CONST\0\0\0\0");
@@ -127,8 +142,12 @@ fn inspect(name: &str, bytes: &[u8]) -> (i32, Value, String) {
 }
 
 fn inspect_path(path: &Path) -> (i32, Value, String) {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_xtask")).args(["inspect", "--json"]).arg(path).output().unwrap();
+    inspect_for(path, &[])
+}
+
+fn inspect_for(path: &Path, more: &[&str]) -> (i32, Value, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let output = command.args(["inspect", "--json"]).args(more).arg(path).output().unwrap();
     let json = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     (output.status.code().unwrap(), json, String::from_utf8(output.stderr).unwrap())
 }

@@ -1,8 +1,12 @@
+use std::collections::BTreeMap;
+
 use model_assets::{
     check::{Severity, validate_reserve},
     evidence::{Heldout, Load, ParityRun},
     recipe::EvidenceKind,
 };
+
+use safetensors::Dtype;
 
 use super::*;
 
@@ -169,7 +173,7 @@ fn the_quantized_weights_are_the_checkpoint_s() {
     let file = fs::File::open(path).unwrap();
     let (head, _) = gguf::structure(&file, &claim.expect().unwrap()).unwrap();
     let workspace = Workspace::find(None).unwrap();
-    let mut checkpoint = Checkpoint::open(&workspace.models().join("tiny")).unwrap();
+    let mut checkpoint = Checkpoint::read(&workspace.models().join("tiny")).unwrap();
     let read = |tensor: &Tensor| {
         let mut bytes = vec![0; usize::try_from(tensor.bytes().unwrap()).unwrap()];
         model_assets::pte::ReadAt::read_exact_at(&file, &mut bytes, head.bytes + tensor.offset).unwrap();
@@ -199,7 +203,7 @@ fn the_quantized_weights_are_the_checkpoint_s() {
 #[test]
 fn a_checkpoint_that_is_not_the_recipe_s_is_refused() {
     let workspace = Workspace::find(None).unwrap();
-    let mut checkpoint = Checkpoint::open(&workspace.models().join("tiny")).unwrap();
+    let mut checkpoint = Checkpoint::read(&workspace.models().join("tiny")).unwrap();
     let mut out = [0.0; 4];
     let error = checkpoint.rows("model.norm.weight", &[193], 0, &mut out).unwrap_err().to_string();
     assert!(error.contains("got shape [192], expected [193]"), "{error}");
@@ -209,13 +213,155 @@ fn a_checkpoint_that_is_not_the_recipe_s_is_refused() {
     let path = Utf8Path::from_path(folder.path()).unwrap();
     let error = |bytes: &[u8]| {
         fs::write(path.join("model.safetensors"), bytes).unwrap();
-        Checkpoint::open(path).err().map(|error| format!("{error:#}")).unwrap_or_default()
+        Checkpoint::read(path).err().map(|error| format!("{error:#}")).unwrap_or_default()
     };
     assert!(error(b"abc").contains("no safetensors header"));
     assert!(error(&u64::MAX.to_le_bytes()).contains("got a header of"));
     let header = br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
     let file = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 3]].concat();
     assert!(error(&file).contains("truncated"), "{}", error(&file));
+}
+
+/// A copy of tiny's checkpoint whose tensors were changed.
+fn changed(folder: &Utf8Path, change: impl FnOnce(&mut BTreeMap<String, (Vec<usize>, Vec<u8>)>)) {
+    let dir = Workspace::find(None).unwrap().models().join("tiny");
+    fs::copy(dir.join("config.json"), folder.join("config.json")).unwrap();
+    let bytes = fs::read(dir.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let owned = tensors.iter().map(|(name, view)| {
+        assert_eq!(view.dtype(), Dtype::BF16);
+        (name.to_owned(), (view.shape().to_vec(), view.data().to_vec()))
+    });
+    let mut owned: BTreeMap<_, _> = owned.collect();
+    change(&mut owned);
+    let views = owned.iter().map(|(name, (shape, data))| {
+        (name, safetensors::tensor::TensorView::new(Dtype::BF16, shape.clone(), data).unwrap())
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    fs::write(folder.join("model.safetensors"), bytes).unwrap();
+}
+
+#[test]
+fn a_checkpoint_is_held_to_what_the_worker_holds_it_to() {
+    let recipe = ModelDir::new(Workspace::find(None).unwrap().models(), "tiny").recipe().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = Utf8Path::from_path(folder.path()).unwrap();
+    let embedding = "model.embed_tokens.weight";
+    let head = |tensors: &mut BTreeMap<String, (Vec<usize>, Vec<u8>)>| {
+        tensors.insert("lm_head.weight".into(), tensors[embedding].clone());
+    };
+    let opened = || Checkpoint::open(path, &recipe);
+    let error = || opened().err().map(|error| format!("{error:#}")).unwrap_or_default();
+    changed(path, |_| {});
+    opened().unwrap().finish().unwrap();
+    changed(path, head);
+    opened().unwrap().finish().unwrap();
+    changed(path, |tensors| {
+        head(tensors);
+        // The last weight: all of it is compared.
+        *tensors.get_mut("lm_head.weight").unwrap().1.last_mut().unwrap() ^= 1;
+    });
+    assert!(error().contains("lm_head.weight differs from model.embed_tokens.weight"), "{}", error());
+    changed(path, |tensors| {
+        let (shape, data) = tensors[embedding].clone();
+        tensors.insert("lm_head.weight".into(), (vec![shape[1], shape[0]], data));
+    });
+    assert!(error().contains("lm_head.weight: got shape [192, 1024]"), "{}", error());
+    let bias = "model.layers.0.self_attn.q_proj.bias";
+    changed(path, |tensors| drop(tensors.insert(bias.into(), (vec![1], vec![0, 0]))));
+    assert!(error().contains(&format!("{bias}: unexpected")), "{}", error());
+    let layer = "model.layers.5.input_layernorm.weight";
+    changed(path, |tensors| drop(tensors.insert(layer.into(), (vec![192], vec![0; 384]))));
+    assert!(error().contains(&format!("{layer}: unexpected")), "{}", error());
+    changed(path, |tensors| drop(tensors.remove("model.norm.weight")));
+    assert!(error().contains("model.norm.weight: not in the checkpoint"), "{}", error());
+    let table = "model.layers.0.self_attn.rotary_emb.inv_freq";
+    changed(path, |tensors| drop(tensors.insert(table.into(), (vec![1], vec![0, 0]))));
+    opened().unwrap().finish().unwrap();
+
+    let mut untied = recipe.clone();
+    untied.architecture.tied = false;
+    changed(path, head);
+    let config = path.join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    assert!(format!("{:#}", Checkpoint::open(path, &untied).err().unwrap()).contains("tie_word_embeddings"));
+    fs::write(&config, text.replace(r#""rms_norm_eps": 1e-05"#, r#""rms_norm_eps": 1e-06"#)).unwrap();
+    assert!(error().contains("rms_norm_eps: got 1e-6, expected 0.00001"), "{}", error());
+    fs::remove_file(&config).unwrap();
+    assert!(error().contains("config.json: cannot be read"), "{}", error());
+}
+
+#[test]
+fn an_index_of_another_checkpoint_is_refused() {
+    let recipe = ModelDir::new(Workspace::find(None).unwrap().models(), "tiny").recipe().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = Utf8Path::from_path(folder.path()).unwrap();
+    let mut names = BTreeMap::new();
+    changed(path, |tensors| {
+        names = tensors.keys().map(|name| (name.clone(), "model.safetensors")).collect();
+    });
+    let mut write = |spoil: &dyn Fn(&mut BTreeMap<String, &'static str>)| {
+        spoil(&mut names);
+        let index = serde_json::json!({"weight_map": names}).to_string();
+        fs::write(path.join("model.safetensors.index.json"), index).unwrap();
+        Checkpoint::open(path, &recipe).map(drop).map_err(|error| format!("{error:#}"))
+    };
+    assert_eq!(write(&|_| {}), Ok(()));
+    let error = write(&|names| _ = names.remove("model.norm.weight")).unwrap_err();
+    assert!(error.contains("model.norm.weight: listed in None"), "{error}");
+    let error = write(&|names| _ = names.insert("model.norm.weight".into(), "other.safetensors"));
+    assert!(error.unwrap_err().contains(r#"listed in Some("other.safetensors")"#));
+    fs::write(path.join("model.safetensors.index.json"), "[]").unwrap();
+    assert!(Checkpoint::open(path, &recipe).is_err());
+}
+
+#[test]
+fn a_checkpoint_that_changes_after_it_was_hashed_is_refused() {
+    let recipe = ModelDir::new(Workspace::find(None).unwrap().models(), "tiny").recipe().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = Utf8Path::from_path(folder.path()).unwrap();
+    changed(path, |_| {});
+    let file = path.join("model.safetensors");
+    let error = |change: &dyn Fn(&fs::File)| {
+        let checkpoint = Checkpoint::open(path, &recipe).unwrap();
+        change(&fs::File::options().read(true).write(true).open(&file).unwrap());
+        checkpoint.finish().unwrap_err().to_string()
+    };
+    let longer = error(&|file| file.set_len(file.metadata().unwrap().len() + 1).unwrap());
+    assert!(longer.ends_with("model.safetensors: changed while it was read"), "{longer}");
+    changed(path, |_| {});
+    // The same size, and the old time put back: the inode's own time tells.
+    error(&|file| {
+        let before = file.metadata().unwrap().modified().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(file, b"\0", file.metadata().unwrap().len() - 1).unwrap();
+        // A clock that ticks every few milliseconds must have ticked.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        file.set_modified(before).unwrap();
+    });
+}
+
+#[test]
+fn a_conversion_is_interrupted_within_a_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Utf8Path::from_path(folder.path()).unwrap();
+    // Two chunks and a half.
+    let (rows, width) = (CHUNK_WEIGHTS / 1024 * 5 / 2, 1024);
+    let data = vec![0; usize::try_from(rows * width * 2).unwrap()];
+    let shape = [rows, width].map(|size| usize::try_from(size).unwrap()).to_vec();
+    let view = safetensors::tensor::TensorView::new(Dtype::BF16, shape, &data).unwrap();
+    fs::write(path.join("model.safetensors"), safetensors::serialize([("t", view)], None).unwrap()).unwrap();
+    let tensor = Tensor { name: "t".into(), width, rows: Some(rows), kind: Kind::F32, offset: 0 };
+    let written = |chunks: u32| {
+        let mut weights = Weights::Checkpoint(Checkpoint::read(path).unwrap());
+        let (mut out, asked) = (Vec::new(), std::cell::Cell::new(0));
+        let interrupted = || asked.replace(asked.get() + 1) >= chunks;
+        let done =
+            write_tensor(&mut out, &tensor, &Origin::Checkpoint("t".into()), &mut weights, &interrupted);
+        (out.len() as u64 / 4, done.map_err(|error| error.to_string()))
+    };
+    assert_eq!(written(3), (rows * width, Ok(())));
+    assert_eq!(written(2), (CHUNK_WEIGHTS * 2, Err("interrupted".into())));
+    assert_eq!(written(0), (0, Err("interrupted".into())));
 }
 
 #[test]

@@ -1,0 +1,267 @@
+//! A checkpoint as the reserve's export reads it: held to what the worker holds it to (`proofmark_worker/checkpoint.py`), so that
+//! no checkpoint becomes a `.gguf` that would not become a `.pte`.
+//!
+//! **Invariant:** no offset is used before it is checked against the file. Each file is opened once: digest and weights come from
+//! one descriptor, and a file that changes in between is an error.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    rc::Rc,
+};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::{
+    digest::Digest,
+    gguf::{
+        Precision,
+        plan::{self, Origin},
+    },
+    manifest::FileRecord,
+    recipe::{Architecture, Recipe},
+};
+use safetensors::{Dtype, tensor::Metadata};
+use serde::Deserialize;
+
+use super::{config, weights::finite};
+
+/// Largest safetensors header: a thousand times that of any model in use.
+const HEADER_BYTES_MAX: u64 = 100 << 20;
+const COMPARED_BYTES: u64 = 4 << 20;
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+const INDEX: &str = ".safetensors.index.json";
+
+/// Safetensors files that together hold exactly the tensors of a model.
+pub(super) struct Checkpoint {
+    entries: BTreeMap<String, Entry>,
+    opened: Vec<Opened>,
+    /// The files, for the record.
+    pub(super) files: Vec<FileRecord>,
+    bytes: Vec<u8>,
+}
+
+struct Opened {
+    path: Utf8PathBuf,
+    file: Rc<fs::File>,
+    stamp: [i128; 6],
+}
+
+struct Entry {
+    path: Utf8PathBuf,
+    file: Rc<fs::File>,
+    offset: u64,
+    dtype: Dtype,
+    shape: Vec<u64>,
+}
+
+impl Entry {
+    /// How its numbers are stored.
+    fn precision(&self, name: &str) -> anyhow::Result<Precision> {
+        Ok(match self.dtype {
+            Dtype::BF16 => Precision::Bf16,
+            Dtype::F16 => Precision::F16,
+            Dtype::F32 => Precision::F32,
+            other => bail!("{}: {name}: got {other:?}, expected BF16, F16 or F32", self.path),
+        })
+    }
+}
+
+impl Checkpoint {
+    /// Opens a folder's checkpoint, hashes it, and demands that it is the recipe's: its `config.json`, and every tensor that
+    /// the architecture has and no other.
+    pub(super) fn open(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<Self> {
+        config::check(folder, recipe)?;
+        let it = Self::read(folder)?;
+        it.check_index(folder)?;
+        it.check_names(&recipe.architecture)?;
+        it.check_tied(&recipe.architecture)?;
+        Ok(it)
+    }
+
+    /// Opens every `*.safetensors` of a folder and hashes it.
+    pub(super) fn read(folder: &Utf8Path) -> anyhow::Result<Self> {
+        let paths = listed(folder, ".safetensors")?;
+        ensure!(!paths.is_empty(), "{folder}: got no *.safetensors, expected a checkpoint");
+        let mut it =
+            Self { entries: BTreeMap::new(), opened: Vec::new(), files: Vec::new(), bytes: Vec::new() };
+        for path in paths {
+            it.add(&path)?;
+        }
+        Ok(it)
+    }
+
+    fn add(&mut self, path: &Utf8Path) -> anyhow::Result<()> {
+        let mut file = fs::File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
+        let stamp = stamp(&file)?;
+        let sha256 = Digest::of_reader(&mut file)?;
+        let size = file.metadata()?.len();
+        let mut length = [0; 8];
+        file.read_exact_at(&mut length, 0).with_context(|| format!("{path}: no safetensors header"))?;
+        let length = u64::from_le_bytes(length);
+        ensure!(
+            length <= HEADER_BYTES_MAX && length <= size.saturating_sub(8),
+            "{path}: got a header of {length} bytes, expected one within {size}"
+        );
+        let mut header = vec![0; usize::try_from(length + 8)?];
+        file.read_exact_at(&mut header, 0)?;
+        let header = header.get(8..).unwrap_or_default();
+        let metadata: Metadata =
+            serde_json::from_slice(header).map_err(|error| anyhow!("{path}: header: {error}"))?;
+        let file = Rc::new(file);
+        let base = length + 8;
+        let end = base + metadata.data_len() as u64;
+        ensure!(
+            end == size,
+            "{path}: got {size} bytes, expected {end}: truncated, or bytes that no tensor covers"
+        );
+        for (name, info) in metadata.tensors() {
+            let entry = Entry {
+                path: path.to_owned(),
+                file: file.clone(),
+                offset: base + info.data_offsets.0 as u64,
+                dtype: info.dtype,
+                shape: info.shape.iter().map(|size| *size as u64).collect(),
+            };
+            ensure!(self.entries.insert(name.clone(), entry).is_none(), "{path}: {name}: a second one");
+        }
+        let name = path.file_name().unwrap_or_default().to_owned();
+        self.files.push(FileRecord { name, bytes: size, sha256 });
+        self.opened.push(Opened { path: path.to_owned(), file, stamp });
+        Ok(())
+    }
+
+    /// An index beside the files lists what they hold, or is of another checkpoint.
+    fn check_index(&self, folder: &Utf8Path) -> anyhow::Result<()> {
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        for path in listed(folder, INDEX)? {
+            let bytes = fs::read(&path).with_context(|| format!("{path}: cannot be read"))?;
+            let index: Index = serde_json::from_slice(&bytes)
+                .map_err(|error| anyhow!("{path}: not a safetensors index: {error}"))?;
+            let names: BTreeSet<_> = self.entries.keys().chain(index.weight_map.keys()).collect();
+            for name in names {
+                let listed = index.weight_map.get(name).map(String::as_str);
+                let found = self.entries.get(name).and_then(|entry| entry.path.file_name());
+                ensure!(listed == found, "{path}: {name}: listed in {listed:?}, found in {found:?}");
+            }
+        }
+        Ok(())
+    }
+
+    fn check_names(&self, architecture: &Architecture) -> anyhow::Result<()> {
+        let mut wanted = demanded(architecture);
+        if architecture.tied && self.entries.contains_key(HEAD) {
+            // Some exporters store the tied matrix twice; `check_tied` compares the bytes.
+            wanted.insert(HEAD.to_owned(), wanted.get(EMBEDDING).cloned().unwrap_or_default());
+        }
+        for (name, shape) in &wanted {
+            let entry = self.entries.get(name).with_context(|| format!("{name}: not in the checkpoint"))?;
+            let (path, got) = (&entry.path, &entry.shape);
+            ensure!(got == shape, "{path}: {name}: got shape {got:?}, expected {shape:?}");
+            entry.precision(name)?;
+        }
+        let extra = self.entries.iter().find(|(name, _)| !wanted.contains_key(*name) && !is_table(name));
+        if let Some((name, entry)) = extra {
+            let path = &entry.path;
+            bail!(
+                "{path}: {name}: unexpected: the checkpoint is of another architecture, or `tied` is set wrongly"
+            );
+        }
+        Ok(())
+    }
+
+    /// A second copy of the tied matrix may only be a copy.
+    fn check_tied(&self, architecture: &Architecture) -> anyhow::Result<()> {
+        let pair = self.entries.get(HEAD).zip(self.entries.get(EMBEDDING));
+        let Some((head, embedding)) = pair.filter(|_| architecture.tied) else { return Ok(()) };
+        let size = embedding.precision(EMBEDDING)?.bytes() as u64;
+        let total = embedding.shape.iter().product::<u64>() * size;
+        let (mut at, mut same) = (0, head.dtype == embedding.dtype);
+        let mut chunks = [Vec::new(), Vec::new()];
+        while same && at < total {
+            let count = COMPARED_BYTES.min(total - at);
+            for (entry, chunk) in [head, embedding].into_iter().zip(&mut chunks) {
+                chunk.resize(usize::try_from(count)?, 0);
+                let read = entry.file.read_exact_at(chunk, entry.offset + at);
+                read.with_context(|| format!("{}: cannot be read", entry.path))?;
+            }
+            let [one, other] = &chunks;
+            same = one == other;
+            at += count;
+        }
+        ensure!(same, "{}: {HEAD} differs from {EMBEDDING} although the architecture ties them", head.path);
+        Ok(())
+    }
+
+    /// Rows `first..` of a tensor, as many as `out` holds at this width.
+    pub(super) fn rows(
+        &mut self,
+        name: &str,
+        shape: &[u64],
+        first: u64,
+        out: &mut [f32],
+    ) -> anyhow::Result<()> {
+        let entry = self.entries.get(name).with_context(|| format!("{name}: not in the checkpoint"))?;
+        let got = &entry.shape;
+        ensure!(got == shape, "{}: {name}: got shape {got:?}, expected {shape:?}", entry.path);
+        let precision = entry.precision(name)?;
+        let width: u64 = shape.get(1..).unwrap_or_default().iter().product();
+        self.bytes.resize(out.len() * precision.bytes(), 0);
+        let offset = entry.offset + first * width * precision.bytes() as u64;
+        let read = entry.file.read_exact_at(&mut self.bytes, offset);
+        read.with_context(|| format!("{}: {name}: cannot be read", entry.path))?;
+        finite(name, precision.read(&self.bytes, out))
+    }
+
+    /// The files, if none of them changed since it was opened.
+    pub(super) fn finish(self) -> anyhow::Result<Vec<FileRecord>> {
+        for Opened { path, file, stamp: before } in &self.opened {
+            ensure!(stamp(file)? == *before, "{path}: changed while it was read");
+        }
+        Ok(self.files)
+    }
+}
+
+/// What changes when a file does.
+fn stamp(file: &fs::File) -> std::io::Result<[i128; 6]> {
+    let it = file.metadata()?;
+    let times = [it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec()].map(i128::from);
+    let [mtime, mtime_nsec, ctime, ctime_nsec] = times;
+    Ok([it.ino().into(), it.size().into(), mtime, mtime_nsec, ctime, ctime_nsec])
+}
+
+/// The files of a folder whose name ends so, sorted.
+fn listed(folder: &Utf8Path, end: &str) -> anyhow::Result<Vec<Utf8PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in folder.read_dir_utf8().with_context(|| format!("{folder}: cannot be read"))? {
+        let path = entry?.into_path();
+        if path.file_name().is_some_and(|name| name.ends_with(end)) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Names and shapes of the tensors that an architecture has.
+fn demanded(architecture: &Architecture) -> BTreeMap<String, Vec<u64>> {
+    let named = plan::tensors(architecture).into_iter().filter_map(|(tensor, origin)| match origin {
+        Origin::Checkpoint(name) | Origin::Interleaved { name, .. } => {
+            Some((name, tensor.rows.into_iter().chain([tensor.width]).collect()))
+        }
+        Origin::Constant(_) => None,
+    });
+    named.collect()
+}
+
+/// Tables that old exporters saved beside the weights; they follow from the configuration.
+fn is_table(name: &str) -> bool {
+    let layer = name.strip_prefix("model.layers.");
+    let layer = layer.and_then(|rest| rest.strip_suffix(".self_attn.rotary_emb.inv_freq"));
+    layer.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+}
