@@ -13,6 +13,10 @@
 extern "C" {
 #endif
 
+/* Version of this header: of the functions, and of the JSON that goes in and out. It changes when a host has to. A new
+ * event, command or field does not change it: pass over what you do not know. */
+#define PROOFMARK_ABI_VERSION 1
+
 #define PROOFMARK_OK 0      /* the command was taken */
 #define PROOFMARK_INVALID 1 /* it is no command */
 #define PROOFMARK_BUSY 2    /* too many commands wait */
@@ -26,21 +30,27 @@ typedef struct Proofmark Proofmark;
  * "installing" while a linked model is proved for the first time; then "ready" or "refused". */
 Proofmark *proofmark_start(const char *config, char **error);
 
-/* Sends a command such as {"command":"say","text":"hello"}; never waits. */
+/* Sends a command such as {"command":"say","text":"hello"}; never waits. What fails is an event, "error", whose "command"
+ * names what was asked for: others are answered while a reply is being written. */
 int proofmark_send(const Proofmark *core, const char *command, char **error);
 
 /* Ends the reply being written, at once. */
 void proofmark_stop(const Proofmark *core);
 
-/* The next event, to be freed; NULL when none came within timeout_ms, or the core has ended. */
+/* The next event, to be freed; NULL when none came within timeout_ms, or the core has ended. A core that ends by itself
+ * says "refused" last, and no event follows that one. With 0 it never waits, whoever else does. */
 char *proofmark_next_event(const Proofmark *core, uint32_t timeout_ms);
+
+/* PROOFMARK_ABI_VERSION of the library: another one than this header's is not to be started. */
+uint32_t proofmark_abi_version(void);
 
 /* Which model is inside and what proved it, to be freed. */
 char *proofmark_provenance(void);
 
 void proofmark_free_string(char *text);
 
-/* Ends the core and waits until everything is on disk. No other call may use it any more. */
+/* Ends the core and waits until everything is on disk; while a model is being loaded, until it is: not for the thread of
+ * an interface. No other call may begin with it any more; a proofmark_next_event that waits answers NULL. */
 void proofmark_close(Proofmark *core);
 
 #ifdef __cplusplus

@@ -2,7 +2,7 @@
 //!
 //! A handle, strings of JSON in and out, nothing else: the messages are those of [`crate::message`], so a new event needs
 //! no new function. UniFFI would add its runtime, a generator and a licence that this project does not take (MPL-2.0)
-//! for seven functions.
+//! for eight functions.
 //!
 //! **Invariant:** no panic crosses the border, no pointer is believed to be non-null, and a string that was handed out is
 //! freed by [`proofmark_free_string`] alone.
@@ -10,14 +10,18 @@
 use std::{
     ffi::{CStr, CString, c_char, c_int},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Mutex, PoisonError, mpsc::Receiver},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, TryLockError, mpsc::Receiver},
+    time::{Duration, Instant},
 };
 
 use camino::Utf8PathBuf;
 use serde::Deserialize;
 
-use crate::{Asset, Config, Host, Overrides, host::Unsent, message::Event};
+use crate::{
+    Asset, Config, Host, Overrides,
+    host::{Stopper, Unsent},
+    message::Event,
+};
 
 /// The command was taken.
 pub const PROOFMARK_OK: c_int = 0;
@@ -28,12 +32,25 @@ pub const PROOFMARK_BUSY: c_int = 2;
 /// The core has ended.
 pub const PROOFMARK_GONE: c_int = 3;
 
+/// Version of this surface: of the functions, and of the JSON that goes in and out. It changes when a host would have to;
+/// a new event, command or field is none of that: hosts pass over what they do not know.
+pub const PROOFMARK_ABI_VERSION: u32 = 1;
+
 /// A running core.
 #[derive(Debug)]
-pub struct Proofmark {
-    host: Host,
+pub struct Proofmark(Arc<Core>);
+
+/// What a call holds while it runs: closing does not pull it away from under one that waits.
+#[derive(Debug)]
+pub(crate) struct Core {
+    /// None once it is closed.
+    host: Mutex<Option<Host>>,
+    stopper: Stopper,
     events: Mutex<Receiver<Event>>,
 }
+
+/// How long who finds another waiting for events leaves it alone.
+const TURN_PAUSE: Duration = Duration::from_millis(5);
 
 /// How a host starts the core.
 #[derive(Debug, Deserialize)]
@@ -84,29 +101,61 @@ fn duplicate(fd: i32) -> Result<std::fs::File, String> {
 pub(crate) fn start(config: &str) -> Result<Proofmark, String> {
     let start: Start = serde_json::from_str(config).map_err(|error| error.to_string())?;
     let (host, events) = Host::start(start.config()?).map_err(|error| error.to_string())?;
-    Ok(Proofmark { host, events: Mutex::new(events) })
+    let stopper = host.stopper();
+    Ok(Proofmark(Arc::new(Core { host: Mutex::new(Some(host)), stopper, events: Mutex::new(events) })))
 }
 
 /// Sends a command in JSON; what it is not taken for, and why.
-pub(crate) fn send(core: &Proofmark, command: &str) -> Result<(), (c_int, String)> {
+pub(crate) fn send(core: &Core, command: &str) -> Result<(), (c_int, String)> {
     let command = serde_json::from_str(command).map_err(|error| (PROOFMARK_INVALID, error.to_string()))?;
-    core.host.send(command).map_err(|unsent| match unsent {
+    let host = core.host.lock().unwrap_or_else(PoisonError::into_inner);
+    let sent = host.as_ref().map_or(Err(Unsent::Gone), |host| host.send(command));
+    sent.map_err(|unsent| match unsent {
         Unsent::Busy => (PROOFMARK_BUSY, unsent.to_string()),
         Unsent::Gone => (PROOFMARK_GONE, unsent.to_string()),
     })
 }
 
 /// The next event in JSON, if one comes in time.
-pub(crate) fn next(core: &Proofmark, timeout: Duration) -> Option<String> {
-    let events = core.events.lock().unwrap_or_else(PoisonError::into_inner);
-    let event = events.recv_timeout(timeout).ok()?;
-    serde_json::to_string(&event).ok()
+pub(crate) fn next(core: &Core, timeout: Duration) -> Option<String> {
+    let until = Instant::now() + timeout;
+    let left = || until.saturating_duration_since(Instant::now());
+    loop {
+        // Never the lock's own wait: another thread may hold it for all of its time, and who has none would wait for that.
+        let events = match core.events.try_lock() {
+            Ok(events) => events,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if left().is_zero() || core.stopper.is_closed() => return None,
+            Err(TryLockError::WouldBlock) => {
+                std::thread::sleep(TURN_PAUSE.min(left()));
+                continue;
+            }
+        };
+        let event = events.recv_timeout(left()).ok()?;
+        return serde_json::to_string(&event).ok();
+    }
 }
 
 impl Proofmark {
+    /// To call with.
+    pub(crate) fn core(&self) -> Arc<Core> {
+        self.0.clone()
+    }
+}
+
+impl Core {
     /// Ends the reply being written.
     pub(crate) fn stop(&self) {
-        self.host.stop();
+        self.stopper.stop();
+    }
+
+    /// Ends the core and waits until everything is on disk. Who waits for an event gets none: its channel ends.
+    pub(crate) fn close(&self) {
+        // Not while the lock is held: nobody who sends waits for this.
+        let host = self.host.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(host) = host {
+            host.close();
+        }
     }
 }
 
@@ -145,9 +194,9 @@ pub unsafe extern "C" fn proofmark_send(
     error: *mut *mut c_char,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    let (core, text) = unsafe { (core.as_ref(), text(command)) };
+    let (core, text) = unsafe { (core.as_ref().map(Proofmark::core), text(command)) };
     let Some(core) = core else { return PROOFMARK_GONE };
-    let sent = catch_unwind(AssertUnwindSafe(|| send(core, text.unwrap_or_default())));
+    let sent = catch_unwind(AssertUnwindSafe(|| send(&core, text.unwrap_or_default())));
     match sent.unwrap_or_else(|_| Err((PROOFMARK_GONE, "the core panicked".to_owned()))) {
         Ok(()) => PROOFMARK_OK,
         Err((code, message)) => {
@@ -166,21 +215,28 @@ pub unsafe extern "C" fn proofmark_send(
 pub unsafe extern "C" fn proofmark_stop(core: *const Proofmark) {
     // SAFETY: the caller's promise.
     if let Some(core) = unsafe { core.as_ref() } {
-        core.stop();
+        core.core().stop();
     }
 }
 
-/// The next event as JSON, to be freed; null when none came in time. Waits for `timeout_ms` at most: not for the thread
-/// of an interface, unless it is 0. After the core has ended it answers null at once.
+/// The next event as JSON, to be freed; null when none came in time. Waits for `timeout_ms` at most, whoever else waits:
+/// not for the thread of an interface, unless it is 0. After the core has ended (its last event is then `refused`, unless
+/// it was closed) it answers null at once; so it does when the core is closed while it waits.
 ///
 /// # Safety
 /// `core` is null or from [`proofmark_start`] and not closed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn proofmark_next_event(core: *const Proofmark, timeout_ms: u32) -> *mut c_char {
     // SAFETY: the caller's promise.
-    let Some(core) = (unsafe { core.as_ref() }) else { return std::ptr::null_mut() };
-    let next = catch_unwind(AssertUnwindSafe(|| next(core, Duration::from_millis(timeout_ms.into()))));
+    let Some(core) = (unsafe { core.as_ref().map(Proofmark::core) }) else { return std::ptr::null_mut() };
+    let next = catch_unwind(AssertUnwindSafe(|| next(&core, Duration::from_millis(timeout_ms.into()))));
     next.ok().flatten().map_or(std::ptr::null_mut(), |text| owned(&text))
+}
+
+/// [`PROOFMARK_ABI_VERSION`] of the library, to compare with the header's.
+#[unsafe(no_mangle)]
+pub extern "C" fn proofmark_abi_version() -> u32 {
+    PROOFMARK_ABI_VERSION
 }
 
 /// Which model is inside and what proved it, as JSON to be freed; null when the library was altered.
@@ -202,17 +258,16 @@ pub unsafe extern "C" fn proofmark_free_string(text: *mut c_char) {
     }
 }
 
-/// Ends the core and waits until everything is on disk.
+/// Ends the core and waits until everything is on disk. A [`proofmark_next_event`] that waits answers null.
 ///
 /// # Safety
-/// `core` is null or from [`proofmark_start`], not closed before, and no other call uses it.
+/// `core` is null or from [`proofmark_start`], not closed before, and no other call begins with it any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn proofmark_close(core: *mut Proofmark) {
     if !core.is_null() {
         // SAFETY: the caller's promise.
-        let Proofmark { host, events } = *unsafe { Box::from_raw(core) };
-        drop(events);
-        let _ = catch_unwind(AssertUnwindSafe(|| host.close()));
+        let core = unsafe { Box::from_raw(core) };
+        let _ = catch_unwind(AssertUnwindSafe(|| core.core().close()));
     }
 }
 
@@ -242,4 +297,38 @@ unsafe fn tell(place: *mut *mut c_char, message: &str) {
 /// A string for the caller to free. JSON has no zero in it; in a message it would end the string.
 fn owned(text: &str) -> *mut c_char {
     CString::new(text.replace('\0', " ")).unwrap_or_default().into_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready() -> Arc<Core> {
+        let core = start(r#"{"cache": ""}"#).unwrap().core();
+        while !next(&core, Duration::from_secs(1 << 40)).unwrap().starts_with(r#"{"event":"ready""#) {}
+        core
+    }
+
+    #[test]
+    fn who_waits_for_an_event_keeps_nobody_else_waiting() {
+        let core = ready();
+        let waiting = core.clone();
+        // Longer than anybody would watch a test.
+        let forever = Duration::from_secs(1 << 40);
+        let held = core.events.lock().unwrap();
+        assert_eq!(next(&core, Duration::ZERO), None, "without time it does not wait for another's turn");
+        drop(held);
+        let thread = std::thread::spawn(move || next(&waiting, forever));
+        send(&core, r#"{"command":"list"}"#).unwrap();
+        assert!(thread.join().unwrap().unwrap().contains("listed"));
+        // Two wait, one of them for its turn; closing ends both.
+        let threads =
+            [core.clone(), core.clone()].map(|core| std::thread::spawn(move || next(&core, forever)));
+        core.close();
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), None);
+        }
+        assert_eq!(send(&core, r#"{"command":"list"}"#).unwrap_err().0, PROOFMARK_GONE);
+        core.close();
+    }
 }

@@ -9,7 +9,9 @@ mod front;
 mod headless;
 #[cfg(target_os = "ios")]
 mod ios;
+mod look;
 mod screenshots;
+mod shown;
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError},
@@ -19,7 +21,7 @@ use std::{
 use camino::Utf8PathBuf;
 use slint::ComponentHandle as _;
 
-use crate::{Config, message::Event};
+use crate::{Config, host::Stopper, message::Event};
 
 pub use front::Front;
 pub use headless::{Screen as HeadlessScreen, install as install_headless};
@@ -53,18 +55,28 @@ pub fn run(config: Config, documents: Utf8PathBuf) -> anyhow::Result<()> {
     ui.show()?;
     // After the window is on its way: loading the model must not keep the first frame waiting.
     let (front, events) = Front::start(&ui, config, documents)?;
+    let stopper = front.stopper();
     front::remember(front);
     // A signal closes the window as a person does. Phones have ways of their own.
     #[cfg(not(any(target_os = "android", target_os = "ios")))]
     ctrlc::set_handler(|| _ = slint::quit_event_loop())?;
-    std::thread::Builder::new().name("events".to_owned()).spawn(move || forward(&events))?;
+    std::thread::Builder::new().name("events".to_owned()).spawn(move || forward(&events, &stopper))?;
     slint::run_event_loop()?;
     front::close();
     Ok(())
 }
 
-/// Takes events to the thread of the interface; sleeps while there are none.
-fn forward(events: &Receiver<Event>) {
+/// Takes events to the thread of the interface; sleeps while there are none. What a core says after it was closed is for
+/// nobody: on Android another one may already run behind another window.
+fn forward(events: &Receiver<Event>, stopper: &Stopper) {
+    let show = |act: Box<dyn FnOnce(&Front) + Send>| {
+        let stopper = stopper.clone();
+        slint::invoke_from_event_loop(move || {
+            if !stopper.is_closed() {
+                front::with(|front| act(front));
+            }
+        })
+    };
     while let Ok(first) = events.recv() {
         let mut batch = vec![first];
         let until = Instant::now() + FRAME;
@@ -75,10 +87,11 @@ fn forward(events: &Receiver<Event>) {
             }
         }
         // The loop may have ended; so does this thread then.
-        if slint::invoke_from_event_loop(move || front::with(|front| front.apply_all(batch))).is_err() {
+        if show(Box::new(move |front| front.apply_all(batch))).is_err() {
             return;
         }
     }
+    let _ = show(Box::new(Front::ended));
 }
 
 /// How long it took, in a process that does nothing else.

@@ -8,6 +8,7 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -21,7 +22,7 @@ use camino::Utf8PathBuf;
 
 use crate::{
     Asset,
-    message::{Command, Event},
+    message::{Cause, Command, Event},
     settings::Overrides,
     worker,
 };
@@ -38,7 +39,7 @@ pub struct Config {
     pub cache: Utf8PathBuf,
     /// Where the model's bytes are.
     pub asset: Asset,
-    /// Threads; by default one for each performance core.
+    /// Threads; by default one for a small model, else one for each performance core.
     pub threads: Option<u32>,
     /// Settings for this run alone.
     pub overrides: Overrides,
@@ -110,12 +111,26 @@ impl Host {
     /// The system has no thread left.
     pub fn start(config: Config) -> io::Result<(Self, Receiver<Event>)> {
         let started = Instant::now();
+        Self::spawn(move |outlet, commands, seen| worker::run(config, outlet, commands, seen, started))
+    }
+
+    /// Starts a thread that runs the core. Whatever ends it by itself is told: a panic, too, is a refusal.
+    fn spawn(
+        run: impl FnOnce(&mut Outlet, Receiver<(u64, Command)>, &Stopper) + Send + 'static,
+    ) -> io::Result<(Self, Receiver<Event>)> {
         let (commands, incoming) = sync_channel(COMMANDS_MAX);
         let (outgoing, events) = sync_channel(EVENTS_MAX);
         let stopper = Stopper::default();
-        let outlet = Outlet { events: outgoing, pending: None, stopper: stopper.clone() };
+        let mut outlet = Outlet { events: outgoing, pending: None, stopper: stopper.clone() };
         let seen = stopper.clone();
-        let body = move || worker::run(config, outlet, incoming, &seen, started);
+        // The outlet is dropped after the commands: who sees the events end may count on commands being refused.
+        let body = move || {
+            let ran = catch_unwind(AssertUnwindSafe(|| run(&mut outlet, incoming, &seen)));
+            if let Err(panic) = ran {
+                // A front that is gone cannot be told.
+                let _ = outlet.send(panicked(panic.as_ref()));
+            }
+        };
         let thread = std::thread::Builder::new().name("model".to_owned()).spawn(body)?;
         Ok((Self { commands, stopper, thread }, events))
     }
@@ -149,8 +164,25 @@ impl Host {
     pub fn close(self) {
         self.stopper.0.closed.store(true, Ordering::Release);
         drop(self.commands);
-        // A panic of the model's thread was printed by it; there is nothing left to do about it here.
+        // A panic of the model's thread was told as an event.
         let _ = self.thread.join();
+    }
+
+    /// Ends the core without waiting for it: while the model is being loaded that takes long, and nothing is unsaved. The
+    /// process must go on afterwards: its thread still runs.
+    pub fn abandon(self) {
+        self.stopper.0.closed.store(true, Ordering::Release);
+    }
+}
+
+/// What a front is told when the core failed in a way that nobody foresaw.
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Event {
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Event::Refused {
+        cause: Cause::App,
+        reason: format!("the app has a fault: {}", text.unwrap_or("it panicked")),
+        hint: "start the app again: what was said is kept".to_owned(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! **Invariant:** as in [`crate::capi`], whose functions these are: no panic crosses the border. What goes wrong is an
 //! exception there. A handle comes from `start` alone and is closed once: the class sees to it.
 
-use std::{ffi::c_int, time::Duration};
+use std::{ffi::c_int, sync::Arc, time::Duration};
 
 use jni::{
     Env, EnvUnowned,
@@ -37,9 +37,9 @@ fn throw(env: &mut Env<'_>, code: c_int, message: &str) -> Error {
 
 /// The core behind a handle.
 #[expect(unsafe_code, reason = "the class hands out what `start` gave it, until it is closed")]
-fn core<'a>(handle: jlong) -> &'a Proofmark {
-    // SAFETY: from `start`; `Core.java` calls nothing with it after `close`, and `close` waits for the others.
-    unsafe { &*(handle as *const Proofmark) }
+fn core(handle: jlong) -> Arc<capi::Core> {
+    // SAFETY: from `start`; `Core.java` begins nothing with it after `close`, and frees it when the last call has left.
+    unsafe { &*(handle as *const Proofmark) }.core()
 }
 
 /// `Core.start`.
@@ -70,7 +70,7 @@ pub extern "system" fn Java_org_proofmark_Core_send<'local>(
 ) {
     native(env, |env| {
         let command = command.try_to_string(env)?;
-        capi::send(core(handle), &command).map_err(|(code, message)| throw(env, code, &message))
+        capi::send(&core(handle), &command).map_err(|(code, message)| throw(env, code, &message))
     });
 }
 
@@ -99,11 +99,21 @@ pub extern "system" fn Java_org_proofmark_Core_next<'local>(
 ) -> JString<'local> {
     native(env, |env| {
         let timeout = Duration::from_millis(timeout_ms.max(0).unsigned_abs().into());
-        match capi::next(core(handle), timeout) {
+        match capi::next(&core(handle), timeout) {
             Some(event) => JString::new(env, event),
             None => Ok(JString::default()),
         }
     })
+}
+
+/// `Core.abiVersion`.
+#[expect(unsafe_code, reason = "the name by which the class finds it")]
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_proofmark_Core_abiVersion<'local>(
+    _: EnvUnowned<'local>,
+    _: JClass<'local>,
+) -> jint {
+    capi::PROOFMARK_ABI_VERSION.cast_signed()
 }
 
 /// `Core.provenance`.
@@ -119,10 +129,24 @@ pub extern "system" fn Java_org_proofmark_Core_provenance<'local>(
     })
 }
 
-/// `Core.close`.
+/// `Core.end`.
 #[expect(unsafe_code, reason = "the name by which the class finds it")]
 #[unsafe(no_mangle)]
-pub extern "system" fn Java_org_proofmark_Core_close<'local>(
+pub extern "system" fn Java_org_proofmark_Core_end<'local>(
+    env: EnvUnowned<'local>,
+    _: JClass<'local>,
+    handle: jlong,
+) {
+    native(env, |_| {
+        core(handle).close();
+        Ok(())
+    });
+}
+
+/// `Core.free`.
+#[expect(unsafe_code, reason = "the name by which the class finds it")]
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_proofmark_Core_free<'local>(
     env: EnvUnowned<'local>,
     _: JClass<'local>,
     handle: jlong,

@@ -32,10 +32,11 @@ mod store;
 pub mod terminal;
 mod worker;
 
-pub use card::{Card, Proof};
+pub use card::{Card, LicenceText, Proof};
 pub use document::Format;
 pub use host::{Config, Host};
 pub use install::{Asset, Refusal};
+pub use message::Cause;
 pub use settings::{Appearance, Overrides, Settings};
 pub use store::{Conversation, Kept, Summary};
 

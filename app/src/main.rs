@@ -35,7 +35,7 @@ struct Cli {
     /// Most tokens of a reply
     #[arg(long)]
     max_tokens: Option<u32>,
-    /// Threads; by default one for each performance core
+    /// Threads; by default one for a small model, else one for each performance core
     #[arg(long)]
     threads: Option<u32>,
     /// File of the model, proved before it is used; by default the model inside, or the file beside the binary

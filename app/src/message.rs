@@ -45,7 +45,7 @@ pub enum Command {
         /// How.
         format: Format,
     },
-    /// Set what can be set, and keep it.
+    /// Set what can be set, and keep what differs from what was set before: flags of this run alone are not kept.
     Set {
         /// All of it.
         settings: Settings,
@@ -59,6 +59,23 @@ pub enum Command {
 }
 
 impl Command {
+    /// Its name, as in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Say { .. } => "say",
+            Self::Regenerate => "regenerate",
+            Self::New => "new",
+            Self::Open { .. } => "open",
+            Self::Delete { .. } => "delete",
+            Self::List => "list",
+            Self::Export { .. } => "export",
+            Self::Set { .. } => "set",
+            Self::Memory => "memory",
+            Self::Pause => "pause",
+            Self::Release => "release",
+        }
+    }
+
     /// Whether a reply being written is of no more use, whatever conversation it is in.
     pub(crate) fn interrupts(&self) -> bool {
         matches!(self, Self::New | Self::Open { .. } | Self::Regenerate | Self::Pause)
@@ -90,8 +107,10 @@ pub enum Event {
         /// Bytes to do: the file's, and again where it is copied first.
         total_bytes: u64,
     },
-    /// There is no model to talk to; nothing follows.
+    /// There is nothing to talk to; no event follows.
     Refused {
+        /// What keeps the app from running.
+        cause: Cause,
         /// What is wrong.
         reason: String,
         /// What to do.
@@ -124,8 +143,11 @@ pub enum Event {
     },
     /// The reply ended and is on disk.
     Reply(Box<Reply>),
-    /// What was asked for failed; all is as before.
+    /// What was asked for failed; all is as before. Where that cannot be (the disk does not take back what was said),
+    /// the conversation as it is comes first, opened anew.
     Error {
+        /// Name of the command that failed: others are answered while a reply is being written.
+        command: &'static str,
         /// Why.
         message: String,
     },
@@ -151,8 +173,30 @@ pub enum Event {
         /// All of it.
         settings: Settings,
     },
-    /// Memory of this process.
-    Memory(Memory),
+    /// How much memory is in use, and the answer to what gives some back.
+    Memory {
+        /// Of this process; absent where the system does not tell.
+        memory: Option<Memory>,
+    },
+}
+
+impl Event {
+    /// A command failed.
+    pub(crate) fn error(command: &'static str, error: &anyhow::Error) -> Self {
+        Self::Error { command, message: format!("{error:#}") }
+    }
+}
+
+/// What keeps the app from running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The model is not the one that was proved.
+    Model,
+    /// The conversations that are kept cannot be used.
+    Conversations,
+    /// Anything else: a file that is not there, a setting, the system.
+    App,
 }
 
 /// A finished reply.
@@ -192,7 +236,7 @@ pub struct Statistics {
 }
 
 /// Resident memory of this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Memory {
     /// Heap, stacks, packed weights.
     pub anonymous_bytes: u64,
@@ -211,20 +255,4 @@ impl Memory {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_are_json_and_nothing_unknown_passes() {
-        let parse = |text: &str| serde_json::from_str::<Command>(text);
-        assert_eq!(parse(r#"{"command":"say","text":"hi"}"#).unwrap(), Command::Say { text: "hi".into() });
-        assert_eq!(
-            parse(r#"{"command":"export","format":"markdown"}"#).unwrap(),
-            Command::Export { id: None, format: Format::Markdown }
-        );
-        assert_eq!(parse(r#"{"command":"new"}"#).unwrap(), Command::New);
-        for bad in [r#"{"command":"say"}"#, r#"{"command":"fly"}"#, r#"{"command":"open","id":"x"}"#, "[]"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

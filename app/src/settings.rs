@@ -62,6 +62,21 @@ impl Settings {
         sample::Sampler::new(self.sampling()).map(|_| ()).map_err(|error| error.to_string())
     }
 
+    /// These settings after a person changed `from` into `to`: what they did not touch stays, such as a flag of one run.
+    pub(crate) fn changed(self, from: &Self, to: &Self) -> Self {
+        fn pick<T: PartialEq + Clone>(kept: T, from: &T, to: &T) -> T {
+            if from == to { kept } else { to.clone() }
+        }
+        Self {
+            system: pick(self.system, &from.system, &to.system),
+            temperature: pick(self.temperature, &from.temperature, &to.temperature),
+            top_p: pick(self.top_p, &from.top_p, &to.top_p),
+            seed: pick(self.seed, &from.seed, &to.seed),
+            tokens_max: pick(self.tokens_max, &from.tokens_max, &to.tokens_max),
+            appearance: pick(self.appearance, &from.appearance, &to.appearance),
+        }
+    }
+
     /// How tokens are chosen.
     pub(crate) fn sampling(&self) -> sample::Settings {
         let seed = self.seed.unwrap_or_else(any_seed);
@@ -129,6 +144,21 @@ mod tests {
         let fixed = Settings { seed: Some(7), ..Settings::default() };
         assert_eq!(fixed.again(2).seed, 9);
         assert_eq!(seeds(fixed), [7, 7]);
+    }
+
+    #[test]
+    fn what_nobody_touched_is_kept_as_it_was() {
+        let kept = Settings { tokens_max: 7, ..Settings::default() };
+        let overrides = Overrides { seed: Some(5), system: Some("be brief".into()), ..Overrides::default() };
+        let shown = overrides.over(kept.clone());
+        let wanted = Settings { temperature: 0.5, seed: None, ..shown.clone() };
+        assert_eq!(
+            kept.changed(&shown, &wanted),
+            Settings { temperature: 0.5, tokens_max: 7, ..Settings::default() }
+        );
+        // Said in so many words it is kept.
+        let spoken = Settings { seed: Some(5), ..wanted.clone() };
+        assert_eq!(Settings::default().changed(&wanted, &spoken).seed, Some(5));
     }
 
     #[test]

@@ -14,9 +14,9 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use engine::chat::Role;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, config::DbConfig, params};
 use serde::Serialize;
 
 use crate::settings::Settings;
@@ -25,6 +25,8 @@ use crate::settings::Settings;
 const SCHEMA: i64 = 1;
 /// `PMRK`: marks the file as ours.
 const APPLICATION_ID: i64 = 0x504d_524b;
+/// Name of the file.
+const FILE: &str = "conversations.sqlite";
 /// Longest title, characters.
 const TITLE_CHARS_MAX: usize = 60;
 /// How long another process of this app may hold the file.
@@ -104,9 +106,16 @@ impl Store {
     pub(crate) fn open(folder: Option<&Utf8Path>) -> anyhow::Result<Self> {
         let Some(folder) = folder else { return Self::prepare(Connection::open_in_memory()?) };
         make_private(folder).with_context(|| format!("{folder}: cannot be made"))?;
-        let path = folder.join("conversations.sqlite");
-        let db = Connection::open(&path).with_context(|| format!("{path}: cannot be opened"))?;
-        Self::prepare(db).with_context(|| format!("{path}: cannot be used"))
+        let path = folder.join(FILE);
+        let opened = || format!("{path}: cannot be opened");
+        // Made here, because SQLite would make it readable for whom the umask lets; its log takes the file's mode.
+        make_private_file(&path).with_context(opened)?;
+        let db = Connection::open(&path).with_context(opened)?;
+        let store = Self::prepare(db).with_context(|| format!("{path}: cannot be used"))?;
+        ["", "-wal", "-shm"]
+            .iter()
+            .for_each(|end| close_to_others(&Utf8PathBuf::from(format!("{path}{end}"))));
+        Ok(store)
     }
 
     fn prepare(mut db: Connection) -> anyhow::Result<Self> {
@@ -114,6 +123,10 @@ impl Store {
         db.pragma_update(None, "foreign_keys", true)?;
         // A file that was tampered with must not run functions or write to the schema's own table.
         db.pragma_update(None, "trusted_schema", false)?;
+        // Before anything is written, the journal's mode included: a file of another app stays as it is, its log too.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        is_empty(&db)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
         db.pragma_update(None, "synchronous", "full")?;
         db.pragma_update(None, "secure_delete", true)?;
@@ -121,17 +134,10 @@ impl Store {
         db.pragma_update(None, "fullfsync", true)?;
         // One writer at a time: two processes that start at once must not both make the tables.
         let transaction = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        let owner: i64 = transaction.pragma_query_value(None, "application_id", |row| row.get(0))?;
-        match (version, owner) {
-            (0, 0) => {
-                transaction.execute_batch(TABLES)?;
-                transaction.pragma_update(None, "user_version", SCHEMA)?;
-                transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-            }
-            (SCHEMA, APPLICATION_ID) => {}
-            (_, APPLICATION_ID) => bail!("got schema version {version}, expected {SCHEMA}: update the app"),
-            _ => bail!("got application id {owner:#x}, expected {APPLICATION_ID:#x}: a file of another app"),
+        if is_empty(&transaction)? {
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "user_version", SCHEMA)?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         }
         transaction.commit()?;
         Ok(Self { db })
@@ -245,12 +251,47 @@ impl Store {
     }
 }
 
+/// Whether the file has yet to get its tables; a file that is not ours is refused. Nothing is written.
+fn is_empty(db: &Connection) -> anyhow::Result<bool> {
+    let number = |sql| db.query_row::<i64, _, _>(sql, [], |row| row.get(0));
+    let (version, owner) = (number("PRAGMA user_version")?, number("PRAGMA application_id")?);
+    match (version, owner) {
+        (SCHEMA, APPLICATION_ID) => Ok(false),
+        (_, APPLICATION_ID) => bail!("got schema version {version}, expected {SCHEMA}: update the app"),
+        // No mark is what most files have: ours is the one that has nothing else either.
+        (0, 0) if number("SELECT count(*) FROM sqlite_schema")? == 0 => Ok(true),
+        _ => bail!("got application id {owner:#x}, expected {APPLICATION_ID:#x}: a file of another app"),
+    }
+}
+
 fn insert(db: &Connection, id: i64, role: Role, text: &str, finish: Option<&str>) -> anyhow::Result<()> {
     let role = if role == Role::User { "user" } else { "assistant" };
     let sql =
         "INSERT INTO message (conversation, role, content, finish, created) VALUES (?1, ?2, ?3, ?4, ?5)";
     db.execute(sql, params![id, role, text, finish, now()])?;
     Ok(())
+}
+
+/// What to do when the store in a folder cannot be used. Never to install the app again: what is kept would be lost.
+pub(crate) fn hint(error: &anyhow::Error, folder: Option<&Utf8Path>) -> String {
+    let file = folder.map_or_else(|| FILE.into(), |folder| folder.join(FILE));
+    let code = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(rusqlite::Error::SqliteFailure(failure, _)) => Some(failure.code),
+        _ => None,
+    });
+    match code {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            format!("end what else uses {file}, then start the app again")
+        }
+        Some(ErrorCode::DiskFull) => "free some space on the disk, then start the app again".to_owned(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            format!("put a copy that is whole in the place of {file}, or move it away to begin anew")
+        }
+        _ if error.chain().any(|cause| cause.to_string().contains("update the app")) => {
+            format!("update the app; {file} is as it was")
+        }
+        _ => format!("let this app read and write {file} and its folder, then start it again"),
+    }
 }
 
 /// The first words of a message, on one line.
@@ -276,114 +317,22 @@ fn make_private(folder: &Utf8Path) -> std::io::Result<()> {
     builder.create(folder)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use camino::Utf8PathBuf;
-
-    fn folder() -> (tempfile::TempDir, Utf8PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = Utf8PathBuf::try_from(folder.path().join("data")).unwrap();
-        (folder, path)
-    }
-
-    #[test]
-    fn a_conversation_is_there_after_the_store_was_opened_again() {
-        let (_guard, path) = folder();
-        let mut store = Store::open(Some(&path)).unwrap();
-        let id = store.said(None, "hello  there\nfriend", "ab").unwrap();
-        store.replied(id, "hi", "stop", false).unwrap();
-        store.said(Some(id), "العربية 🙂", "ab").unwrap();
-        store.keep_settings(&Settings { temperature: 0.5, ..Settings::default() }).unwrap();
-        drop(store);
-
-        let store = Store::open(Some(&path)).unwrap();
-        let kept = store.conversation(id).unwrap();
-        assert_eq!((kept.title.as_str(), kept.model.as_str()), ("hello there friend", "ab"));
-        let texts: Vec<_> = kept.messages.iter().map(|message| message.content.as_str()).collect();
-        assert_eq!(texts, ["hello  there\nfriend", "hi", "العربية 🙂"]);
-        assert_eq!(store.list().unwrap().first().unwrap().messages, 3);
-        assert_eq!(store.settings().unwrap().unwrap().temperature, 0.5);
-    }
-
-    #[test]
-    fn a_regenerated_reply_takes_the_place_of_the_last_one() {
-        let mut store = Store::open(None).unwrap();
-        let id = store.said(None, "hello", "").unwrap();
-        store.replied(id, "one", "stop", false).unwrap();
-        store.replied(id, "two", "stop", true).unwrap();
-        let texts: Vec<_> =
-            store.conversation(id).unwrap().messages.into_iter().map(|message| message.content).collect();
-        assert_eq!(texts, ["hello", "two"]);
-        // Interrupted before its first token: the old one stays.
-        store.replied(id, "", "interrupted", true).unwrap();
-        assert_eq!(store.conversation(id).unwrap().messages.len(), 2);
-    }
-
-    #[test]
-    fn what_could_not_be_replied_to_is_taken_back() {
-        let mut store = Store::open(None).unwrap();
-        let id = store.said(None, "too long", "").unwrap();
-        store.take_back(id).unwrap();
-        assert!(store.list().unwrap().is_empty());
-    }
-
-    #[test]
-    fn what_is_deleted_is_gone_from_the_disk() {
-        let (_guard, path) = folder();
-        let mut store = Store::open(Some(&path)).unwrap();
-        let secret = "my heart belongs to quince jam";
-        let id = store.said(None, secret, "").unwrap();
-        let other = store.said(None, "weather", "").unwrap();
-        let on_disk = || {
-            let files = fs::read_dir(&path).unwrap().flatten();
-            let bytes: Vec<u8> = files.flat_map(|file| fs::read(file.path()).unwrap()).collect();
-            bytes.windows(secret.len()).any(|window| window == secret.as_bytes())
-        };
-        assert!(on_disk());
-        store.delete(id).unwrap();
-        assert!(!on_disk());
-        assert!(store.conversation(id).is_err() && store.delete(id).is_err());
-        assert!(store.conversation(other).is_ok());
-    }
-
-    #[test]
-    fn a_file_of_a_newer_app_or_of_another_is_refused_and_left_alone() {
-        for (pragma, expected) in
-            [("user_version", "expected 1: update the app"), ("application_id", "another app")]
-        {
-            let (_guard, path) = folder();
-            drop(Store::open(Some(&path)).unwrap());
-            let file = path.join("conversations.sqlite");
-            Connection::open(&file).unwrap().pragma_update(None, pragma, 7).unwrap();
-            let before = fs::read(&file).unwrap();
-            let error = format!("{:#}", Store::open(Some(&path)).unwrap_err());
-            assert!(error.contains(expected) && error.contains("conversations.sqlite"), "{error}");
-            assert_eq!(fs::read(&file).unwrap(), before);
-        }
-    }
-
-    #[test]
-    fn garbage_is_an_error() {
-        let (_guard, path) = folder();
-        fs::create_dir_all(&path).unwrap();
-        fs::write(path.join("conversations.sqlite"), vec![0x5a; 8192]).unwrap();
-        assert!(format!("{:#}", Store::open(Some(&path)).unwrap_err()).contains("cannot be used"));
-    }
-
+/// Makes the file, for nobody else to read; one that is there stays as it is.
+fn make_private_file(path: &Utf8Path) -> std::io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.append(true).create(true);
     #[cfg(unix)]
-    #[test]
-    fn nobody_else_may_read_it() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let (_guard, path) = folder();
-        drop(Store::open(Some(&path)).unwrap());
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0);
-    }
-
-    #[test]
-    fn a_title_is_short_and_on_one_line() {
-        assert_eq!(title("a\n b"), "a b");
-        let long = title(&"é".repeat(200));
-        assert_eq!(long.chars().count(), TITLE_CHARS_MAX + 1);
-    }
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
 }
+
+/// Takes from others what an earlier app let them read. On a disk without modes there is nothing to take.
+fn close_to_others(path: &Utf8Path) {
+    #[cfg(unix)]
+    let _ = fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600));
+    #[cfg(not(unix))]
+    let _ = path;
+}
+
+#[cfg(test)]
+mod tests;

@@ -73,7 +73,7 @@ impl Wait {
             Event::Listed { .. } => self == Self::Listed,
             Event::Exported { .. } => self == Self::Exported,
             Event::Settings { .. } => self == Self::Settings,
-            Event::Memory(_) => self == Self::Memory,
+            Event::Memory { .. } => self == Self::Memory,
             _ => false,
         }
     }
@@ -192,14 +192,19 @@ impl Terminal {
                     self.host.stop();
                 }
                 Input::Line(Some(line)) => self.lines.push_back(line),
-                Input::Event(Event::Refused { reason, hint }) => {
+                Input::Event(Event::Refused { cause, reason, hint }) => {
                     if self.as_json {
-                        show::json(&Event::Refused { reason: reason.clone(), hint: hint.clone() })?;
+                        let (reason, hint) = (reason.clone(), hint.clone());
+                        show::json(&Event::Refused { cause, reason, hint })?;
                     }
                     eprintln!("error: {reason}\nhint: {hint}");
                     code = ExitCode::FAILURE;
                 }
                 Input::Event(event) => self.event(event)?,
+                Input::Ended if code == ExitCode::SUCCESS => {
+                    self.complain("the core ended without being asked to");
+                    return self.leave(ExitCode::FAILURE);
+                }
                 Input::Ended => return self.leave(code),
             }
         }
@@ -274,7 +279,7 @@ impl Terminal {
                 }
             }
             Event::Settings { settings } => self.settings = settings,
-            Event::Error { message } => self.complain(&message),
+            Event::Error { message, .. } => self.complain(&message),
             Event::Exported { name, document } => self.write_document(&name, &document)?,
             Event::Reply(reply) => {
                 if !self.as_json {

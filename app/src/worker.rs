@@ -1,48 +1,42 @@
 //! What runs on the model's thread.
 
-use std::{
-    collections::VecDeque,
-    ops::ControlFlow,
-    sync::mpsc::{Receiver, TryRecvError},
-    time::Instant,
-};
+mod watcher;
+
+use std::{collections::VecDeque, ops::ControlFlow, sync::mpsc::Receiver, time::Instant};
 
 use anyhow::Context as _;
-use engine::generate::{Finish, Piece};
+use engine::generate::{Finish, Reply as Generated};
 
 use crate::{
     Card,
-    chat::{Chat, Turn, Watch, Wish},
-    document,
+    chat::{Chat, Turn, Wish},
     host::{Config, Gone, Outlet, Stopper},
     install::{self, Refusal},
-    message::{Command, Event, Memory, Reply, Statistics},
+    message::{Cause, Command, Event, Memory, Reply, Statistics},
     model::MODEL,
     settings::Settings,
-    store::Store,
+    store::{self, Store},
 };
+use watcher::{Watcher, aside};
 
 /// A command and its number.
 type Numbered = (u64, Command);
 
 /// Events of an installation: enough for a bar that moves.
 const PROGRESS_STEPS: u64 = 50;
-/// Commands put off until a reply ended; then the queue itself fills up, and a front is told.
-const WAITING_MAX: usize = 32;
 
 /// The core, from start to end.
 pub(crate) fn run(
     config: Config,
-    // Before the commands: locals drop in reverse, and who sees the events end may count on commands being refused.
-    mut outlet: Outlet,
+    outlet: &mut Outlet,
     commands: Receiver<Numbered>,
     stopper: &Stopper,
     started: Instant,
 ) {
     // A front that goes away ends the core; there is nobody left to tell.
-    let _: Result<(), Gone> = match Worker::start(config, &mut outlet, stopper) {
-        Ok((worker, warning)) => worker.serve(&commands, &mut outlet, started, warning),
-        Err(Refusal { reason, hint }) => outlet.send(Event::Refused { reason, hint }),
+    let _: Result<(), Gone> = match Worker::start(config, outlet, stopper) {
+        Ok((worker, warning)) => worker.serve(&commands, outlet, started, warning),
+        Err(Refusal { cause, reason, hint }) => outlet.send(Event::Refused { cause, reason, hint }),
     };
 }
 
@@ -50,7 +44,10 @@ pub(crate) fn run(
 struct Worker {
     chat: Chat,
     store: Store,
+    /// What holds now: what is kept, and over it what is set for this run alone.
     settings: Settings,
+    /// What is on disk.
+    kept: Settings,
     /// The open conversation.
     open: Option<i64>,
     /// Replies that were regenerated: each wants another start of the random sequence.
@@ -66,20 +63,29 @@ impl Worker {
         outlet: &mut Outlet,
         stopper: &Stopper,
     ) -> Result<(Self, Option<String>), Refusal> {
-        let cannot = |error: anyhow::Error| Refusal {
-            reason: format!("{error:#}"),
-            hint: "start the app again; if that does not help, install it again".to_owned(),
+        let refused = |error: anyhow::Error, hint: &str| {
+            let (reason, hint) = (format!("{error:#}"), hint.to_owned());
+            Refusal { cause: Cause::App, reason, hint }
         };
+        // Not to install it again: on a phone that takes the conversations with it.
+        let cannot = |error| refused(error, "start the app again");
         let card = Box::new(Card::of(&MODEL).map_err(cannot)?);
         // A front that is gone is noticed at the next event.
         let _ = outlet.send(Event::Card { card });
         let tokenizer = MODEL.tokenizer().context("the model has random weights and no tokenizer");
         let tokenizer = tokenizer.map_err(cannot)?;
         let template = MODEL.chat_template().context("the model has no chat template").map_err(cannot)?;
-        let store = Store::open(config.data.as_deref()).map_err(cannot)?;
-        let kept = store.settings().map_err(cannot)?.unwrap_or_default();
-        let settings = config.overrides.over(kept);
-        settings.check().map_err(|error| cannot(anyhow::Error::msg(error)))?;
+        let data = config.data.as_deref();
+        let unusable = |error: anyhow::Error| {
+            let (reason, hint) = (format!("{error:#}"), store::hint(&error, data));
+            Refusal { cause: Cause::Conversations, reason, hint }
+        };
+        let store = Store::open(data).map_err(unusable)?;
+        let kept = store.settings().map_err(unusable)?.unwrap_or_default();
+        let is_flag = config.overrides.system.is_some();
+        let mut settings = config.overrides.over(kept.clone());
+        let wrong = |error| refused(anyhow::Error::msg(error), "start the app with another value");
+        settings.check().map_err(wrong)?;
 
         let mut told = 0;
         let bytes = install::open(&MODEL, config.asset, &config.cache, &mut |done_bytes, total_bytes| {
@@ -92,16 +98,27 @@ impl Worker {
         let packed = install::packed_cache(&MODEL, &bytes, &config.cache);
         match config.threads {
             Some(threads) => {
-                engine::runtime::set_threads(threads).map_err(|error| cannot(error.into()))?;
+                engine::runtime::set_threads(threads).map_err(|error| wrong(error.to_string()))?;
             }
             // Refused while another core of this process has a model: then its number holds.
-            None => _ = engine::runtime::threads_default().and_then(engine::runtime::set_threads),
+            None => {
+                let threads = engine::runtime::threads_for(MODEL.file_bytes);
+                let _ = threads.and_then(engine::runtime::set_threads);
+            }
         }
-        let (mut chat, warning) = Chat::load(bytes, tokenizer, template, packed).map_err(cannot)?;
+        let (mut chat, mut warning) = Chat::load(bytes, tokenizer, template, packed).map_err(cannot)?;
+        if let Err(error) = chat.check_system(&settings.system) {
+            if is_flag {
+                return Err(wrong(format!("{error:#}")));
+            }
+            // Kept under a model with a larger window. It stays on disk until a person sets another one.
+            settings.system.clear();
+            let left_out = format!("the system message that is kept is left out: {error:#}");
+            warning = Some(warning.map_or(left_out.clone(), |warning| format!("{warning}; {left_out}")));
+        }
         chat.set_system(&settings.system);
-        let stopper = stopper.clone();
-        let worker = Self { chat, store, settings, open: None, again: 0, waiting: VecDeque::new(), stopper };
-        Ok((worker, warning))
+        let (stopper, waiting) = (stopper.clone(), VecDeque::new());
+        Ok((Self { chat, store, settings, kept, open: None, again: 0, waiting, stopper }, warning))
     }
 
     fn serve(
@@ -112,10 +129,39 @@ impl Worker {
         warning: Option<String>,
     ) -> Result<(), Gone> {
         let start_ms = started.elapsed().as_secs_f64() * 1e3;
-        outlet.send(Event::Ready { start_ms, warning, settings: self.settings.clone() })?;
+        let ready = Event::Ready { start_ms, warning, settings: self.settings.clone() };
+        let served = outlet.send(ready).and_then(|()| self.serve_until_closed(commands, outlet));
+        self.put_away(commands);
+        served
+    }
+
+    /// Does what was taken and not done yet, as far as it needs nobody to see it: closing loses nothing.
+    fn put_away(&mut self, commands: &Receiver<Numbered>) {
+        while let Some((_, command)) = self.waiting.pop_front().or_else(|| commands.try_recv().ok()) {
+            // There is nobody left to tell of a failure.
+            let _ = match command {
+                Command::Set { settings } => self.set(settings),
+                Command::Delete { id } => self.store.delete(id),
+                _ => Ok(()),
+            };
+        }
+    }
+
+    fn set(&mut self, wanted: Settings) -> anyhow::Result<()> {
+        wanted.check().map_err(anyhow::Error::msg)?;
+        self.chat.check_system(&wanted.system)?;
+        let kept = self.kept.clone().changed(&self.settings, &wanted);
+        self.store.keep_settings(&kept)?;
+        self.chat.set_system(&wanted.system);
+        (self.kept, self.settings) = (kept, wanted);
+        Ok(())
+    }
+
+    fn serve_until_closed(&mut self, commands: &Receiver<Numbered>, outlet: &mut Outlet) -> Result<(), Gone> {
         while !self.stopper.is_closed() {
             let next = self.waiting.pop_front().map_or_else(|| commands.recv(), Ok);
             let Ok((number, command)) = next else { return Ok(()) };
+            let name = command.name();
             let done = match command {
                 Command::Say { text } => self.say(number, &text, commands, outlet),
                 Command::Regenerate => self.regenerate(number, commands, outlet),
@@ -123,7 +169,7 @@ impl Worker {
             };
             match done {
                 Ok(sent) => sent?,
-                Err(error) => outlet.send(Event::Error { message: format!("{error:#}") })?,
+                Err(error) => outlet.send(Event::error(name, &error))?,
             }
         }
         Ok(())
@@ -131,7 +177,7 @@ impl Worker {
 
     /// Does what needs no model. The outer error is told; the inner one ends the core.
     fn act(&mut self, command: Command, outlet: &mut Outlet) -> anyhow::Result<Result<(), Gone>> {
-        let Self { chat, store, settings, open, .. } = self;
+        let Self { chat, store, open, .. } = self;
         let event = match command {
             Command::Say { .. } | Command::Regenerate => return Ok(Ok(())),
             Command::New => {
@@ -154,17 +200,13 @@ impl Worker {
                 }
                 Event::Listed { conversations: store.list()? }
             }
-            Command::Set { settings: wanted } => {
-                wanted.check().map_err(anyhow::Error::msg)?;
-                chat.check_system(&wanted.system)?;
-                store.keep_settings(&wanted)?;
-                chat.set_system(&wanted.system);
-                settings.clone_from(&wanted);
-                Event::Settings { settings: wanted }
+            Command::Set { settings } => {
+                self.set(settings)?;
+                Event::Settings { settings: self.settings.clone() }
             }
             Command::Pause | Command::Release => {
                 chat.release_pages();
-                Event::Memory(Memory::now().unwrap_or_default())
+                Event::Memory { memory: Memory::now() }
             }
             command @ (Command::List | Command::Export { .. } | Command::Memory | Command::Delete { .. }) => {
                 aside(store, *open, command)?
@@ -188,15 +230,24 @@ impl Worker {
         }
         let Settings { tokens_max, .. } = self.settings;
         let wish = Wish { sampling: self.settings.sampling(), tokens_max: tokens_max as usize };
+        let turns = self.chat.turns();
         let (chat, mut watcher) = self.watcher(number, commands, outlet);
         let turn = chat.say(text, wish, &mut watcher);
         let gone = watcher.gone;
-        match turn {
-            Ok(turn) => self.finish(id, turn, false, gone, outlet),
+        match turn.and_then(|turn| self.keep(id, turn, false)) {
+            Ok(turn) => self.tell(id, turn, false, gone, outlet),
             Err(error) => {
-                self.store.take_back(id)?;
-                self.open = before;
-                Err(error)
+                self.chat.truncate(turns);
+                match self.store.take_back(id) {
+                    Ok(()) => {
+                        self.open = before;
+                        Err(error)
+                    }
+                    Err(also) => {
+                        let also = format!("what was said cannot be taken back: {also:#}");
+                        self.as_kept(id, error.context(also), outlet)
+                    }
+                }
             }
         }
     }
@@ -216,16 +267,25 @@ impl Worker {
         let (chat, mut watcher) = self.watcher(number, commands, outlet);
         let turn = chat.regenerate(Wish { sampling, tokens_max }, &mut watcher);
         let gone = watcher.gone;
-        match turn {
-            Ok(turn) => self.finish(id, turn, true, gone, outlet),
-            Err(error) => {
-                // A front took the old reply away when it heard that another was to come.
-                let conversation = Some(self.store.conversation(id)?);
-                match outlet.send(Event::Opened { conversation }) {
-                    Ok(()) => Err(error),
-                    Err(gone) => Ok(Err(gone)),
-                }
-            }
+        match turn.and_then(|turn| self.keep(id, turn, true)) {
+            Ok(turn) => self.tell(id, turn, true, gone, outlet),
+            // A front took the old reply away when it heard that another was to come.
+            Err(error) => self.as_kept(id, error, outlet),
+        }
+    }
+
+    /// After a failure: what is on disk counts, for the model and for who looks at it. The error is told after it.
+    fn as_kept(
+        &mut self,
+        id: i64,
+        error: anyhow::Error,
+        outlet: &mut Outlet,
+    ) -> anyhow::Result<Result<(), Gone>> {
+        let Ok(conversation) = self.store.conversation(id) else { return Err(error) };
+        self.chat.set_turns(conversation.messages.iter().map(|kept| (kept.role, kept.content.as_str())));
+        match outlet.send(Event::Opened { conversation: Some(conversation) }) {
+            Ok(()) => Err(error),
+            Err(gone) => Ok(Err(gone)),
         }
     }
 
@@ -241,8 +301,15 @@ impl Worker {
         (chat, Watcher { number, commands, outlet, store, open, waiting, stopper, useless, gone })
     }
 
-    /// Keeps a reply and tells of it.
-    fn finish(
+    /// Keeps a reply.
+    fn keep(&mut self, id: i64, turn: Turn, instead: bool) -> anyhow::Result<Turn> {
+        let Generated { text, finish, .. } = &turn.reply;
+        self.store.replied(id, text, name(*finish), instead)?;
+        Ok(turn)
+    }
+
+    /// Tells of a reply that was kept.
+    fn tell(
         &mut self,
         id: i64,
         turn: Turn,
@@ -251,7 +318,6 @@ impl Worker {
         outlet: &mut Outlet,
     ) -> anyhow::Result<Result<(), Gone>> {
         let Turn { reply, forgotten } = turn;
-        self.store.replied(id, &reply.text, name(reply.finish), instead)?;
         if gone {
             return Ok(Err(Gone));
         }
@@ -280,23 +346,6 @@ impl Worker {
     }
 }
 
-/// Does what touches no open conversation.
-fn aside(store: &Store, open: Option<i64>, command: Command) -> anyhow::Result<Event> {
-    match command {
-        Command::Export { id, format } => {
-            let id = id.or(open).context("no conversation is open")?;
-            let document = document::document(&store.conversation(id)?, format)?;
-            Ok(Event::Exported { name: format!("conversation-{id}.{}", format.extension()), document })
-        }
-        Command::Delete { id } => {
-            store.delete(id)?;
-            Ok(Event::Listed { conversations: store.list()? })
-        }
-        Command::List => Ok(Event::Listed { conversations: store.list()? }),
-        _ => Ok(Event::Memory(Memory::now().unwrap_or_default())),
-    }
-}
-
 /// As serde names it.
 fn name(finish: Finish) -> &'static str {
     match finish {
@@ -304,64 +353,5 @@ fn name(finish: Finish) -> &'static str {
         Finish::Length => "length",
         Finish::Window => "window",
         Finish::Interrupted => "interrupted",
-    }
-}
-
-/// Looks, while a reply is being written, whether it still should be, and does what can be done meanwhile.
-struct Watcher<'a> {
-    number: u64,
-    commands: &'a Receiver<Numbered>,
-    outlet: &'a mut Outlet,
-    store: &'a Store,
-    open: Option<i64>,
-    waiting: &'a mut VecDeque<Numbered>,
-    stopper: &'a Stopper,
-    /// The conversation of this reply is about to be deleted.
-    useless: bool,
-    gone: bool,
-}
-
-impl Watcher<'_> {
-    /// Does what can be done aside; the other commands wait.
-    fn look(&mut self) {
-        while self.waiting.len() < WAITING_MAX {
-            let (number, command) = match self.commands.try_recv() {
-                Ok(numbered) => numbered,
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => return self.gone = true,
-            };
-            if !command.is_aside(self.open) {
-                self.useless |= matches!(command, Command::Delete { .. });
-                self.waiting.push_back((number, command));
-                continue;
-            }
-            let event = aside(self.store, self.open, command);
-            let event = event.unwrap_or_else(|error| Event::Error { message: format!("{error:#}") });
-            self.gone |= self.outlet.send(event).is_err();
-        }
-    }
-
-    fn should_stop(&mut self) -> bool {
-        self.look();
-        self.gone || self.useless || self.stopper.is_stopped(self.number)
-    }
-}
-
-impl Watch for Watcher<'_> {
-    fn piece(&mut self, piece: Piece<'_>) -> ControlFlow<()> {
-        if self.should_stop() {
-            return ControlFlow::Break(());
-        }
-        let sent = self.outlet.send_or_join(Event::Piece {
-            text: piece.text.to_owned(),
-            reply_tokens: piece.statistics.reply_tokens,
-            decode_tokens_per_second: piece.statistics.decode_rate(),
-        });
-        self.gone |= sent.is_err();
-        if self.gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    fn interrupted(&mut self) -> bool {
-        self.should_stop()
     }
 }

@@ -5,6 +5,7 @@ import org.proofmark.Core;
 public final class Host {
     public static void main(String[] arguments) {
         String folder = arguments[0];
+        check(Core.abiVersion() == Core.ABI_VERSION, "class and library are of one version");
         expect(IllegalArgumentException.class, () -> new Core("{\"cache\": 7}"));
         String config = "{\"cache\": \"" + folder + "/cache\", \"data\": \"" + folder + "/data\"}";
         Core core = new Core(config);
@@ -16,11 +17,33 @@ public final class Host {
         core.stop();
         check(core.next(0) == null, "nothing more happened");
         check(Core.provenance().contains("\"sha256\""), "the model is named");
-        core.close();
+        closesWhileAnotherWaits(core);
         core.close();
         expect(IllegalStateException.class, () -> core.send("{\"command\": \"list\"}"));
         check(Path.of(folder, "data", "conversations.sqlite").toFile().exists(), "it is on disk");
         System.out.println("ok");
+    }
+
+    /** What waits for an event keeps neither sending nor closing waiting, and ends when the core does. */
+    private static void closesWhileAnotherWaits(Core core) {
+        Thread waiting = new Thread(() -> {
+            try {
+                while (core.next(Integer.MAX_VALUE) != null) {
+                    // One event more.
+                }
+            } catch (IllegalStateException closed) {
+                // It began after the closing.
+            }
+        });
+        waiting.start();
+        core.send("{\"command\": \"list\"}");
+        core.stop();
+        core.close();
+        try {
+            waiting.join();
+        } catch (InterruptedException exception) {
+            throw new AssertionError(exception);
+        }
     }
 
     private static String until(Core core, String kind) {

@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::{Mutex, PoisonError},
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -15,8 +16,12 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
-/// Builds `libapp` for hosts, with a feature, and answers where it is.
-fn library(feature: &str) -> PathBuf {
+/// Both libraries are built to one place, and a test must not take the other's.
+static PLACE: Mutex<()> = Mutex::new(());
+
+/// Builds `libapp` for hosts, with a feature, and answers where a copy of it is, in a folder of its own.
+fn library(feature: &str, folder: &Path) -> PathBuf {
+    let _alone = PLACE.lock().unwrap_or_else(PoisonError::into_inner);
     let arguments = ["rustc", "--package", "app", "--lib", "--crate-type", "cdylib", "--features", feature];
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(arguments).arg("--message-format=json-render-diagnostics").current_dir(ROOT);
@@ -28,13 +33,17 @@ fn library(feature: &str) -> PathBuf {
         .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default());
     let mut paths = files.filter_map(|file| file.as_str().map(PathBuf::from));
     let ends = |path: &PathBuf| path.extension().is_some_and(|end| end == "so" || end == "dylib");
-    paths.find(ends).expect("cargo names the library")
+    let built = paths.find(ends).expect("cargo names the library");
+    let copy = folder.join("lib").join(built.file_name().unwrap());
+    std::fs::create_dir(copy.parent().unwrap()).unwrap();
+    std::fs::copy(built, &copy).unwrap();
+    copy
 }
 
 #[test]
 fn a_host_in_c_chats_with_the_model() {
     let folder = tempfile::tempdir().unwrap();
-    let library = library("capi");
+    let library = library("capi", folder.path());
     let host = folder.path().join("host");
     let mut compiler = Command::new("cc");
     compiler.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&host);
@@ -52,11 +61,7 @@ fn a_host_in_c_chats_with_the_model() {
 #[test]
 fn a_host_on_the_java_virtual_machine_chats_with_the_model() {
     let folder = tempfile::tempdir().unwrap();
-    // A folder of its own: another test builds a library of the same name.
-    let library = library("jvm");
-    let place = folder.path().join("lib");
-    std::fs::create_dir(&place).unwrap();
-    std::fs::copy(&library, place.join(library.file_name().unwrap())).unwrap();
+    let library = library("jvm", folder.path());
     let classes = folder.path().join("classes");
     let mut compiler = Command::new("javac");
     compiler.args(["-Xlint:all", "-Werror", "-d"]).arg(&classes);
@@ -64,7 +69,7 @@ fn a_host_on_the_java_virtual_machine_chats_with_the_model() {
     compiler.arg(Path::new(ROOT).join("tests/Host.java"));
     run(&mut compiler);
     let mut host = Command::new("java");
-    host.arg(format!("-Djava.library.path={}", place.display()));
+    host.arg(format!("-Djava.library.path={}", library.parent().unwrap().display()));
     host.arg("-cp").arg(&classes).arg("Host").arg(folder.path());
     assert_eq!(String::from_utf8_lossy(&run(&mut host).stdout), "ok\n");
 }
@@ -79,7 +84,11 @@ fn the_header_is_c_and_names_every_function() {
         assert!(header.contains(&format!("{name}(")), "{name} is not in the header");
         count += 1;
     }
-    assert_eq!(count, 7);
+    assert_eq!(count, 8);
+    let version = app::capi::PROOFMARK_ABI_VERSION;
+    assert!(header.contains(&format!("#define PROOFMARK_ABI_VERSION {version}\n")));
+    let class = std::fs::read_to_string(Path::new(ROOT).join("include/org/proofmark/Core.java")).unwrap();
+    assert!(class.contains(&format!("int ABI_VERSION = {version};")));
     for (name, code) in [
         ("PROOFMARK_OK", app::capi::PROOFMARK_OK),
         ("PROOFMARK_INVALID", app::capi::PROOFMARK_INVALID),

@@ -2,134 +2,25 @@
 //! comes out. The software renderer draws every step, without a display.
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not foresee")]
 
-use std::{rc::Rc, sync::mpsc::Receiver};
+#[path = "gui/window.rs"]
+mod window;
 
-use app::{
-    Asset, Config, Overrides,
-    gui::{AppWindow, Core, Front, HeadlessScreen, Screen, install_headless},
-    message::Event,
-};
+use app::{Asset, Cause, Config, Overrides, gui::Screen, message::Event};
 use camino::Utf8PathBuf;
 use i_slint_backend_testing::{AccessibleRole, ElementHandle};
-use slint::{ComponentHandle as _, Global as _, LogicalPosition, Model as _, platform::WindowEvent};
+use slint::{ComponentHandle as _, Model as _, platform::WindowEvent};
 
-struct Window {
-    ui: AppWindow,
-    front: Rc<Front>,
-    events: Receiver<Event>,
-    screen: HeadlessScreen,
-    folder: tempfile::TempDir,
-}
-
-impl Window {
-    fn open(config: impl FnOnce(&tempfile::TempDir) -> Config) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let screen = install_headless((840, 1520)).unwrap();
-        let ui = AppWindow::new().unwrap();
-        ui.show().unwrap();
-        let documents = Utf8PathBuf::try_from(folder.path().join("documents")).unwrap();
-        let (front, events) = Front::start(&ui, config(&folder), documents).unwrap();
-        Self { ui, front, events, screen, folder }
-    }
-
-    fn ready() -> Self {
-        let window = Self::open(|folder| {
-            let data = Utf8PathBuf::try_from(folder.path().to_owned()).unwrap();
-            Config { data: Some(data), ..Config::default() }
-        });
-        window.until(|event| matches!(event, Event::Ready { .. }));
-        window
-    }
-
-    fn core(&self) -> Core<'_> {
-        Core::get(&self.ui)
-    }
-
-    /// Shows events until one of a kind, and draws.
-    fn until(&self, last: impl Fn(&Event) -> bool) {
-        loop {
-            let event = self.events.recv().unwrap();
-            let done = last(&event);
-            self.front.apply(event);
-            if done {
-                self.screen.draw();
-                return;
-            }
-        }
-    }
-
-    fn reply(&self) {
-        self.until(|event| matches!(event, Event::Reply(_)));
-    }
-
-    /// The element that a screen reader calls so.
-    fn element(&self, label: &str) -> ElementHandle {
-        self.screen.draw();
-        let found = ElementHandle::find_by_accessible_label(&self.ui, label).filter(|e| e.is_valid());
-        let mut found: Vec<_> = found.collect();
-        // A caption is hidden from screen readers; what it stands over has the same name.
-        found.sort_by_key(|e| matches!(e.accessible_role(), None | Some(AccessibleRole::None)));
-        found.into_iter().next().unwrap_or_else(|| panic!("no element is called `{label}`"))
-    }
-
-    fn is_there(&self, label: &str) -> bool {
-        self.screen.draw();
-        ElementHandle::find_by_accessible_label(&self.ui, label).next().is_some()
-    }
-
-    /// As a screen reader or a switch does it.
-    fn act(&self, label: &str) {
-        self.element(label).invoke_accessible_default_action();
-        self.screen.draw();
-    }
-
-    /// As a finger or a mouse does it.
-    fn click(&self, label: &str) {
-        self.click_on(&self.element(label));
-    }
-
-    fn click_on(&self, element: &ElementHandle) {
-        let (at, size) = (element.absolute_position(), element.size());
-        let position = LogicalPosition::new(at.x + size.width / 2.0, at.y + size.height / 2.0);
-        let button = slint::platform::PointerEventButton::Left;
-        let window = self.ui.window();
-        window.dispatch_event(WindowEvent::PointerMoved { position });
-        window.dispatch_event(WindowEvent::PointerPressed { position, button });
-        window.dispatch_event(WindowEvent::PointerReleased { position, button });
-        self.screen.draw();
-    }
-
-    /// Turns the wheel over the conversation; downwards is less than 0.
-    fn scroll(&self, delta_y: f32) {
-        let position = LogicalPosition::new(210.0, 300.0);
-        self.ui.window().dispatch_event(WindowEvent::PointerScrolled { position, delta_x: 0.0, delta_y });
-        self.screen.draw();
-    }
-
-    fn keys(&self, text: &str) {
-        for c in text.chars() {
-            let text: slint::SharedString = c.into();
-            self.ui.window().dispatch_event(WindowEvent::KeyPressed { text: text.clone() });
-            self.ui.window().dispatch_event(WindowEvent::KeyReleased { text });
-        }
-    }
-
-    /// What is in the bubbles: whether mine, and the text.
-    fn bubbles(&self) -> Vec<(bool, String)> {
-        self.core().get_bubbles().iter().map(|bubble| (bubble.mine, bubble.text.into())).collect()
-    }
-
-    fn say(&self, text: &str) {
-        self.element("Message").set_accessible_value(text);
-        self.act("Send");
-    }
-}
+use window::Window;
 
 #[test]
 fn a_message_is_typed_sent_and_answered_in_a_bubble() {
     let window = Window::ready();
+    // At once, wherever the keys are; what writes nothing is left to others.
+    window.keys("he\t\u{f700}");
+    assert_eq!(window.core().get_draft(), "he");
     window.click("Message");
-    window.keys("hello");
+    window.keys("llo");
+    assert_eq!(window.core().get_draft(), "hello");
     window.keys("\n");
     assert!(window.core().get_replying());
     assert!(window.is_there("Stop") && !window.is_there("Send"));
@@ -339,6 +230,8 @@ fn conversations_are_listed_exported_opened_and_deleted_after_a_second_question(
         window.until(|event| matches!(event, Event::Exported { .. }));
         let written = std::fs::read_to_string(window.folder.path().join("documents").join(name)).unwrap();
         assert!(written.contains("> hello"), "{written}");
+        window.act("Copy the document");
+        assert_eq!((window.screen.clipboard(), window.core().get_notice().as_str()), (written, "Copied"));
     }
 
     window.act("Delete the weather is bad");
@@ -377,6 +270,9 @@ fn a_tampered_model_shows_the_installation_and_then_why_it_is_refused() {
     });
     window.until(|event| matches!(event, Event::Installing { .. }));
     assert!(window.is_there("Proving the model"));
+    // As it is with a model that passes: packing goes on after the last byte was read.
+    window.front.apply(Event::Installing { done_bytes: 10, total_bytes: 10 });
+    assert!(window.is_there("Preparing the model") && !window.is_there("Proving the model"));
     window.until(|event| matches!(event, Event::Refused { .. }));
     assert!(window.is_there("This model is not the one that was proved"));
     let reason = window.core().get_refusal_reason();
@@ -387,6 +283,20 @@ fn a_tampered_model_shows_the_installation_and_then_why_it_is_refused() {
     assert!(window.is_there(&format!("SHA-256: {}", app::card().unwrap().sha256)));
     window.act("Back");
     assert!(window.is_there("Quit"));
+    window.front.close();
+}
+
+#[test]
+fn conversations_that_cannot_be_used_do_not_accuse_the_model() {
+    let window = Window::open(|folder| {
+        let data = Utf8PathBuf::try_from(folder.path().to_owned()).unwrap();
+        std::fs::write(data.join("conversations.sqlite"), vec![0x5a; 8192]).unwrap();
+        Config { data: Some(data), ..Config::default() }
+    });
+    window.until(|event| matches!(event, Event::Refused { .. }));
+    assert!(window.is_there("The conversations cannot be used"));
+    assert!(!window.is_there("This model is not the one that was proved"));
+    assert!(!window.core().get_refusal_hint().contains("install"));
     window.front.close();
 }
 
@@ -405,4 +315,54 @@ fn long_text_other_directions_and_emoji_are_drawn() {
     let after = window.screen.draw();
     assert!(before != after, "dark is not light");
     window.front.close();
+}
+
+#[test]
+fn an_asides_failure_is_not_taken_for_the_replys() {
+    let window = Window::ready();
+    window.say("hello");
+    window.until(|event| matches!(event, Event::Said { .. }));
+    // As it comes from the core when another conversation is not there any more.
+    window.front.apply(Event::Error { command: "export", message: "got conversation 7".to_owned() });
+    assert_eq!(window.bubbles().first(), Some(&(true, "hello".to_owned())));
+    assert!(window.core().get_replying());
+    assert_eq!(
+        (window.core().get_draft().as_str(), window.core().get_notice().as_str()),
+        ("", "got conversation 7")
+    );
+    window.reply();
+    assert_eq!(window.bubbles().len(), 2);
+    // What could not even be written down is given back, too.
+    window.say("again");
+    window.front.apply(Event::Error { command: "say", message: "the disk is full".to_owned() });
+    assert_eq!((window.bubbles().len(), window.core().get_draft().as_str()), (2, "again"));
+    assert!(!window.core().get_replying());
+    window.front.close();
+}
+
+#[test]
+fn a_core_that_fails_in_the_middle_says_so_and_leaves_nobody_waiting() {
+    let window = Window::ready();
+    window.say("hello");
+    assert!(window.core().get_replying());
+    let (reason, hint) = ("the app has a fault".to_owned(), "start the app again".to_owned());
+    window.front.apply(Event::Refused { cause: Cause::App, reason, hint });
+    assert!(window.is_there("The app cannot run") && !window.core().get_replying());
+    // Said already.
+    window.front.ended();
+    assert_eq!(window.core().get_refusal_reason(), "the app has a fault");
+    window.front.close();
+}
+
+#[test]
+fn an_end_that_nobody_asked_for_is_shown_and_one_that_was_is_not() {
+    let window = Window::ready();
+    window.front.ended();
+    assert_eq!(window.core().get_screen(), Screen::Refused);
+    assert!(window.is_there("The app cannot run"));
+    window.core().set_refusal_reason(Default::default());
+    window.core().set_screen(Screen::Chat);
+    window.front.close();
+    window.front.ended();
+    assert_eq!(window.core().get_screen(), Screen::Chat);
 }

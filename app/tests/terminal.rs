@@ -105,12 +105,27 @@ fn a_conversation_is_held_listed_exported_and_deleted() {
 #[test]
 fn settings_are_kept_and_flags_are_not() {
     let folder = tempfile::tempdir().unwrap();
-    said(folder.path(), &["--seed", "5"], "/settings max-tokens 7\n");
+    let flags = ["--seed", "5", "--system", "be brief", "--temperature", "0.3"];
+    let out = text(&said(folder.path(), &flags, "/settings max-tokens 7\n/settings\n").stdout);
+    for line in ["seed         5", "system       be brief", "max-tokens   7"] {
+        assert!(out.contains(line), "{out}");
+    }
     let out = text(&said(folder.path(), &[], "/settings\n").stdout);
-    assert!(out.contains("max-tokens   7"), "{out}");
+    for line in ["max-tokens   7", "seed         any", "system       \n", "temperature  0\n"] {
+        assert!(out.contains(line), "{out}");
+    }
     let refused = said(folder.path(), &["--temperature=-1"], "");
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("temperature"), "{refused:?}");
+}
+
+#[test]
+fn what_was_said_moves_no_cursor() {
+    let folder = tempfile::tempdir().unwrap();
+    said(folder.path(), &[], "hello \u{1b}[2J\u{7} there\n");
+    let out = said(folder.path(), &[], "/list\n/open 1\n").stdout;
+    assert!(text(&out).matches("hello \u{fffd}[2J").count() == 2, "{}", text(&out));
+    assert!(!out.contains(&0x1b) && !out.contains(&7));
 }
 
 #[test]

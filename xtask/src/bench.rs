@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// side; a ratio is the median of theirs, because a machine's speed changes from minute to minute
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: Option<u32>,
-    /// Threads; performance cores unless given
+    /// Threads; unless given, one for a small model and else the performance cores
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: Option<u32>,
     /// Also show where a decoded token's time goes, operator by operator, and what share is outside XNNPACK

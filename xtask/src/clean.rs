@@ -88,11 +88,12 @@ fn take(cache: &Cache) -> anyhow::Result<Option<String>> {
     Ok(None)
 }
 
-/// The app holds a lock on the files of a model that it runs: those stay.
+/// Every model has a folder. The app holds a lock on the files of a model that it runs: those stay.
 fn packed(folder: &Utf8Path) -> anyhow::Result<Option<String>> {
     let mut used = 0;
-    for entry in folder.read_dir_utf8().with_context(|| format!("{folder}: cannot be read"))? {
-        let path = entry?.into_path();
+    for entry in walkdir::WalkDir::new(folder) {
+        let entry = entry.with_context(|| format!("{folder}: cannot be read"))?;
+        let path = Utf8PathBuf::try_from(entry.into_path())?;
         if path.extension() != Some("bin") {
             continue;
         }

@@ -128,7 +128,7 @@ fn a_name_that_is_none_removes_nothing() {
 #[test]
 fn weights_that_an_app_runs_from_stay() {
     let tree = stage();
-    let packed = tree.path(".cache/proofmark/packed");
+    let packed = tree.path(".cache/proofmark/packed/tiny");
     fs::create_dir_all(&packed).unwrap();
     for name in ["packed-a.bin", "packed-a.json", "packed-b.bin", "packed-b.json", "packed-b.stamp"] {
         fs::write(packed.join(name), "x").unwrap();

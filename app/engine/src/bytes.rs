@@ -10,7 +10,7 @@ use memmap2::{Advice, Mmap, MmapOptions};
 use model_assets::pte;
 
 use crate::error::{Error, Result};
-use crate::resident::are_resident;
+use crate::resident::first_waits;
 
 /// Alignment that the runtime needs of a program's first byte.
 pub const MODEL_ALIGNMENT: usize = 16;
@@ -108,8 +108,8 @@ impl Mapped {
         let Self::File(map) = self else { return };
         // It is all advice: a refusal costs time at most.
         let _ = map.advise(Advice::Random);
-        // The head is read by every load: where it is in memory, so is the rest of what a load reads.
-        if are_resident(map, 0..1) {
+        // The head is read by every load: where it was in memory, so is the rest of what a load reads.
+        if !first_waits(map) {
             return;
         }
         for range in scales(map) {

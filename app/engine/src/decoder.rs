@@ -54,7 +54,9 @@ pub trait Decoder {
     fn extend_to(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         let shared = self.shared_prefix(tokens);
         self.truncate(shared);
-        self.prefill(tokens.get(shared..).unwrap_or_default())
+        // It may have had to forget more than was asked.
+        let held = self.tokens().len();
+        self.prefill(tokens.get(held..).unwrap_or_default())
     }
 
     /// How many leading tokens [`Self::extend_to`] would not feed again.
@@ -80,5 +82,50 @@ pub trait Decoder {
             return Err(Error::WindowFull { tokens: tokens.len(), position, window });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cache that cannot forget a part, as those of recurrent models.
+    struct AllOrNothing {
+        held: Vec<u32>,
+        fed: Vec<u32>,
+    }
+
+    impl Decoder for AllOrNothing {
+        fn window(&self) -> usize {
+            16
+        }
+        fn vocab(&self) -> u32 {
+            100
+        }
+        fn chunk(&self) -> usize {
+            16
+        }
+        fn tokens(&self) -> &[u32] {
+            &self.held
+        }
+        fn truncate(&mut self, len: usize) {
+            if len < self.held.len() {
+                self.held.clear();
+            }
+        }
+        fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+            self.held.extend(tokens);
+            self.fed = tokens.to_vec();
+            Ok(&[])
+        }
+    }
+
+    #[test]
+    fn what_was_forgotten_beyond_what_was_asked_is_fed_again() {
+        let mut decoder = AllOrNothing { held: vec![1, 2, 3, 4], fed: Vec::new() };
+        decoder.extend_to(&[1, 2, 5]).unwrap();
+        assert_eq!((decoder.held.as_slice(), decoder.fed.as_slice()), (&[1, 2, 5][..], &[1, 2, 5][..]));
+        decoder.extend_to(&[1, 2, 5, 6]).unwrap();
+        assert_eq!((decoder.held.len(), decoder.fed.as_slice()), (4, &[6][..]));
     }
 }

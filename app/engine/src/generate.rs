@@ -14,31 +14,13 @@ use crate::text::Tokenizer;
 /// Text that room is made for per token; English has four or five bytes.
 const TOKEN_TEXT_BYTES: usize = 8;
 
-/// What to do when the context window is full in the middle of a reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum WindowPolicy {
-    /// End the reply.
-    #[default]
-    Stop,
-    /// Forget tokens in the middle and feed what follows them again: positions are baked into the cached
-    /// keys, so the rest cannot simply move up.
-    Slide {
-        /// Tokens at the start to keep: the system message.
-        keep: usize,
-        /// Tokens after them to forget.
-        forget: usize,
-    },
-}
-
-/// Limits of a reply.
+/// Limits of a reply. A full context window ends it too: whoever wants to go on leaves out old turns of the next prompt.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
     /// Most tokens; `None` is until a stop token or the end of the window.
     pub tokens_max: Option<usize>,
     /// Tokens that end the reply and are not part of it.
     pub stop: Vec<u32>,
-    /// What happens at the end of the window.
-    pub window: WindowPolicy,
 }
 
 /// Why a reply ended.
@@ -175,7 +157,7 @@ pub fn generate_until<D: Decoder + ?Sized>(
     let first = Instant::now();
     let tokens_max = limits.tokens_max.unwrap_or(usize::MAX);
     let mut stream = tokenizer.stream();
-    // As many as fit without forgetting, so that a reply does not move as it grows.
+    // As many as fit, so that a reply does not move as it grows.
     let expected = tokens_max.min(session.remaining().saturating_add(1));
     let mut reply = Reply {
         text: String::with_capacity(expected.saturating_mul(TOKEN_TEXT_BYTES)),
@@ -203,7 +185,7 @@ pub fn generate_until<D: Decoder + ?Sized>(
         if reply.tokens.len() >= tokens_max {
             break Finish::Length;
         }
-        if session.remaining() == 0 && !make_room(session, limits.window)? {
+        if session.remaining() == 0 {
             break Finish::Window;
         }
         token = sampler.sample(session.decode(token)?)?;
@@ -237,16 +219,4 @@ fn feed_until<'a, D: Decoder + ?Sized>(
             _ => return session.prefill(rest).map(Some),
         };
     }
-}
-
-/// Makes room in a full window; says whether there is any.
-fn make_room<D: Decoder + ?Sized>(session: &mut D, policy: WindowPolicy) -> Result<bool> {
-    let WindowPolicy::Slide { keep, forget } = policy else { return Ok(false) };
-    let held = session.tokens();
-    let Some(after) = keep.checked_add(forget).filter(|after| forget > 0 && *after < held.len()) else {
-        return Ok(false);
-    };
-    let kept: Vec<u32> = held.iter().take(keep).chain(held.iter().skip(after)).copied().collect();
-    session.extend_to(&kept)?;
-    Ok(true)
 }

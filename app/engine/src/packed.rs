@@ -12,6 +12,9 @@
 //! **Invariant:** the runtime maps the very file whose bytes were proved, through a descriptor and never by name, and
 //! cannot write to it: a shared lock is held until the model is gone, and the runtime writes only under an exclusive one.
 //!
+//! **Invariant:** what is said of the cache is what happened: that the file is mapped is looked up, because the runtime packs
+//! on the heap without an error where it cannot map it.
+//!
 //! **Invariant:** no failure of the cache is a failure to load: the weights are packed on the heap then, and
 //! [`PackedWeights::warning`] says why. No byte that differs from what was packed ever runs.
 
@@ -19,10 +22,10 @@ mod ahead;
 mod cpu;
 mod file;
 mod lock;
+mod mapped;
 
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
 
 use camino::Utf8PathBuf;
 use model_assets::digest::Digest;
@@ -70,14 +73,21 @@ pub(crate) fn load<T>(
     let (held, outcome) = match place.find() {
         Ok(Some((held, true))) => (Some(held), PackedWeights::Warm),
         Ok(Some((held, false))) => (Some(held), PackedWeights::Proved),
-        Ok(None) => make(&place, cache, None, load)?,
-        Err(wrong) => make(&place, cache, Some(wrong), load)?,
+        Ok(None) => make(&place, cache, bytes, None, load)?,
+        Err(wrong) => make(&place, cache, bytes, Some(wrong), load)?,
     };
     let options = held.as_ref().map(options).unwrap_or_default();
     if held.is_some() {
         bytes.expect_few_reads();
     }
     let (loaded, _) = load(&options)?;
+    let (held, outcome) = match held {
+        Some(file) if !mapped::is_mapped(&file, &place.packed()) => {
+            let reason = format!("{}: the runtime did not map it", place.packed());
+            (None, PackedWeights::Heap { reason })
+        }
+        held => (held, outcome),
+    };
     // After loading, whose own few reads would wait behind these. In the other cases all of the file was just read.
     let warm = outcome == PackedWeights::Warm;
     let held =
@@ -89,6 +99,7 @@ pub(crate) fn load<T>(
 fn make<T>(
     place: &Place,
     cache: &PackedCache,
+    bytes: &Mapped,
     replaced: Option<String>,
     load: &mut Load<'_, T>,
 ) -> Result<(Option<File>, PackedWeights)> {
@@ -101,6 +112,11 @@ fn make<T>(
     // Whoever held the lock before may have done the work.
     if let Ok(Some((held, _))) = place.find() {
         return Ok((Some(held), PackedWeights::Proved));
+    }
+    // Packed weights take about as much as the file that they come from. Not to be told by a disk that is full after all
+    // the work, again at every start.
+    if let Err(reason) = place.has_room(bytes.as_slice().len()) {
+        return heap(reason);
     }
     let mut scratch = match pack(place, load)? {
         Ok(scratch) => scratch,
@@ -146,7 +162,7 @@ fn options(file: &File) -> Vec<BackendOption> {
         key: CString::new(key).unwrap_or_default(),
         value,
     };
-    let path = CString::new(format!("/dev/fd/{}", file.as_raw_fd())).unwrap_or_default();
+    let path = CString::new(file::by_descriptor(file)).unwrap_or_default();
     vec![
         option("weight_cache_enabled", OptionValue::Bool(true)),
         option("packed_cache_path", OptionValue::Text(path)),
@@ -198,5 +214,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let packed = pack(&place(&dir), &mut |_| Ok(((), "no lock".to_owned())));
         assert_eq!(packed.unwrap().unwrap_err(), "packing was disturbed 3 times: no lock");
+    }
+
+    #[test]
+    fn a_file_that_the_runtime_does_not_map_is_not_called_mapped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
+        let model = path.join("model.pte");
+        std::fs::write(&model, [0; 64]).unwrap();
+        let bytes = crate::ModelBytes::open(&model).unwrap().map().unwrap();
+        let cache = PackedCache { dir: path, model: Digest::of(b"model"), exclusive: false };
+        // Takes the file and packs on the heap all the same, as the runtime does when the kernels are other ones.
+        let ((), held, outcome) = load(&cache, &bytes, &mut |_| Ok(((), String::new()))).unwrap();
+        let Some(reason) = outcome.warning() else { panic!("{outcome:?}") };
+        assert!(held.is_none() && reason.ends_with("the runtime did not map it"), "{reason}");
+    }
+
+    #[test]
+    fn a_disk_without_room_is_seen_before_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = place(&dir);
+        assert_eq!(place.has_room(1), Ok(()));
+        let reason = place.has_room(usize::MAX).unwrap_err();
+        assert!(reason.contains(" bytes free, expected "), "{reason}");
     }
 }

@@ -13,6 +13,10 @@ pub const VERSION: &str = env!("ENGINE_RUNTIME_VERSION");
 /// Most threads that can be asked for; more only hurts on any phone or laptop.
 pub const THREADS_MAX: u32 = 64;
 
+/// Length of the smallest file that is worth more than one thread (docs/full-scale.md has the measurement). The file stands for
+/// what a token reads: it is known before anything is loaded.
+const DIVIDED_BYTES_MIN: u64 = 4_000_000;
+
 /// How many models are loaded. Held during loading and unloading, so that the thread pool is never replaced
 /// under a delegate that keeps a pointer to it.
 static LIVE_MODELS: Mutex<usize> = Mutex::new(0);
@@ -53,6 +57,20 @@ pub fn threads_default() -> Result<u32> {
     let allowed =
         std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     Ok(if performance == 0 { allowed } else { performance.min(allowed) }.min(THREADS_MAX))
+}
+
+/// The default number of threads for a model whose file has so many bytes.
+///
+/// # Errors
+/// When the runtime does not start.
+pub fn threads_for(file_bytes: u64) -> Result<u32> {
+    threads_default().map(|cores| worth_dividing(file_bytes, cores))
+}
+
+/// To hand an operator's work to other threads and to wait for them takes microseconds, dozens of times a token. Dividing it
+/// saves a part of the time that the weights take: of few bytes, less than that.
+fn worth_dividing(file_bytes: u64, cores: u32) -> u32 {
+    if file_bytes < DIVIDED_BYTES_MIN { 1 } else { cores }
 }
 
 /// Sets the number of threads; possible only while no model is loaded.
@@ -130,4 +148,18 @@ pub fn memory() -> Option<Memory> {
         file_bytes: kilobytes("RssFile:")?,
         peak_bytes: kilobytes("VmHWM:")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_too_small_to_divide_has_one_thread_and_a_large_one_every_core() {
+        let threads = |bytes| worth_dividing(bytes, 4);
+        assert_eq!([threads(0), threads(2_222_464), threads(DIVIDED_BYTES_MIN - 1)], [1; 3]);
+        assert_eq!([threads(DIVIDED_BYTES_MIN), threads(1_238_497_024), threads(u64::MAX)], [4; 3]);
+        assert_eq!(threads_for(0).unwrap(), 1);
+        assert_eq!(threads_for(u64::MAX).unwrap(), threads_default().unwrap());
+    }
 }

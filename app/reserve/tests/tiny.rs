@@ -97,7 +97,7 @@ fn greedy_replies_are_the_engine_s(session: &mut reserve::Session<'_>, claim: &R
     let mut engine = engine::Session::new(Model::load(pte, &LoadOptions::default()).unwrap());
     let tokenizer = Tokenizer::from_bytes(claim.tokenizer.as_ref().unwrap(), 1024).unwrap();
     let template = ChatTemplate::new(claim.chat_template.as_ref().unwrap(), "<|begin|>", "<|end|>").unwrap();
-    let limits = Limits { tokens_max: Some(32), stop: claim.recipe.tokens.eos.clone(), ..Limits::default() };
+    let limits = Limits { tokens_max: Some(32), stop: claim.recipe.tokens.eos.clone() };
     let says = ["Hello!", "I am sad today.", "I lost my job.", "Thank you, that helps.", "What can I do?"];
     let mut same = 0;
     for said in says {

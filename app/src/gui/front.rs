@@ -4,21 +4,19 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::mpsc::Receiver,
-    time::{Duration, UNIX_EPOCH},
 };
 
 use camino::Utf8PathBuf;
-use engine::{chat::Role, generate::Finish};
-use slint::{ComponentHandle as _, Global as _, Model as _, ModelRc, SharedString, VecModel};
+use slint::{ComponentHandle as _, Global as _, ModelRc, SharedString, VecModel};
 
-use super::ui::{AppWindow, Bubble, Core, Entry, Fact, Screen};
+use super::look::is_text;
+use super::ui::{AppWindow, Bubble, Core, Screen};
 use crate::{
-    Card, Config, Conversation, Format, Host, Settings, Summary, document,
-    message::{Command, Event, Memory, Reply},
+    Config, Format, Host, Settings,
+    host::Stopper,
+    message::{Command, Event},
     settings::Appearance,
 };
-
-const MEGABYTE: f64 = 1e6;
 
 thread_local! {
     /// The front of this thread, for closures that are sent to it.
@@ -47,16 +45,18 @@ pub(super) fn close() {
 
 /// A window and the core behind it.
 pub struct Front {
-    ui: slint::Weak<AppWindow>,
-    host: RefCell<Option<Host>>,
-    bubbles: Rc<VecModel<Bubble>>,
+    pub(super) ui: slint::Weak<AppWindow>,
+    pub(super) host: RefCell<Option<Host>>,
+    pub(super) bubbles: Rc<VecModel<Bubble>>,
     /// The reply being written: its row, once it has one.
-    growing: Cell<Option<usize>>,
-    /// What was said and is not replied to yet, and the row it is in; none while a reply is regenerated.
-    said: RefCell<Option<(usize, String)>>,
-    settings: RefCell<Settings>,
-    is_ready: Cell<bool>,
-    documents: Utf8PathBuf,
+    pub(super) growing: Cell<Option<usize>>,
+    /// What was said and is not replied to yet, and the row it is in once it is on disk.
+    pub(super) said: RefCell<Option<(Option<usize>, String)>>,
+    pub(super) settings: RefCell<Settings>,
+    pub(super) is_ready: Cell<bool>,
+    pub(super) documents: Utf8PathBuf,
+    /// The document that was written last.
+    pub(super) exported: RefCell<String>,
 }
 
 impl std::fmt::Debug for Front {
@@ -88,6 +88,7 @@ impl Front {
             settings: RefCell::default(),
             is_ready: false.into(),
             documents,
+            exported: RefCell::default(),
         });
         front.tie(&Core::get(ui));
         Ok((front, events))
@@ -96,9 +97,32 @@ impl Front {
     /// Ends the core; everything is on disk afterwards.
     pub fn close(&self) {
         self.keep_settings();
-        if let Some(host) = self.host.take() {
+        let Some(host) = self.host.take() else { return };
+        // Android stops an app whose main thread waits, and the first loading of a large model packs its weights for long.
+        // The process stays there; elsewhere it ends next, which must not happen under a thread that computes.
+        if cfg!(target_os = "android") && !self.is_ready.get() {
+            host.abandon();
+        } else {
             host.close();
         }
+    }
+
+    /// The core sends nothing any more. Unless it was closed or said why, that is a fault.
+    pub fn ended(&self) {
+        let open = self.host.borrow().is_some();
+        self.core(|core| {
+            if open && core.get_refusal_reason().is_empty() {
+                core.set_replying(false);
+                core.set_refusal_reason("the core ended without being asked to".into());
+                core.set_refusal_hint("start the app again: what was said is kept".into());
+                core.set_screen(Screen::Refused);
+            }
+        });
+    }
+
+    /// Tells whether the core was closed.
+    pub(super) fn stopper(&self) -> Stopper {
+        self.host.borrow().as_ref().map(Host::stopper).unwrap_or_default()
     }
 
     /// Gives back memory and stops a reply: the app is no longer looked at. What was changed in the settings is kept.
@@ -132,7 +156,13 @@ impl Front {
         tie!(on_export, |front, id| {
             front.send(Command::Export { id: Some(id.into()), format: Format::Markdown });
         });
+        tie!(on_copy_exported, |front| {
+            if let Some(ui) = front.ui.upgrade() {
+                ui.invoke_copy(front.exported.borrow().as_str().into());
+            }
+        });
         tie!(on_keep_settings, |front| front.keep_settings());
+        core.on_is_text(|text| is_text(&text));
         core.on_leave(|| {
             // Without a loop, as in a test, there is nothing to leave.
             let _ = slint::quit_event_loop();
@@ -152,6 +182,7 @@ impl Front {
         let text = text.trim();
         // What was not taken stays where it was typed.
         if !text.is_empty() && self.send(Command::Say { text: text.to_owned() }) {
+            self.said.replace(Some((None, text.to_owned())));
             self.replying(true);
             self.core(|core| core.set_draft(SharedString::default()));
         }
@@ -184,7 +215,10 @@ impl Front {
     fn list(&self) {
         self.send(Command::List);
         self.notice("");
-        self.core(|core| core.set_screen(Screen::Conversations));
+        self.core(|core| {
+            core.set_exported(false);
+            core.set_screen(Screen::Conversations);
+        });
     }
 
     fn keep_settings(&self) {
@@ -192,7 +226,11 @@ impl Front {
         self.core(|core| {
             settings.system = core.get_system().into();
             // A slider computes in floats: 0.7 must not become 0.70000005.
-            settings.temperature = (core.get_temperature() * 100.0).round() / 100.0;
+            let temperature = (core.get_temperature() * 100.0).round() / 100.0;
+            // Nor must what was never touched: a flag may have set 0.333.
+            if (temperature - settings.temperature).abs() > 0.005 {
+                settings.temperature = temperature;
+            }
             settings.tokens_max = core.get_tokens_max().unsigned_abs();
             settings.appearance = match core.get_scheme() {
                 1 => Appearance::Light,
@@ -203,296 +241,6 @@ impl Front {
         // Before the core has told what is set there is nothing to keep.
         if self.is_ready.get() && settings != *self.settings.borrow() {
             self.send(Command::Set { settings });
-        }
-    }
-
-    /// Shows what happened, in order.
-    pub fn apply_all(&self, events: impl IntoIterator<Item = Event>) {
-        events.into_iter().for_each(|event| self.apply(event));
-    }
-
-    /// Shows what happened.
-    pub fn apply(&self, event: Event) {
-        match event {
-            Event::Card { card } => self.core(|core| show_card(core, &card)),
-            Event::Installing { done_bytes, total_bytes } => self.installing(done_bytes, total_bytes),
-            Event::Refused { reason, hint } => self.core(|core| {
-                core.set_refusal_reason(reason.into());
-                core.set_refusal_hint(hint.into());
-                core.set_screen(Screen::Refused);
-            }),
-            Event::Ready { warning, settings, .. } => {
-                self.show_settings(settings);
-                self.is_ready.set(true);
-                self.notice(&warning.unwrap_or_default());
-                self.core(|core| core.set_screen(Screen::Chat));
-            }
-            Event::Said { text, .. } => self.show_said(text),
-            Event::Piece { text, reply_tokens, decode_tokens_per_second } => {
-                self.grow(&text);
-                self.core(|core| {
-                    let figures = format!("{reply_tokens} tokens, {decode_tokens_per_second:.1} tok/s");
-                    core.set_figures(figures.into());
-                });
-            }
-            Event::Reply(reply) => self.show_reply(&reply),
-            Event::Error { message } => self.show_error(&message),
-            Event::Opened { conversation } => self.show_conversation(conversation.as_ref()),
-            Event::Listed { conversations } => self.show_list(&conversations),
-            Event::Exported { name, document } => self.write_document(&name, &document),
-            Event::Settings { settings } => self.show_settings(settings),
-            Event::Memory(memory) => self.core(|core| core.set_figures(memory_text(&memory).into())),
-        }
-    }
-
-    fn core(&self, act: impl FnOnce(&Core<'_>)) {
-        if let Some(ui) = self.ui.upgrade() {
-            act(&Core::get(&ui));
-        }
-    }
-
-    fn notice(&self, text: &str) {
-        self.core(|core| core.set_notice(text.into()));
-    }
-
-    fn replying(&self, replying: bool) {
-        self.core(|core| {
-            core.set_replying(replying);
-            if replying {
-                core.set_notice(SharedString::default());
-            }
-        });
-    }
-
-    /// Keeps the end in view from now on, until a person scrolls away from it.
-    fn follow(&self) {
-        self.core(|core| core.set_following(true));
-    }
-
-    /// The last bubble moved or grew.
-    fn scroll(&self) {
-        self.core(|core| {
-            core.set_growth(core.get_growth().wrapping_add(1));
-            core.set_can_regenerate(self.bubbles.row_count() > 0);
-        });
-    }
-
-    fn installing(&self, done: u64, total: u64) {
-        let megabytes = |bytes: u64| bytes as f64 / MEGABYTE;
-        self.core(|core| {
-            core.set_installed(done as f32 / total.max(1) as f32);
-            core.set_install_detail(format!("{:.1} of {:.1} MB", megabytes(done), megabytes(total)).into());
-            core.set_screen(Screen::Installing);
-        });
-    }
-
-    fn show_said(&self, text: Option<String>) {
-        self.growing.set(None);
-        self.follow();
-        match &text {
-            Some(text) => self.bubbles.push(bubble(true, text)),
-            // Another reply takes the place of the last one.
-            None => {
-                if let Some(row) = self.bubbles.row_count().checked_sub(1)
-                    && self.bubbles.row_data(row).is_some_and(|bubble| !bubble.mine)
-                {
-                    self.bubbles.remove(row);
-                }
-            }
-        }
-        if let Some(title) = text.as_deref().filter(|_| self.bubbles.row_count() == 1) {
-            self.core(|core| core.set_title(title.into()));
-        }
-        self.said.replace(text.map(|text| (self.bubbles.row_count() - 1, text)));
-        self.scroll();
-    }
-
-    fn grow(&self, text: &str) {
-        let row = self.growing.get().unwrap_or_else(|| {
-            self.bubbles.push(bubble(false, ""));
-            self.bubbles.row_count() - 1
-        });
-        self.growing.set(Some(row));
-        if let Some(before) = self.bubbles.row_data(row) {
-            self.bubbles.set_row_data(row, bubble(false, &format!("{}{text}", before.text)));
-        }
-        self.scroll();
-    }
-
-    fn show_reply(&self, reply: &Reply) {
-        if !reply.text.is_empty() {
-            // The core's word, whatever pieces came.
-            self.grow("");
-            if let Some(row) = self.growing.get() {
-                self.bubbles.set_row_data(row, bubble(false, &reply.text));
-            }
-        }
-        self.growing.set(None);
-        self.said.replace(None);
-        self.replying(false);
-        let forgotten = match reply.forgotten {
-            0 => String::new(),
-            count => format!("The window is full: the model no longer sees the first {count} messages"),
-        };
-        self.notice(match reply.finish {
-            Finish::Interrupted => "Stopped",
-            Finish::Length => "The reply has reached the most tokens that are set",
-            Finish::Window => "The window is full",
-            Finish::Stop => &forgotten,
-        });
-        self.core(|core| core.set_figures(figures(reply).into()));
-        self.scroll();
-    }
-
-    fn show_error(&self, message: &str) {
-        // What was said was taken back, with whatever had come of a reply: the person has it again, to change it.
-        if let Some((row, text)) = self.said.replace(None) {
-            self.bubbles.set_vec(self.bubbles.iter().take(row).collect::<Vec<_>>());
-            self.core(|core| {
-                if core.get_draft().is_empty() {
-                    core.set_draft(text.into());
-                }
-                if row == 0 {
-                    core.set_title(SharedString::default());
-                }
-            });
-        }
-        self.growing.set(None);
-        self.replying(false);
-        self.notice(message);
-        self.scroll();
-    }
-
-    fn show_conversation(&self, conversation: Option<&Conversation>) {
-        let messages = conversation.map(|conversation| conversation.messages.as_slice()).unwrap_or_default();
-        let bubbles = messages.iter().map(|kept| bubble(kept.role == Role::User, &kept.content));
-        self.bubbles.set_vec(bubbles.collect::<Vec<_>>());
-        self.growing.set(None);
-        self.follow();
-        self.said.replace(None);
-        self.replying(false);
-        self.core(|core| {
-            core.set_title(conversation.map(|one| one.title.as_str()).unwrap_or_default().into());
-            core.set_notice(SharedString::default());
-        });
-        self.scroll();
-    }
-
-    fn show_list(&self, conversations: &[Summary]) {
-        let entries: Vec<Entry> = conversations.iter().filter_map(entry).collect();
-        self.core(|core| core.set_conversations(ModelRc::new(VecModel::from(entries))));
-    }
-
-    fn show_settings(&self, settings: Settings) {
-        self.core(|core| {
-            core.set_system(settings.system.as_str().into());
-            core.set_temperature(settings.temperature);
-            core.set_tokens_max(i32::try_from(settings.tokens_max).unwrap_or(i32::MAX));
-            core.set_scheme(match settings.appearance {
-                Appearance::System => 0,
-                Appearance::Light => 1,
-                Appearance::Dark => 2,
-            });
-        });
-        self.settings.replace(settings);
-    }
-
-    fn write_document(&self, name: &str, text: &str) {
-        self.notice(&match document::write(&self.documents, name, text) {
-            Ok(path) => format!("Written to {path}"),
-            Err(error) => format!("{}: {error}", self.documents),
-        });
-    }
-}
-
-fn bubble(mine: bool, text: &str) -> Bubble {
-    Bubble { mine, text: text.into(), rtl: is_rtl(text) }
-}
-
-/// Whether the first letter with a direction is of a script that runs from right to left.
-fn is_rtl(text: &str) -> bool {
-    let rtl = |c: char| {
-        matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}'
-            | '\u{10800}'..='\u{10fff}' | '\u{1e800}'..='\u{1efff}')
-    };
-    text.chars().find(|c| c.is_alphabetic()).is_some_and(rtl)
-}
-
-fn entry(summary: &Summary) -> Option<Entry> {
-    let created = UNIX_EPOCH + Duration::from_secs(summary.created.unsigned_abs());
-    let when = humantime::format_rfc3339_seconds(created).to_string();
-    let when = when.get(..10).unwrap_or(&when);
-    Some(Entry {
-        // An interface that counts in 32 bits; two thousand million conversations are out of its reach.
-        id: i32::try_from(summary.id).ok()?,
-        title: summary.title.as_str().into(),
-        detail: format!("{when}, {} messages", summary.messages).into(),
-    })
-}
-
-fn figures(reply: &Reply) -> String {
-    let of = &reply.statistics;
-    let memory = of.memory.as_ref().map(memory_text).map(|text| format!("\n{text}")).unwrap_or_default();
-    format!(
-        "{} tokens, {:.1} tok/s; first after {:.0} ms; prompt {} tokens ({} cached), {:.0} tok/s; \
-         window {} of {}{memory}",
-        of.reply_tokens,
-        of.decode_tokens_per_second,
-        of.ttft_ms,
-        of.prompt_tokens,
-        of.reused_tokens,
-        of.prefill_tokens_per_second,
-        of.held_tokens,
-        of.window_tokens
-    )
-}
-
-fn memory_text(memory: &Memory) -> String {
-    let megabytes = |bytes: u64| bytes as f64 / MEGABYTE;
-    format!(
-        "memory {:.1} MB + {:.1} MB of files, peak {:.1} MB",
-        megabytes(memory.anonymous_bytes),
-        megabytes(memory.file_bytes),
-        megabytes(memory.peak_bytes)
-    )
-}
-
-fn show_card(core: &Core<'_>, card: &Card) {
-    let fact = |name: &str, value: &str| Fact { name: name.into(), value: value.into() };
-    let facts = vec![
-        fact("Place", card.place),
-        fact("Size", &format!("{:.2} MB", card.file_bytes as f64 / MEGABYTE)),
-        fact("Parameters", &format!("{:.2} million", card.parameters as f64 / 1e6)),
-        fact("Weights", &card.quantization),
-        fact("Window", &format!("{} tokens", card.window_tokens)),
-        fact("SHA-256", &card.sha256),
-        fact("Exported", &card.published),
-        fact("By", &card.made_by),
-        fact("Proved for", card.proved_for),
-        fact("Signature", card.signature),
-        fact("Licence", &card.licence),
-    ];
-    let proofs: Vec<_> = card.proofs.iter().map(|proof| fact(proof.name, &proof.result)).collect();
-    core.set_model_name(card.model.as_str().into());
-    core.set_model_about(card.description.as_str().into());
-    core.set_attribution(card.attribution.clone().unwrap_or_default().into());
-    let texts: Vec<_> =
-        card.licence_texts.iter().map(|licence| fact(licence.name, licence.text.trim_end())).collect();
-    core.set_licence_texts(ModelRc::new(VecModel::from(texts)));
-    core.set_facts(ModelRc::new(VecModel::from(facts)));
-    core.set_proofs(ModelRc::new(VecModel::from(proofs)));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_letter_decides_the_direction() {
-        for (text, rtl) in
-            [("hello", false), ("שלום", true), ("🙂 مرحبا", true), ("12 hello", false), ("", false)]
-        {
-            assert_eq!(is_rtl(text), rtl, "{text}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The core with the real model.
 
+mod ends;
+
 use engine::generate::Finish;
 
 use super::*;
@@ -68,28 +70,38 @@ fn a_reply_comes_in_pieces_and_with_figures() {
     core.host.close();
 }
 
+/// A core that begins when it is told to: whatever is sent until then, it finds all of it there.
+fn held() -> (Core, std::sync::mpsc::Sender<()>) {
+    let (begin, gate) = std::sync::mpsc::channel();
+    let (host, events) = Host::spawn(move |outlet, commands, stopper| {
+        gate.recv().unwrap();
+        worker::run(Config::default(), outlet, commands, stopper, Instant::now());
+    })
+    .unwrap();
+    (Core { host, events }, begin)
+}
+
 #[test]
 fn a_stop_ends_the_reply_before_it_and_no_later_one() {
-    let core = Core::ready();
-    core.send(Command::Set { settings: long() });
-    assert!(matches!(core.next(), Event::Settings { .. }));
+    let (core, begin) = held();
     core.say("hello");
-    // Sent before the core can have begun: it counts all the same.
     core.host.stop();
-    let (stopped, _) = core.reply();
-    assert_eq!(stopped.finish, Finish::Interrupted);
     core.say("hello");
-    let (whole, _) = core.reply();
-    assert_ne!(whole.finish, Finish::Interrupted);
+    begin.send(()).unwrap();
+    assert!(matches!((core.next(), core.next()), (Event::Card { .. }, Event::Ready { .. })));
+    assert_eq!(core.reply().0.finish, Finish::Interrupted);
+    assert_eq!(core.reply().0.finish, Finish::Stop);
     core.host.close();
 }
 
 #[test]
 fn opening_another_conversation_stops_the_reply_and_keeps_what_came() {
-    let core = Core::ready();
-    core.send(Command::Set { settings: long() });
+    let (core, begin) = held();
     core.say("hello");
     core.send(Command::New);
+    core.send(Command::List);
+    begin.send(()).unwrap();
+    assert!(matches!((core.next(), core.next()), (Event::Card { .. }, Event::Ready { .. })));
     let mut seen = Vec::new();
     loop {
         match core.next() {
@@ -163,7 +175,7 @@ fn a_reply_that_cannot_be_regenerated_is_shown_again() {
     assert!(matches!(core.next(), Event::Said { text: None, .. }));
     let Event::Opened { conversation: Some(kept) } = core.next() else { panic!("not shown") };
     assert_eq!(kept.messages.last().unwrap().content, reply.text);
-    assert!(matches!(core.next(), Event::Error { message } if message.contains("expected at most")));
+    assert!(matches!(core.next(), Event::Error { message, .. } if message.contains("expected at most")));
     core.host.close();
 }
 
@@ -172,7 +184,7 @@ fn a_system_message_that_fills_the_window_is_refused_when_it_is_set() {
     let core = Core::ready();
     let settings = Settings { system: "be kind ".repeat(500), ..Settings::default() };
     core.send(Command::Set { settings });
-    assert!(matches!(core.next(), Event::Error { message } if message.contains("half of the window")));
+    assert!(matches!(core.next(), Event::Error { message, .. } if message.contains("half of the window")));
     core.host.close();
 }
 
@@ -194,7 +206,9 @@ fn conversations_are_kept_opened_exported_and_deleted() {
         core.next();
     }
     core.send(Command::Regenerate);
-    assert!(matches!(core.next(), Event::Error { message } if message.contains("no conversation is open")));
+    assert!(
+        matches!(core.next(), Event::Error { message, .. } if message.contains("no conversation is open"))
+    );
     core.send(Command::List);
     let Event::Listed { conversations } = core.next() else { panic!("no list") };
     let id = conversations.first().unwrap().id;
@@ -224,7 +238,7 @@ fn a_message_that_does_not_fit_leaves_no_trace() {
     let core = Core::ready();
     core.say(&"very ".repeat(2000));
     assert!(matches!(core.next(), Event::Said { .. }));
-    assert!(matches!(core.next(), Event::Error { message } if message.contains("expected at most")));
+    assert!(matches!(core.next(), Event::Error { message, .. } if message.contains("expected at most")));
     core.send(Command::List);
     assert!(matches!(core.next(), Event::Listed { conversations } if conversations.is_empty()));
     core.host.close();
@@ -244,23 +258,5 @@ fn a_front_that_stands_still_costs_no_token() {
         let (reply, pieces) = core.reply();
         assert_eq!(reply.text, pieces);
     }
-    core.host.close();
-}
-
-#[test]
-fn a_tampered_asset_is_refused_and_nothing_follows() {
-    let folder = tempfile::tempdir().unwrap();
-    let place = Utf8PathBuf::try_from(folder.path().join("model.pte")).unwrap();
-    let mut bytes = MODEL.embedded().expect("the tests want an embedded model").to_vec();
-    bytes[1_500_000] ^= 1;
-    std::fs::write(&place, bytes).unwrap();
-    let cache = Utf8PathBuf::try_from(folder.path().join("cache")).unwrap();
-    let core = Core::start(Config { asset: Asset::File(place), cache, ..Config::default() });
-    let events: Vec<_> = core.events.iter().collect();
-    assert!(matches!(events.first(), Some(Event::Card { .. })));
-    assert!(events.iter().any(|event| matches!(event, Event::Installing { .. })), "{events:?}");
-    let Some(Event::Refused { reason, hint }) = events.last() else { panic!("{events:?}") };
-    assert!(reason.contains("sha256: manifest.json: got ") && hint.contains("install"), "{reason} {hint}");
-    assert_eq!(core.host.send(Command::List), Err(Unsent::Gone));
     core.host.close();
 }

@@ -14,6 +14,12 @@ use crate::{
 
 const MEGABYTE: f64 = 1e6;
 
+/// Text of the model or a person, without what a terminal obeys: it could move the cursor, rename the window or type.
+fn harmless(text: &str) -> String {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    text.replace(obeyed, char::REPLACEMENT_CHARACTER.encode_utf8(&mut [0; 4]))
+}
+
 /// An event on a line of its own.
 pub(super) fn json(event: &Event) -> anyhow::Result<()> {
     let text = serde_json::to_string(event)?;
@@ -27,7 +33,7 @@ pub(super) fn event(event: &Event) -> anyhow::Result<()> {
     match event {
         Event::Installing { done_bytes, total_bytes } if std::io::stderr().is_terminal() => {
             let percent = 100 * done_bytes / total_bytes.max(&1);
-            let end = if done_bytes == total_bytes { "\n" } else { "" };
+            let end = if done_bytes == total_bytes { "\npreparing the model\n" } else { "" };
             eprint!("\rproving the model: {percent} %{end}");
         }
         Event::Piece { text, decode_tokens_per_second, .. } => {
@@ -35,13 +41,13 @@ pub(super) fn event(event: &Event) -> anyhow::Result<()> {
             if out.is_terminal() {
                 write!(out, "\x1b]2;{decode_tokens_per_second:.1} tok/s\x07")?;
             }
-            write!(out, "{text}")?;
+            write!(out, "{}", harmless(text))?;
             out.flush()?;
         }
         Event::Opened { conversation: Some(conversation) } => {
             for kept in &conversation.messages {
                 let mark = if kept.role == Role::User { "> " } else { "" };
-                writeln!(out, "{mark}{}", kept.content)?;
+                writeln!(out, "{mark}{}", harmless(&kept.content))?;
             }
         }
         Event::Listed { conversations } => {
@@ -51,10 +57,12 @@ pub(super) fn event(event: &Event) -> anyhow::Result<()> {
             for one in conversations {
                 let created = UNIX_EPOCH + Duration::from_secs(one.created.unsigned_abs());
                 let when = humantime::format_rfc3339_seconds(created);
-                writeln!(out, "{:>5}  {when}  {} ({} messages)", one.id, one.title, one.messages)?;
+                let (title, messages) = (harmless(&one.title), one.messages);
+                writeln!(out, "{:>5}  {when}  {title} ({messages} messages)", one.id)?;
             }
         }
-        Event::Memory(memory) => writeln!(out, "{}", memory_line(memory))?,
+        Event::Memory { memory: Some(memory) } => writeln!(out, "{}", memory_line(memory))?,
+        Event::Memory { memory: None } => writeln!(out, "memory: the system does not tell")?,
         _ => {}
     }
     Ok(())
@@ -91,7 +99,7 @@ pub(super) fn statistics(reply: &Reply) {
 
 /// What is set.
 pub(super) fn settings(settings: &Settings) {
-    println!("system       {}", settings.system);
+    println!("system       {}", harmless(&settings.system));
     println!("temperature  {}", settings.temperature);
     println!("top-p        {}", settings.top_p);
     println!("seed         {}", settings.seed.map_or_else(|| "any".to_owned(), |seed| seed.to_string()));
@@ -134,4 +142,21 @@ fn memory_line(memory: &Memory) -> String {
         megabytes(memory.file_bytes),
         megabytes(memory.peak_bytes)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_obeys_no_reply() {
+        let text = "red \x1b[31m title \x1b]2;x\x07 back\x08\r\u{9b}31m\x7f";
+        let shown = harmless(text);
+        assert_eq!(
+            shown,
+            "red \u{fffd}[31m title \u{fffd}]2;x\u{fffd} back\u{fffd}\u{fffd}\u{fffd}31m\u{fffd}"
+        );
+        let plain = "two\nlines,\ta tab, \u{202b}مرحبا 🙂";
+        assert_eq!(harmless(plain), plain);
+    }
 }

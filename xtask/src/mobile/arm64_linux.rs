@@ -1,5 +1,6 @@
 //! `cargo xtask mobile arm64-linux`: engine and app for ARM64 Linux, from this machine's cross compiler and the runtime of
-//! the aarch64 wheel, and the proof that they compute what they compute here.
+//! the aarch64 wheel, and the proof that they compute what they compute here. With `--from-source` the runtime is built and
+//! linked as for a phone: the same source, options and static libraries.
 //!
 //! **Invariant:** the wheel is the one whose digest is in the lock; loader and C library under the emulator come from one
 //! package.
@@ -11,11 +12,13 @@ use model_assets::{dir::ModelDir, manifest::RUNTIME_VERSION};
 use super::{
     compare,
     plan::{Need, Plan, Step, find_program, unfinished},
+    runtime,
 };
 use crate::{EXIT_MOBILE_RUN, Failure, Outcome, engine, inspect, setup, workspace::Workspace};
 
 const TRIPLE: &str = "aarch64-unknown-linux-gnu";
 const COMPILER: &str = "aarch64-linux-gnu-g++";
+const C_COMPILER: &str = "aarch64-linux-gnu-gcc";
 const EMULATOR: &str = "qemu-aarch64-static";
 /// Without SME: with it, qemu 7.2 and the runtime together give nonsense; which of the two is wrong only a processor that
 /// has it can tell (docs/mobile.md).
@@ -31,13 +34,16 @@ pub(crate) struct Args {
     /// Run what was built under emulation: same greedy tokens as here, and how far the logits differ
     #[arg(long)]
     run: bool,
+    /// Build the runtime from its source and link it in, as for a phone, instead of taking the wheel's
+    #[arg(long)]
+    from_source: bool,
     /// Print what would be done, as JSON, and do nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let places = Places::new(workspace);
+    let places = Places::new(workspace, args.from_source);
     let plan = plan(workspace, &places, &args.model, args.run);
     if args.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan)?);
@@ -59,28 +65,44 @@ struct Places {
     wheel: Utf8PathBuf,
     unpacked: Utf8PathBuf,
     target: Utf8PathBuf,
+    /// The runtime that is built here; the wheel's otherwise.
+    source: Option<runtime::Places>,
 }
 
 impl Places {
-    fn new(workspace: &Workspace) -> Self {
+    fn new(workspace: &Workspace, from_source: bool) -> Self {
         let root = workspace.state().join("mobile/arm64-linux");
+        let source = || runtime::Places::new(&workspace.state(), "arm64-linux", &source_options());
         let place = |name: &str| root.join(name);
         Self {
             lock: place("wheel.lock"),
             wheel: place(&format!("wheel-{RUNTIME_VERSION}")),
             unpacked: place(&format!("executorch-{RUNTIME_VERSION}")),
-            target: place("target"),
+            target: place(if from_source { "target-from-source" } else { "target" }),
+            source: from_source.then(source),
             root,
         }
     }
 
     fn sdk(&self) -> Utf8PathBuf {
-        self.unpacked.join("executorch")
+        self.source.as_ref().map_or_else(|| self.unpacked.join("executorch"), |source| source.sdk.clone())
     }
 
     fn binary(&self, name: &str) -> Utf8PathBuf {
         self.target.join(TRIPLE).join("release").join(name)
     }
+}
+
+/// What the target adds to the options of every runtime from source. GCC 12 breaks off (an internal error) where it vectorizes
+/// one of KleidiAI's files, `kai_lhs_quant_pack_qai8dxp_bf16_neon.c`; the kernels that count are written with intrinsics.
+fn source_options() -> [String; 5] {
+    [
+        "-DCMAKE_C_FLAGS=-fno-tree-vectorize".to_owned(),
+        "-DCMAKE_SYSTEM_NAME=Linux".to_owned(),
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64".to_owned(),
+        format!("-DCMAKE_C_COMPILER={C_COMPILER}"),
+        format!("-DCMAKE_CXX_COMPILER={COMPILER}"),
+    ]
 }
 
 /// The lock's lines about the runtime: pip checks the wheel against its digests.
@@ -117,6 +139,22 @@ fn plan(workspace: &Workspace, places: &Places, model: &str, run: bool) -> Plan 
         needs.push(Need::program(EMULATOR, packages));
         needs.push(Need::new("C library for ARM64", exists(Utf8Path::new(SYSROOT)), packages));
     }
+    let mut steps = match &places.source {
+        Some(source) => {
+            needs.push(Need::program("git", "apt-get install git"));
+            needs.extend(runtime::needs("apt-get install cmake ninja-build"));
+            let mut steps = runtime::source(&workspace.state());
+            steps.extend(runtime::build(source, &workspace.python(), &source_options()));
+            steps
+        }
+        None => wheel(workspace, places),
+    };
+    steps.push(build(places, model, toolchain.as_ref()));
+    Plan { target: "arm64-linux".to_owned(), needs, steps }
+}
+
+/// The wheel's shared libraries, by the digests of the lock.
+fn wheel(workspace: &Workspace, places: &Places) -> Vec<Step> {
     let python = workspace.python();
     let wheel = format!("executorch-{RUNTIME_VERSION}-cp311-cp311-manylinux_2_28_aarch64.whl");
     let (downloaded, unpacked) = (unfinished(&places.wheel), unfinished(&places.unpacked));
@@ -141,13 +179,11 @@ fn plan(workspace: &Workspace, places: &Places, model: &str, run: bool) -> Plan 
     ];
     let wheel = places.wheel.join(wheel);
     let unpack = [python.as_str(), "-m", "zipfile", "-e", wheel.as_str(), unpacked.as_str()];
-    let steps = vec![
+    vec![
         Step::new("the runtime's ARM64 wheel, by the digests of the lock", &download)
             .output(places.wheel.clone()),
         Step::new("its headers and libraries", &unpack).output(places.unpacked.clone()),
-        build(places, model, toolchain.as_ref()),
-    ];
-    Plan { target: "arm64-linux".to_owned(), needs, steps }
+    ]
 }
 
 fn exists(path: &Utf8Path) -> Option<String> {
@@ -176,7 +212,7 @@ fn build(places: &Places, model: &str, toolchain: Option<&Toolchain>) -> Step {
         ("EXECUTORCH_SDK_DIR", places.sdk().as_str()),
         ("PROOFMARK_MODEL", model),
         ("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", COMPILER),
-        ("CC_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-gcc"),
+        ("CC_aarch64_unknown_linux_gnu", C_COMPILER),
         ("CXX_aarch64_unknown_linux_gnu", COMPILER),
     ]);
     match toolchain.and_then(|found| found.rustc.as_ref()) {
@@ -281,10 +317,22 @@ mod tests {
     #[test]
     fn the_release_profile_meets_the_gate() {
         let workspace = Workspace::find(None).unwrap();
-        let plan = plan(&workspace, &Places::new(&workspace), "tiny", true);
+        let plan = plan(&workspace, &Places::new(&workspace, false), "tiny", true);
         let build = plan.steps.last().unwrap();
         assert!(build.argv.contains(&"--release".to_owned()) && build.argv.contains(&"--locked".to_owned()));
         assert_eq!(build.env["PROOFMARK_MODEL"], "tiny");
         assert!(plan.needs.iter().any(|need| need.what == EMULATOR));
+    }
+
+    #[test]
+    fn from_source_it_is_linked_as_for_a_phone() {
+        let workspace = Workspace::find(None).unwrap();
+        let places = Places::new(&workspace, true);
+        let plan = plan(&workspace, &places, "tiny", false);
+        let build = plan.steps.last().unwrap();
+        let configure = plan.steps.iter().find(|step| step.argv.contains(&"-S".to_owned())).unwrap();
+        assert!(configure.argv.contains(&"-DEXECUTORCH_ENABLE_PROGRAM_VERIFICATION=ON".to_owned()));
+        assert_eq!(build.env["EXECUTORCH_SDK_DIR"], places.sdk().as_str());
+        assert!(!plan.steps.iter().any(|step| step.argv.contains(&"pip".to_owned())));
     }
 }

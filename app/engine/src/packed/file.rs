@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, SystemTime};
 
@@ -143,22 +144,47 @@ impl Place {
             .map_err(|error| format!("{path}: {error}"))
     }
 
-    /// A file for the runtime to pack into. In memory where the system can do that: the runtime writes through a
-    /// mapping, and a disk that fills up under a mapping kills the process.
+    /// A file for the runtime to pack into, which it opens once more for every delegate. In memory where the system can do
+    /// that: the runtime writes through a mapping, and a disk that fills up under a mapping kills the process.
     pub(super) fn scratch(&self) -> Result<File, String> {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        {
-            use rustix::fs::{MemfdFlags, memfd_create};
-            memfd_create("packed-weights", MemfdFlags::CLOEXEC)
-                .map(File::from)
-                .map_err(|error| error.to_string())
-        }
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        {
-            let path = self.temporary(&self.dir.join("scratch"));
-            let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
-            // The descriptor keeps it; nobody else needs its name.
-            file.and_then(|file| fs::remove_file(&path).map(|()| file)).map_err(|e| format!("{path}: {e}"))
+        let file = self.nameless()?;
+        let path = by_descriptor(&file);
+        // Where that is forbidden, every delegate would be packed on the heap, at every attempt.
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|error| format!("{path}: cannot be opened again: {error}"))?;
+        Ok(file)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn nameless(&self) -> Result<File, String> {
+        use rustix::fs::{MemfdFlags, memfd_create};
+        memfd_create("packed-weights", MemfdFlags::CLOEXEC).map(File::from).map_err(|error| error.to_string())
+    }
+
+    /// Apple's systems have no file in memory alone, and Android's policy lets an app use one but not open it a second time
+    /// (`appdomain_tmpfs` in `te_macros`: no `open`).
+    #[cfg(not(target_os = "linux"))]
+    fn nameless(&self) -> Result<File, String> {
+        let path = self.temporary(&self.dir.join(&self.stem));
+        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
+        // The descriptor keeps it; nobody else needs its name.
+        file.and_then(|file| fs::remove_file(&path).map(|()| file)).map_err(|e| format!("{path}: {e}"))
+    }
+
+    /// Whether the disk has room for packed weights of a model of this size, and for packing them where that is on the disk.
+    pub(super) fn has_room(&self, model_bytes: usize) -> Result<(), String> {
+        let copies = if cfg!(target_os = "linux") { 1 } else { 2 };
+        let expected = (model_bytes as u64).saturating_mul(copies);
+        match rustix::fs::statvfs(self.dir.as_std_path()) {
+            Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < expected => {
+                let got = disk.f_bavail.saturating_mul(disk.f_frsize);
+                Err(format!("{}: got {got} bytes free, expected {expected}", self.dir))
+            }
+            // What cannot be asked is found out by writing.
+            _ => Ok(()),
         }
     }
 
@@ -223,6 +249,11 @@ impl Place {
         written?;
         File::open(&self.dir)?.sync_all()
     }
+}
+
+/// A name for an open file that ends with its descriptor.
+pub(super) fn by_descriptor(file: &File) -> String {
+    format!("/dev/fd/{}", file.as_raw_fd())
 }
 
 fn remove(path: &Utf8Path) -> io::Result<()> {

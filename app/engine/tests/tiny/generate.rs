@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::{tiny, tiny_pte};
 use engine::chat::{ChatTemplate, Message, Role};
-use engine::generate::{Finish, Limits, Piece, Reply, WindowPolicy, generate};
+use engine::generate::{Finish, Limits, Piece, Reply, generate};
 use engine::sample::{Sampler, Settings};
 use engine::text::Tokenizer;
 use engine::{Error, LoadOptions, Model, ModelBytes, Session};
@@ -155,7 +155,7 @@ fn the_next_turn_feeds_only_what_is_new() {
 }
 
 #[test]
-fn a_full_window_ends_the_reply_or_slides() {
+fn a_full_window_ends_the_reply() {
     let mut chat = Chat::new();
     let prompt = chat.prompt(&[SAD]);
     let endless = Limits { tokens_max: Some(700), ..Limits::default() };
@@ -163,20 +163,6 @@ fn a_full_window_ends_the_reply_or_slides() {
     assert_eq!(reply.finish, Finish::Window);
     // The last token was chosen when no position was left to feed it at.
     assert_eq!(reply.statistics.prompt_tokens + reply.tokens.len(), 512 + 1);
-
-    let sliding = Limits { window: WindowPolicy::Slide { keep: 10, forget: 100 }, ..endless.clone() };
-    let (reply, _) = chat.generate(&prompt, warm(1), &sliding);
-    assert_eq!((reply.finish, reply.tokens.len()), (Finish::Length, 700));
-    let start = chat.tokenizer.encode(&prompt, false).unwrap();
-    assert_eq!(chat.session.tokens()[..10], start[..10], "what is to be kept was kept");
-    assert!(reply.tokens[..699].ends_with(&chat.session.tokens()[300..]), "the newest tokens were kept");
-
-    for window in
-        [WindowPolicy::Slide { keep: 10, forget: 0 }, WindowPolicy::Slide { keep: 400, forget: 200 }]
-    {
-        let (reply, _) = chat.generate(&prompt, warm(1), &Limits { window, ..endless.clone() });
-        assert_eq!(reply.finish, Finish::Window, "no room can be made by {window:?}");
-    }
 }
 
 #[test]

@@ -1,9 +1,5 @@
 package org.proofmark;
 
-import java.util.concurrent.locks.Lock;
-import java.util.concurrent.locks.ReadWriteLock;
-import java.util.concurrent.locks.ReentrantReadWriteLock;
-
 /**
  * Proofmark's chat core for hosts in Kotlin or Java: a handle, and JSON in and out. Configuration, commands and events
  * are those of proofmark.h. Any thread may call anything.
@@ -13,9 +9,10 @@ public final class Core implements AutoCloseable {
         System.loadLibrary("app");
     }
 
-    /** Closing waits for the calls that run: none of them may use a core that is gone. */
-    private final ReadWriteLock lock = new ReentrantReadWriteLock();
+    /** 0 once it is closed. */
     private long handle;
+    /** Calls that run: the core is freed when the last one has left it. */
+    private int calls;
 
     /** Starts the core. Throws IllegalArgumentException when the configuration is none. */
     public Core(String config) {
@@ -24,62 +21,92 @@ public final class Core implements AutoCloseable {
 
     /**
      * Sends a command such as {"command":"say","text":"hello"}; never waits. Throws IllegalArgumentException when it is
-     * no command, IllegalStateException when too many commands wait or the core has ended.
+     * no command, IllegalStateException when too many commands wait or the core has ended. What fails later is an event,
+     * "error", whose "command" names what was asked for: others are answered while a reply is being written.
      */
     public void send(String command) {
-        Lock shared = open();
+        long core = enter();
         try {
-            send(handle, command);
+            send(core, command);
         } finally {
-            shared.unlock();
+            leave();
         }
     }
 
     /** Ends the reply being written, at once. */
     public void stop() {
-        Lock shared = open();
+        long core = enter();
         try {
-            stop(handle);
+            stop(core);
         } finally {
-            shared.unlock();
+            leave();
         }
     }
 
-    /** The next event; null when none came in time, or the core has ended. Waits: not for the main thread. */
+    /**
+     * The next event; null when none came in time, the core has ended (its last event is then "refused"), or it is being
+     * closed. Waits, unless timeoutMs is 0: not for the main thread. It keeps no other call waiting.
+     */
     public String next(int timeoutMs) {
-        Lock shared = open();
+        long core = enter();
         try {
-            return next(handle, timeoutMs);
+            return next(core, timeoutMs);
         } finally {
-            shared.unlock();
+            leave();
         }
     }
+
+    /** Version of this class: of its methods, and of the JSON that goes in and out. */
+    public static final int ABI_VERSION = 1;
+
+    /** ABI_VERSION of the library: another one than this class's is not to be started. */
+    public static native int abiVersion();
 
     /** Which model is inside and what proved it. */
     public static native String provenance();
 
-    /** Ends the core and waits until everything is on disk. */
+    /**
+     * Ends the core and waits until everything is on disk; while a model is being loaded that is when it is loaded. Not for
+     * the main thread. A next() that waits returns null.
+     */
     @Override
     public void close() {
-        lock.writeLock().lock();
-        try {
-            if (handle != 0) {
-                close(handle);
-                handle = 0;
+        long core;
+        synchronized (this) {
+            core = handle;
+            handle = 0;
+        }
+        if (core == 0) {
+            return;
+        }
+        end(core);
+        boolean interrupted = false;
+        synchronized (this) {
+            while (calls > 0) {
+                try {
+                    wait();
+                } catch (InterruptedException exception) {
+                    interrupted = true;
+                }
             }
-        } finally {
-            lock.writeLock().unlock();
+        }
+        free(core);
+        if (interrupted) {
+            Thread.currentThread().interrupt();
         }
     }
 
-    private Lock open() {
-        Lock shared = lock.readLock();
-        shared.lock();
+    private synchronized long enter() {
         if (handle == 0) {
-            shared.unlock();
             throw new IllegalStateException("the core was closed");
         }
-        return shared;
+        calls++;
+        return handle;
+    }
+
+    private synchronized void leave() {
+        calls--;
+        notifyAll();
     }
 
     private static native long start(String config);
@@ -90,5 +117,7 @@ public final class Core implements AutoCloseable {
 
     private static native String next(long handle, int timeoutMs);
 
-    private static native void close(long handle);
+    private static native void end(long handle);
+
+    private static native void free(long handle);
 }

@@ -103,8 +103,7 @@ pub(crate) fn reply(
         conversation.drain(first..first + turn);
         forgotten += turn;
     };
-    let limits =
-        Limits { tokens_max: Some(tokens_max), stop: session.model().eos().to_vec(), ..Limits::default() };
+    let limits = Limits { tokens_max: Some(tokens_max), stop: session.model().eos().to_vec() };
     let mut go_on = |_: engine::generate::Piece<'_>| ControlFlow::Continue(());
     let reply = generate(session, &writer.tokenizer, sampler, &prompt, &limits, &mut go_on)?;
     conversation.push(Message::new(Role::Assistant, reply.text.clone()));

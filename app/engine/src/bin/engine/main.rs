@@ -18,7 +18,7 @@ mod writer;
 
 use std::process::ExitCode;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Parser, Subcommand};
 use engine::{LoadOptions, Model, ModelBytes, PackedCache, Session, runtime};
 use model_assets::digest::Digest;
@@ -78,7 +78,7 @@ struct ModelArgs {
     /// The `.pte` file.
     #[arg(long, value_name = "FILE")]
     model: Utf8PathBuf,
-    /// Threads; performance cores unless given.
+    /// Threads; unless given, one for a small model and else the performance cores.
     #[arg(long, value_name = "N", value_parser = threads_range())]
     threads: Option<u32>,
     /// Directory of the packed-weights cache; without it the weights are packed in memory.
@@ -104,12 +104,19 @@ impl ModelArgs {
     }
 
     fn set_threads(&self) -> Result<(), Failed> {
-        let threads = self.threads.map_or_else(runtime::threads_default, Ok);
-        threads.and_then(runtime::set_threads).map_err(Failed::model(&self.model))
+        set_threads(self.threads, &self.model)
     }
 }
 
-fn load(path: &camino::Utf8Path, options: &LoadOptions) -> Result<Session, Failed> {
+/// Sets the number of threads: as many as were asked for, else what suits the model.
+fn set_threads(asked: Option<u32>, model: &Utf8Path) -> Result<(), Failed> {
+    // A file that cannot be looked at is told of when it is opened.
+    let bytes = std::fs::metadata(model).map_or(0, |file| file.len());
+    let threads = asked.map_or_else(|| runtime::threads_for(bytes), Ok);
+    threads.and_then(runtime::set_threads).map_err(Failed::model(model))
+}
+
+fn load(path: &Utf8Path, options: &LoadOptions) -> Result<Session, Failed> {
     let model = ModelBytes::open(path).and_then(|bytes| Model::load(bytes, options));
     let model = model.map_err(Failed::model(path))?;
     if let Some(warning) = model.packed_weights().and_then(PackedWeights::warning) {

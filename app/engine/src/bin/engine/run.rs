@@ -9,7 +9,7 @@ use std::io::BufRead;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Args;
 use engine::chat::{Message, Role};
-use engine::{LoadOptions, Session, runtime, sample};
+use engine::{LoadOptions, Session, sample};
 use model_assets::digest::Digest;
 use serde::Serialize;
 
@@ -40,7 +40,7 @@ pub(crate) struct RunArgs {
     /// Tokens to decode, greedily; of messages the most in all replies together.
     #[arg(short = 'n', default_value_t = 8, value_name = "N")]
     count: usize,
-    /// Threads; performance cores unless given.
+    /// Threads; unless given, one for a small model and else the performance cores.
     #[arg(long, value_name = "N", value_parser = crate::threads_range())]
     threads: Option<u32>,
     /// Read model files from standard input, one per line.
@@ -66,9 +66,8 @@ struct Refused<'a> {
 }
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failed> {
-    let threads = args.threads.map_or_else(runtime::threads_default, Ok);
-    threads.and_then(runtime::set_threads).map_err(|e| Failed::from_engine(exit::RUN, "", e))?;
     let Some(model) = &args.model else { return stdin_loop(args) };
+    crate::set_threads(args.threads, model)?;
     let session = load(model, &LoadOptions::default())?;
     let ran = match args.writer.open(session.model())? {
         Some(writer) if !args.prompt.is_empty() => talk(session, model, &writer, args),
@@ -85,7 +84,8 @@ fn stdin_loop(args: &RunArgs) -> Result<(), Failed> {
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| Failed::new(exit::RUN, format!("standard input: {e}")))?;
         let path = Utf8Path::new(&line);
-        let ran = load(path, &LoadOptions::default())
+        let ran = crate::set_threads(args.threads, path)
+            .and_then(|()| load(path, &LoadOptions::default()))
             .and_then(|session| decode(session, path, &args.tokens, args.count).map_err(Failed::run(path)));
         match ran {
             Ok((ran, _)) => print_json(&ran)?,

@@ -64,11 +64,7 @@ pub(crate) fn run(args: &ChatArgs) -> Outcome {
         session: Session::new(&llama, &model, threads).map_err(text)?,
         words,
         sampler: Sampler::new(Settings::default()).map_err(text)?,
-        limits: Limits {
-            tokens_max: Some(args.max_tokens.max(1)),
-            stop: claim.recipe.tokens.eos.clone(),
-            ..Limits::default()
-        },
+        limits: Limits { tokens_max: Some(args.max_tokens.max(1)), stop: claim.recipe.tokens.eos.clone() },
         messages: Vec::new(),
     };
     if let Some(prompt) = &args.prompt {
