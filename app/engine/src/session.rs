@@ -8,8 +8,8 @@ use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
-/// Tokens fed in one call of a prefill, unless set otherwise. Measured on two cores: a longer chunk gains
-/// nothing once the matrix products are large, while its activations grow.
+/// Tokens fed in one call of a prefill, unless set otherwise. Measured on two cores (docs/full-scale.md, "Prefill chunk"): a
+/// longer chunk gains nothing once the matrix products are large, while its activations grow.
 pub const PREFILL_CHUNK_TOKENS: usize = 128;
 /// Tokens after which the pages of a mapped file are let go. A token reads one row of the embedding, and the system
 /// may map up to 2 MiB around it; the head's rows are read from the packed copy. Without this the whole embedding
