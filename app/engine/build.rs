@@ -194,7 +194,8 @@ fn copy_libraries(sdk: &Path, out: &Path) -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-/// Links every static library of the SDK; whole where nothing but itself says that it is there.
+/// Links every static library of the SDK, whole: some only register themselves, and those that are named by others are named by
+/// ones that come after them, which a linker that reads each archive once does not see. What nothing uses the linker drops.
 fn link_static(lib_dir: &Path) -> Result<(), String> {
     println!("cargo::rustc-link-search=native={}", lib_dir.display());
     println!("cargo::rerun-if-changed={}", lib_dir.display());
@@ -211,21 +212,20 @@ fn link_static(lib_dir: &Path) -> Result<(), String> {
         if !names.iter().any(|library| library == name) {
             return Err(format!("{}: got no lib{name}.a, expected one", lib_dir.display()));
         }
-        println!("cargo::rustc-link-lib=static:+whole-archive={name}");
     }
-    for name in names.iter().filter(|name| !REGISTERING.contains(&name.as_str())) {
-        println!("cargo::rustc-link-lib=static={name}");
+    for name in &names {
+        println!("cargo::rustc-link-lib=static:+whole-archive={name}");
     }
     println!("cargo::metadata=version={RUNTIME_VERSION}");
     Ok(())
 }
 
-/// Libraries that hold what another one holds: where all of them are linked whole, as on iOS, their objects collide, and
-/// operators that register themselves twice end the process at its start. (`optimized_native_cpu_ops_lib` is made of
-/// `optimized_kernels` and `optimized_portable_kernels`: ExecuTorch's `configurations/CMakeLists.txt`.)
+/// Libraries that hold what another one holds: their objects collide, and operators that register themselves twice end the
+/// process at its start. (`optimized_native_cpu_ops_lib` registers what is in `optimized_kernels` and
+/// `optimized_portable_kernels`: ExecuTorch's `configurations/CMakeLists.txt`; the last holds `kernels_util_all_deps`, too.)
 fn is_double(library: &str) -> bool {
     let registers = library.ends_with("_ops_lib") && !REGISTERING.contains(&library);
-    registers || ["extension_module_static", "portable_kernels"].contains(&library)
+    registers || ["extension_module_static", "kernels_util_all_deps", "portable_kernels"].contains(&library)
 }
 
 fn link(out: &Path, lib_dir: &Path) -> Result<(), String> {

@@ -352,7 +352,7 @@ fn a_linked_model_is_proved_again_when_it_is_loaded() {
     // The packed weights were kept; changed ones are made again, with a warning, and the answer is the same.
     let good = say_hello().stdout;
     let mut kept =
-        fs::read_dir(cache.path().join("proofmark/packed")).unwrap().flatten().map(|entry| entry.path());
+        fs::read_dir(cache.path().join("proofmark/packed/tiny")).unwrap().flatten().map(|entry| entry.path());
     let packed: PathBuf = kept.find(|path| path.extension().is_some_and(|end| end == "bin")).unwrap();
     let spoiled = flip(fs::read(&packed).unwrap(), 1000);
     fs::remove_file(&packed).unwrap();
