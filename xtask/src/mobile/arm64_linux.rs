@@ -20,9 +20,11 @@ const TRIPLE: &str = "aarch64-unknown-linux-gnu";
 const COMPILER: &str = "aarch64-linux-gnu-g++";
 const C_COMPILER: &str = "aarch64-linux-gnu-gcc";
 const EMULATOR: &str = "qemu-aarch64-static";
-/// Without SME: with it, qemu 7.2 and the runtime together give nonsense; which of the two is wrong only a processor that
-/// has it can tell (docs/mobile.md).
-const CPU: &str = "max,sme=off";
+/// Everything that the emulator knows, SME too: the runtime from source has no kernels for it.
+const CPU: &str = "max";
+/// Without SME: with it, qemu 7.2 and the wheel's runtime together give nonsense; which of the two is wrong only a processor
+/// that has it can tell (docs/mobile.md).
+const CPU_OF_WHEEL: &str = "max,sme=off";
 /// Where Debian's cross packages put the C library of the target.
 const SYSROOT: &str = "/usr/aarch64-linux-gnu";
 
@@ -249,9 +251,10 @@ impl Toolchain {
 
 /// The emulator's command line. The C library is named: where Debian's own ARM64 packages are installed too, the loader of
 /// the cross packages would find theirs, and threads made by one build with the tables of another never start.
-fn emulator() -> Vec<String> {
+fn emulator(places: &Places) -> Vec<String> {
     let library = format!("LD_LIBRARY_PATH={SYSROOT}/lib");
-    [EMULATOR, "-cpu", CPU, "-L", SYSROOT, "-E", &library].map(str::to_owned).to_vec()
+    let cpu = if places.source.is_some() { CPU } else { CPU_OF_WHEEL };
+    [EMULATOR, "-cpu", cpu, "-L", SYSROOT, "-E", &library].map(str::to_owned).to_vec()
 }
 
 fn compare(workspace: &Workspace, places: &Places, model: &str) -> Outcome {
@@ -260,7 +263,7 @@ fn compare(workspace: &Workspace, places: &Places, model: &str) -> Outcome {
     let files = engine::Files::of(&dir, &claim, dir.path().join(&claim.manifest.file));
     let here =
         compare::Machine::new("here", vec![engine::build(workspace, engine::Profile::Dev)?.into_string()]);
-    let mut there = emulator();
+    let mut there = emulator(places);
     there.push(places.binary("engine").into_string());
     let there = compare::Machine::new("arm64", there);
     let report = compare::prompts(&here, &there, &files, &places.root)?;
@@ -275,7 +278,7 @@ fn compare(workspace: &Workspace, places: &Places, model: &str) -> Outcome {
 /// The app itself starts there, says what it carries, and talks.
 fn provenance(places: &Places, sha256: &str) -> anyhow::Result<()> {
     let app = |arguments: &[&str]| {
-        let mut argv = emulator();
+        let mut argv = emulator(places);
         argv.push(places.binary("app").into_string());
         argv.extend(arguments.iter().map(|&word| word.to_owned()));
         compare::output(&argv)

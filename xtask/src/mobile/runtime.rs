@@ -21,8 +21,9 @@ const CMAKE_MIN: (u32, u32) = (3, 26);
 /// Parts of the runtime that the engine uses, and what its own code is compiled to match (the event tracer changes the
 /// layout of the runtime's types, and is not to be had without the developers' tools). As in the wheel, and off in upstream's
 /// release builds: the check of a program before it runs, and the log, by which the engine learns that weights could not be
-/// packed into their file.
-const OPTIONS: [&str; 17] = [
+/// packed into their file. Not as in the wheel: no kernels for SME, which compute nonsense under the one processor that could be
+/// tried, an emulated one (docs/mobile.md).
+const OPTIONS: [&str; 19] = [
     "-DCMAKE_BUILD_TYPE=Release",
     "-DCMAKE_POSITION_INDEPENDENT_CODE=ON",
     "-DBUILD_TESTING=OFF",
@@ -40,6 +41,8 @@ const OPTIONS: [&str; 17] = [
     "-DEXECUTORCH_ENABLE_LOGGING=ON",
     "-DEXECUTORCH_ENABLE_PROGRAM_VERIFICATION=ON",
     "-DEXECUTORCH_XNNPACK_ENABLE_WEIGHT_CACHE=ON",
+    "-DXNNPACK_ENABLE_ARM_SME=OFF",
+    "-DXNNPACK_ENABLE_ARM_SME2=OFF",
 ];
 
 /// Where a runtime for `target` is made.
