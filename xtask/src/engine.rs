@@ -238,9 +238,14 @@ pub(crate) fn executable(messages: &[u8]) -> Option<Utf8PathBuf> {
     })
 }
 
-/// What ran is the file that was asked about, in the runtime that evidence must come from.
 fn about(expected: Digest, runtime: &str, sha256: &str) -> anyhow::Result<()> {
-    ensure!(runtime == RUNTIME_VERSION, "runtime: got {runtime}, expected {RUNTIME_VERSION}");
-    ensure!(sha256 == expected.to_string(), "the engine ran {sha256}, expected {expected}");
+    ran("the engine", (RUNTIME_VERSION, expected), runtime, sha256)
+}
+
+/// What `who` ran is the file that was asked about, in the runtime that evidence must come from.
+pub(crate) fn ran(who: &str, expected: (&str, Digest), runtime: &str, sha256: &str) -> anyhow::Result<()> {
+    let (wanted, file) = expected;
+    ensure!(runtime == wanted, "runtime: got {runtime}, expected {wanted}");
+    ensure!(sha256 == file.to_string(), "{who} ran {sha256}, expected {file}");
     Ok(())
 }

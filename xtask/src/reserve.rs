@@ -100,11 +100,8 @@ fn believed(answer: &str, expected: Digest) -> anyhow::Result<Benchmark> {
     Ok(benchmark)
 }
 
-/// What ran is the file that was asked about, in the runtime that evidence must come from.
 fn about(expected: Digest, runtime: &str, sha256: &str) -> anyhow::Result<()> {
-    ensure!(runtime == RESERVE_RUNTIME, "runtime: got {runtime}, expected {RESERVE_RUNTIME}");
-    ensure!(sha256 == expected.to_string(), "the reserve ran {sha256}, expected {expected}");
-    Ok(())
+    crate::engine::ran("the reserve", (RESERVE_RUNTIME, expected), runtime, sha256)
 }
 
 fn words(claim: &ReserveClaim, dir: &ModelDir) -> Vec<String> {

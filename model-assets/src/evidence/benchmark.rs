@@ -67,6 +67,31 @@ pub struct Machine {
     pub system: String,
 }
 
+impl Machine {
+    /// The machine that this process runs on, as far as it tells.
+    pub fn here() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, key: &str| {
+            let line = text.lines().find(|line| line.starts_with(key))?;
+            line.split_once(':').map(|(_, value)| value.trim().to_owned())
+        };
+        let cpu = read("/proc/cpuinfo");
+        let kibibytes = field(&read("/proc/meminfo"), "MemTotal");
+        let kibibytes = kibibytes.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+        let release = read("/proc/sys/kernel/osrelease");
+        Self {
+            processor: field(&cpu, "model name")
+                .or_else(|| field(&cpu, "Hardware"))
+                .unwrap_or("unknown".to_owned()),
+            architecture: std::env::consts::ARCH.to_owned(),
+            processors: std::thread::available_parallelism()
+                .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+            memory_bytes: kibibytes.and_then(|n| n.checked_mul(1024)),
+            system: format!("{} {}", std::env::consts::OS, release.trim()).trim_end().to_owned(),
+        }
+    }
+}
+
 /// Tokens per second of one case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -182,5 +207,16 @@ impl Benchmark {
             self.speeds.iter().filter(|s| s.name.starts_with(kind)).map(|s| s.mean).fold(start, pick)
         };
         best("pp", f64::max, 0.0) / best("tg", f64::min, f64::INFINITY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_has_a_name() {
+        let machine = Machine::here();
+        assert!(machine.processors > 0 && !machine.system.is_empty() && !machine.processor.is_empty());
     }
 }

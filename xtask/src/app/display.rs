@@ -93,27 +93,20 @@ impl Display {
         command
     }
 
-    /// The display's pixels: blue, green, red and nothing, row by row, each of [`SIDE`].
-    fn pixels(&self) -> anyhow::Result<Vec<[u8; 4]>> {
-        let picture = fs::read(self.folder.path().join("Xvfb_screen0"))?;
-        let word = |index: usize| -> anyhow::Result<usize> {
-            let word = picture.get(index * 4..).and_then(|rest| rest.first_chunk::<4>());
-            Ok(u32::from_be_bytes(*word.context("Xvfb_screen0: got no header")?) as usize)
-        };
-        let pixels = picture.get(word(XWD_HEADER_BYTES)? + word(XWD_COLOURS)? * 12..);
-        let pixels = pixels.context("Xvfb_screen0: got no picture")?;
-        Ok(pixels.as_chunks::<4>().0.to_vec())
+    /// What the display shows, as its server keeps it.
+    fn picture(&self) -> anyhow::Result<Vec<u8>> {
+        Ok(fs::read(self.folder.path().join("Xvfb_screen0"))?)
     }
 
     /// Different colours on the display.
     fn colours(&self) -> anyhow::Result<usize> {
-        Ok(self.pixels()?.iter().collect::<BTreeSet<_>>().len())
+        Ok(pixels(&self.picture()?)?.iter().collect::<BTreeSet<_>>().len())
     }
 
     /// Writes a rectangle of the display, which begins at its corner, as a PNG.
     pub(super) fn photograph(&self, width: usize, height: usize, path: &Utf8Path) -> anyhow::Result<()> {
-        let pixels = self.pixels()?;
-        let rows = pixels.chunks(SIDE).take(height).flat_map(|row| row.iter().take(width));
+        let picture = self.picture()?;
+        let rows = pixels(&picture)?.chunks(SIDE).take(height).flat_map(|row| row.iter().take(width));
         let bytes: Vec<u8> = rows.flat_map(|&[blue, green, red, _]| [red, green, blue]).collect();
         let file = fs::File::create(path).with_context(|| format!("{path}: cannot be written"))?;
         let mut encoder = png::Encoder::new(file, width.try_into()?, height.try_into()?);
@@ -123,10 +116,10 @@ impl Display {
 
     /// Waits until the display has stood still for a while: animations are over.
     pub(super) fn settle(&self) -> anyhow::Result<()> {
-        let mut before = self.pixels()?;
+        let mut before = self.picture()?;
         loop {
             std::thread::sleep(STILL);
-            let now = self.pixels()?;
+            let now = self.picture()?;
             if now == before {
                 return Ok(());
             }
@@ -166,4 +159,15 @@ impl Display {
         child.end(app)?;
         Ok(elapsed)
     }
+}
+
+/// Its pixels: blue, green, red and nothing, row by row, each of [`SIDE`].
+fn pixels(picture: &[u8]) -> anyhow::Result<&[[u8; 4]]> {
+    let word = |index: usize| -> anyhow::Result<usize> {
+        let word = picture.get(index * 4..).and_then(|rest| rest.first_chunk::<4>());
+        Ok(u32::from_be_bytes(*word.context("Xvfb_screen0: got no header")?) as usize)
+    };
+    let pixels = picture.get(word(XWD_HEADER_BYTES)? + word(XWD_COLOURS)? * 12..);
+    let pixels = pixels.context("Xvfb_screen0: got no picture")?;
+    Ok(pixels.as_chunks::<4>().0)
 }

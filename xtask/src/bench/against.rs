@@ -133,29 +133,6 @@ pub(super) fn load() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
-/// This machine, as the engine describes it.
-pub(super) fn machine() -> Machine {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let field = |text: &str, key: &str| {
-        let line = text.lines().find(|line| line.starts_with(key))?;
-        line.split_once(':').map(|(_, value)| value.trim().to_owned())
-    };
-    let cpu = read("/proc/cpuinfo");
-    let kibibytes = field(&read("/proc/meminfo"), "MemTotal");
-    let kibibytes = kibibytes.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let system = format!("{} {}", std::env::consts::OS, read("/proc/sys/kernel/osrelease").trim());
-    Machine {
-        processor: field(&cpu, "model name")
-            .or_else(|| field(&cpu, "Hardware"))
-            .unwrap_or_else(|| "unknown".to_owned()),
-        architecture: std::env::consts::ARCH.to_owned(),
-        processors: u32::try_from(processors).unwrap_or(u32::MAX),
-        memory_bytes: kibibytes.and_then(|n| n.checked_mul(1024)),
-        system: system.trim_end().to_owned(),
-    }
-}
-
 /// The middle value, or the mean of the two in the middle; not a number when there is none.
 pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();

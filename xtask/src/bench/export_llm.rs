@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use camino::Utf8Path;
-use model_assets::{dir::ModelDir, manifest::Stage, recipe::Recipe};
+use model_assets::{dir::ModelDir, evidence::Machine, manifest::Stage, recipe::Recipe};
 use serde_json::json;
 
 use crate::{
@@ -63,7 +63,7 @@ pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> 
     let mb = |name: &str, ours: u64, theirs: u64| once(name, "MB", ours as f64 / MB, theirs as f64 / MB);
     Ok(Comparison {
         what: format!("{model}: export of random weights"),
-        machine: against::machine(),
+        machine: Machine::here(),
         load,
         sides: ["cargo xtask export", "export_llm"],
         rows: vec![

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use model_assets::evidence::{Benchmark, Energy, MemorySteps, Resident, Roofline};
+use model_assets::evidence::{Benchmark, Energy, Machine, MemorySteps, Resident, Roofline};
 
 use super::{
     bandwidth::Bandwidth,
@@ -87,7 +87,7 @@ pub fn measure(
         runtime: runtime.to_owned(),
         pte_sha256: String::new(),
         file_bytes,
-        machine: machine::describe(),
+        machine: Machine::here(),
         threads,
         chunk_tokens: u32::try_from(session.chunk()).unwrap_or(u32::MAX),
         load_cold_ms: None,

@@ -1,35 +1,13 @@
-//! The machine under a benchmark: what it is, its page cache, its energy counter.
+//! The machine under a benchmark: its page cache, its energy counter. What it is: [`Machine::here`].
+//!
+//! [`Machine::here`]: model_assets::evidence::Machine::here
 
 use std::fs;
 
 use camino::Utf8Path;
-use model_assets::evidence::Machine;
 
 /// Where Linux shows the processor's energy counters (RAPL).
 const POWERCAP: &str = "/sys/class/powercap";
-
-/// What the machine is.
-pub fn describe() -> Machine {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let field = |text: &str, key: &str| {
-        let line = text.lines().find(|line| line.starts_with(key))?;
-        line.split_once(':').map(|(_, value)| value.trim().to_owned())
-    };
-    let cpu = read("/proc/cpuinfo");
-    let kibibytes = field(&read("/proc/meminfo"), "MemTotal");
-    let kibibytes = kibibytes.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
-    let release = read("/proc/sys/kernel/osrelease");
-    Machine {
-        processor: field(&cpu, "model name")
-            .or_else(|| field(&cpu, "Hardware"))
-            .unwrap_or("unknown".to_owned()),
-        architecture: std::env::consts::ARCH.to_owned(),
-        processors: std::thread::available_parallelism()
-            .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
-        memory_bytes: kibibytes.and_then(|n| n.checked_mul(1024)),
-        system: format!("{} {}", std::env::consts::OS, release.trim()).trim_end().to_owned(),
-    }
-}
 
 /// Asks the system to drop a file's pages from the page cache; says whether it took the advice.
 pub fn drop_pages(path: &Utf8Path) -> bool {
@@ -91,11 +69,5 @@ mod tests {
         assert!((counter.joules(200_000, 700_000) - 0.5).abs() < 1e-12);
         assert!((counter.joules(900_000, 100_000) - 0.2).abs() < 1e-12);
         assert_eq!(counter.microjoules(), None);
-    }
-
-    #[test]
-    fn the_machine_has_a_name() {
-        let machine = describe();
-        assert!(machine.processors > 0 && !machine.system.is_empty() && !machine.processor.is_empty());
     }
 }
