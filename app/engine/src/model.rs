@@ -224,6 +224,22 @@ impl Model {
     }
 }
 
+/// Loads a program of any signature and runs its `forward` once, on inputs made up from their declared types: its outputs
+/// as bytes, of which more than a mebibyte is left out.
+///
+/// For studies of programs. An app has no use for it: nothing here is checked against the contract of a [`Model`].
+///
+/// # Errors
+/// When the bytes cannot be mapped or are misaligned, or the runtime refuses to load or to run them.
+pub fn call(bytes: ModelBytes) -> Result<Vec<u8>> {
+    const OUTPUT_BYTES_MAX: usize = 1 << 20;
+    let bytes = bytes.map()?;
+    // Dropped in reverse: the handle before it stops counting as live, and both before the bytes.
+    let (_live, mut handle);
+    ((handle, _live), _) = load_handle(&bytes, &LoadOptions::default(), &[])?;
+    handle.call(OUTPUT_BYTES_MAX).map_err(Error::runtime("run forward"))
+}
+
 /// Loads a program over `bytes`, which the caller keeps until the handle is gone; also what the runtime complained of.
 fn load_handle(
     bytes: &Mapped,
