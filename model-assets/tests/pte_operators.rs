@@ -43,7 +43,13 @@ fn add(values: &mut Vec<T>, arg: &Arg, at: &mut u32) -> i32 {
         FIRST + i32::try_from(values.len()).expect("few") - 1
     };
     let mut place = |dtype: i8, sizes: &[i32]| {
-        let width = if dtype == I64 { 8 } else if dtype == INT8 || dtype == 12 { 1 } else { 4 };
+        let width = if dtype == I64 {
+            8
+        } else if dtype == INT8 || dtype == 12 {
+            1
+        } else {
+            4
+        };
         let bytes = u32::try_from(sizes.iter().product::<i32>()).expect("small") * width;
         let here = *at;
         *at += bytes.next_multiple_of(16);
@@ -86,8 +92,7 @@ fn with_call(name: &str, overload: &str, args: &[Arg]) -> Pte {
 }
 
 fn report(pte: &Pte, operators: Operators) -> Report {
-    let expect =
-        Expect { kernels: Some(pte::linked_runtime().clone()), operators, ..Expect::default() };
+    let expect = Expect { kernels: Some(pte::linked_runtime().clone()), operators, ..Expect::default() };
     pte::verify(&pte.build(), Level::Structure, &expect)
 }
 
@@ -134,8 +139,7 @@ fn products_of_matrices_that_fit() {
     refused(CheckId::X13, "aten::mm", "out", &but(&mm, 2, t(F32, &[2, 4])));
     refused(CheckId::X13, "aten::mm", "out", &but(&mm, 0, t(F32, &[6])));
     refused(CheckId::X16, "aten::mm", "out", &but(&mm, 0, t(I64, &[2, 3])));
-    let with_bias =
-        [t(F32, &[5]), t(F32, &[2, 3]), t(F32, &[3, 5]), Int(1), Int(1), t(F32, &[2, 5])];
+    let with_bias = [t(F32, &[5]), t(F32, &[2, 3]), t(F32, &[3, 5]), Int(1), Int(1), t(F32, &[2, 5])];
     accepted("aten::addmm", "out", &with_bias);
     refused(CheckId::X13, "aten::addmm", "out", &but(&with_bias, 0, t(F32, &[4])));
     refused(CheckId::X16, "aten::addmm", "out", &but(&with_bias, 0, t(I64, &[5])));
@@ -238,11 +242,8 @@ fn a_view_with_a_computed_size_needs_a_bound() {
 
 #[test]
 fn nothing_writes_a_constant_through_a_view() {
-    let mut pte = with_call(
-        "executorch_prim::et_view",
-        "default",
-        &[Scales, Ints(vec![2, 4]), t(F32, &[2, 4])],
-    );
+    let mut pte =
+        with_call("executorch_prim::et_view", "default", &[Scales, Ints(vec![2, 4]), t(F32, &[2, 4])]);
     assert!(report(&pte, Operators::Judged).is_accepted());
     // Values: 14 the scales, 15 and 16 the sizes, 17 their list, 18 the view.
     pte.plan().list(2).push(value(5, planned(tensor(F32, &[2, 4]), PLANNED + 512)));

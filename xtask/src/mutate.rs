@@ -171,7 +171,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
             None => println!("{}", table::file(subject, &tally)),
         }
     }
-    println!("{}", if by_operator.is_empty() { table::total(&total) } else { table::operators(&by_operator) });
+    println!(
+        "{}",
+        if by_operator.is_empty() { table::total(&total) } else { table::operators(&by_operator) }
+    );
     if let Some(table) = table::differential(&total) {
         println!("### What is refused, in the runtime\n\n{table}");
     }

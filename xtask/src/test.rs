@@ -3,7 +3,8 @@
 use anyhow::anyhow;
 
 use crate::{
-    EXIT_TESTS, Failure, Outcome, export, fuzz, lint_workflows, mutate, operators, setup, workspace::Workspace,
+    EXIT_TESTS, Failure, Outcome, export, fuzz, lint_workflows, mutate, operators, setup,
+    workspace::Workspace,
 };
 
 #[derive(clap::Args)]

@@ -274,7 +274,14 @@ impl<'a> Method<'_, 'a> {
                 let strict = self.expect.operators != Operators::Linked;
                 let severity = if strict { Severity::Reject } else { Severity::Warn };
                 let expected = "a call that the verifier can judge";
-                report.add(severity, X16, at, "unknown: the arguments are not judged", format!("{name}: {why}"), expected);
+                report.add(
+                    severity,
+                    X16,
+                    at,
+                    "unknown: the arguments are not judged",
+                    format!("{name}: {why}"),
+                    expected,
+                );
             }
         }
         let call = pattern::of(name, schema, args, (plan, facts), scalars);

@@ -7,11 +7,12 @@
 
 use std::collections::HashSet;
 
-use super::dtype::{self, F32, I64};
+use super::dtype::{BF16, BOOL, F16, F32, F64, I32, I64};
 use super::program::{Plan, Value};
 use super::scalar::Scalars;
 use super::shape::Misfit;
 use super::value::{Facts, TensorFacts, index};
+use super::xnn::broadcast;
 
 /// What is known about a call.
 pub(super) enum Verdict {
@@ -144,7 +145,7 @@ fn wrap(number: i64, count: usize) -> Option<usize> {
 }
 
 fn is_float(dtype: i8) -> bool {
-    matches!(dtype, dtype::F16 | F32 | dtype::F64 | dtype::BF16)
+    matches!(dtype, F16 | F32 | F64 | BF16)
 }
 
 fn plain(_: &Call<'_, '_>) -> Verdict {
@@ -153,15 +154,17 @@ fn plain(_: &Call<'_, '_>) -> Verdict {
 
 /// Sums and products of computed scalars; their kinds are followed by X11.
 fn numbers(call: &Call<'_, '_>) -> Verdict {
-    let numbers = call.args.iter().take(2).all(|&arg| {
-        matches!(call.plan.values.get(index(arg)), Some(Value::Int(_) | Value::Double(_)))
-    });
+    let numbers = call
+        .args
+        .iter()
+        .take(2)
+        .all(|&arg| matches!(call.plan.values.get(index(arg)), Some(Value::Int(_) | Value::Double(_))));
     if numbers { Verdict::Sound } else { Verdict::Unknown("an operand is no number") }
 }
 
 fn item(call: &Call<'_, '_>) -> Verdict {
     match call.tensor(0) {
-        Some(tensor) if matches!(tensor.dtype, 0..=4 | F32 | dtype::F64 | dtype::BOOL) => Verdict::Sound,
+        Some(tensor) if matches!(tensor.dtype, 0..=4 | F32 | F64 | BOOL) => Verdict::Sound,
         _ => Verdict::Unknown("a scalar of another dtype"),
     }
 }
@@ -185,21 +188,12 @@ fn elementwise(call: &Call<'_, '_>) -> Verdict {
     }
     match broadcast(call.sizes(0), call.sizes(1)) {
         Some(sizes) => call.out(last, &sizes),
-        None => misfit("shapes", format!("{:?}", call.sizes(0)), format!("one that goes with {:?}", call.sizes(1))),
+        None => misfit(
+            "shapes",
+            format!("{:?}", call.sizes(0)),
+            format!("one that goes with {:?}", call.sizes(1)),
+        ),
     }
-}
-
-fn broadcast(one: &[u64], other: &[u64]) -> Option<Vec<u64>> {
-    let rank = one.len().max(other.len());
-    let size = |sizes: &[u64], at: usize| {
-        at.checked_sub(rank.saturating_sub(sizes.len())).map_or(Some(1), |at| sizes.get(at).copied())
-    };
-    (0..rank)
-        .map(|at| match (size(one, at)?, size(other, at)?) {
-            (1, size) | (size, 1) => Some(size),
-            (size, same) => (size == same).then_some(size),
-        })
-        .collect()
 }
 
 fn product(call: &Call<'_, '_>) -> Verdict {
@@ -233,7 +227,7 @@ fn embedding(call: &Call<'_, '_>) -> Verdict {
         return Verdict::Unknown("a table of other dimensions or of another dtype than the output");
     };
     // The kernel copies bytes, whatever they mean, but reads the indices as what they are.
-    if !matches!(indices.dtype, dtype::I32 | I64) {
+    if !matches!(indices.dtype, I32 | I64) {
         return misfit("dtype of the indices", indices.dtype, "3 or 4 (integers)");
     }
     let sizes: Vec<u64> = indices.sizes.iter().copied().chain([width]).collect();
@@ -284,7 +278,8 @@ fn slice(call: &Call<'_, '_>) -> Verdict {
 /// A view lies where its source does: the runtime divides by the product of the sizes that are given.
 fn view(call: &Call<'_, '_>) -> Verdict {
     let Some(_) = call.dtype(&[0, 2]) else { return misfit("dtypes of source and view", "two", "one") };
-    let Some(Value::IntList(items)) = call.args.get(1).and_then(|&arg| call.plan.values.get(index(arg))) else {
+    let Some(Value::IntList(items)) = call.args.get(1).and_then(|&arg| call.plan.values.get(index(arg)))
+    else {
         return Verdict::Sound;
     };
     let out = call.sizes(2);

@@ -72,7 +72,8 @@ fn written(plan: &Plan<'_>, delegates: &[xnn::Findings], instructions: &[Instruc
             }
             Instruction::Delegate { delegate, args: Some(args) } => {
                 let Some(found) = delegates.get(index(*delegate)) else { continue };
-                let outputs = args.iter().enumerate().filter(|(position, _)| found.written.contains(position));
+                let outputs =
+                    args.iter().enumerate().filter(|(position, _)| found.written.contains(position));
                 written.extend(outputs.map(|(_, &arg)| index(arg)));
             }
             _ => {}

@@ -41,8 +41,8 @@ mod xnn;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-pub use check_id::CheckId;
 pub use admitted::{Admitted, AdmittedTable, admitted};
+pub use check_id::CheckId;
 pub use expect::{Expect, Operators, Quantization};
 pub use judge::names as judged_operators;
 pub use kernels::linked_runtime;

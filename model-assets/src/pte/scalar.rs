@@ -45,9 +45,9 @@ impl Scalars {
 
     /// Whether a computed integer is certain to be neither negative nor above a bound.
     pub(super) fn is_within(&self, value: usize, most: u64) -> bool {
-        self.ranges.get(&value).is_some_and(|&(low, high)| {
-            low >= 0 && u64::try_from(high).is_ok_and(|high| high <= most)
-        })
+        self.ranges
+            .get(&value)
+            .is_some_and(|&(low, high)| low >= 0 && u64::try_from(high).is_ok_and(|high| high <= most))
     }
 
     /// What a value has been overwritten with so far.

@@ -78,7 +78,11 @@ fn items(plan: &Plan<'_>, arg: i32) -> Vec<i32> {
 }
 
 /// Kernels that write a list of tensors take the dtype of their input for that of every output.
-fn check_lists(schema: &Schema, args: &[i32], (plan, facts): (&Plan<'_>, &TensorFacts)) -> Result<(), Misfit> {
+fn check_lists(
+    schema: &Schema,
+    args: &[i32],
+    (plan, facts): (&Plan<'_>, &TensorFacts),
+) -> Result<(), Misfit> {
     let dtype = |value: i32| facts.get(index(value))?.as_ref().map(|facts| facts.dtype);
     let input = args.iter().zip(&schema.args).find(|(_, argument)| argument.kind == "Tensor");
     let Some(input) = input.and_then(|(&arg, _)| dtype(arg)) else { return Ok(()) };

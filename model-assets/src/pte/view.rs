@@ -19,7 +19,8 @@ pub(super) fn pair(plan: &Plan<'_>, operator: i32, args: &[i32]) -> Option<(usiz
 /// Views of constants, and views of those.
 pub(super) fn of_constants(plan: &Plan<'_>, facts: &TensorFacts) -> HashSet<usize> {
     let mut found = HashSet::new();
-    let constant = |value: usize| facts.get(value).and_then(Option::as_ref).is_some_and(|facts| facts.constant);
+    let constant =
+        |value: usize| facts.get(value).and_then(Option::as_ref).is_some_and(|facts| facts.constant);
     for instruction in plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten()) {
         let Instruction::Kernel { operator, args: Some(args) } = instruction else { continue };
         if let Some((source, view)) = pair(plan, *operator, args)

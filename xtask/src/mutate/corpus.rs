@@ -57,7 +57,8 @@ pub(super) fn digest_of(folder: &Utf8Path) -> anyhow::Result<Digest> {
     let mut text = String::new();
     for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
         let entry = entry?;
-        if entry.file_type().is_file() && entry.path().extension().is_some_and(|extension| extension == "py") {
+        if entry.file_type().is_file() && entry.path().extension().is_some_and(|extension| extension == "py")
+        {
             let digest = Digest::of(&fs::read(entry.path())?);
             text += &format!("{digest} {}\n", entry.path().display());
         }

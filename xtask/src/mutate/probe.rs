@@ -93,7 +93,9 @@ impl Task {
         let Self::Model { vocab } = self else { return vec!["call".to_owned()] };
         let tokens = TOKENS.into_iter().chain([vocab.saturating_sub(1)]).map(|token| token.to_string());
         let tokens = tokens.collect::<Vec<_>>().join(",");
-        ["run", "--stdin-loop", "--threads", "1", "--tokens", &tokens, "-n", DECODED].map(str::to_owned).into()
+        ["run", "--stdin-loop", "--threads", "1", "--tokens", &tokens, "-n", DECODED]
+            .map(str::to_owned)
+            .into()
     }
 }
 

@@ -76,13 +76,19 @@ pub(crate) fn export(
     for (operator, why) in &made.missing {
         eprintln!("no program of {operator}: {why}");
     }
-    let subjects = made.files.into_iter().flat_map(|(operator, files)| {
-        files.into_iter().map(move |path| Subject::program(&operator, path))
-    });
+    let subjects = made
+        .files
+        .into_iter()
+        .flat_map(|(operator, files)| files.into_iter().map(move |path| Subject::program(&operator, path)));
     Ok(subjects.collect())
 }
 
-fn make(workspace: &Workspace, sources: &Utf8Path, folder: &Utf8Path, names: &[String]) -> anyhow::Result<()> {
+fn make(
+    workspace: &Workspace,
+    sources: &Utf8Path,
+    folder: &Utf8Path,
+    names: &[String],
+) -> anyhow::Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }

@@ -169,7 +169,8 @@ pub(crate) fn operators(tallies: &BTreeMap<String, (usize, Tally)>) -> String {
     );
     let mut sum = (0, Row::default());
     let line = |name: &str, programs: usize, row: &Row| {
-        let Row { mutants, structure, unknown, same, different, refused, crashed, unstable, endless, .. } = row;
+        let Row { mutants, structure, unknown, same, different, refused, crashed, unstable, endless, .. } =
+            row;
         format!(
             "| {name} | {programs} | {mutants} | {structure} | {unknown} | {} | {same} | {different} | {refused} | {crashed} \
              | {unstable} | {endless} | {} | {} |\n",

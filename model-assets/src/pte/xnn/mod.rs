@@ -23,6 +23,7 @@ use super::segment::Segments;
 use super::{limits, summary};
 use graph::Graph;
 pub(super) use outline::outline;
+pub(super) use shape::broadcast;
 pub(super) use value::{Argument, Constant};
 
 /// What the graph adds to the picture of the whole file.
