@@ -337,6 +337,21 @@ mod tests {
     use camino::Utf8Path;
 
     #[test]
+    fn any_program_is_called_on_made_up_inputs() {
+        let path =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../model-assets/models/tiny/tiny-int8-seq512.pte");
+        let bytes = || ModelBytes::open(Utf8Path::new(path)).expect("run: cargo xtask export");
+        let outputs = call(bytes()).unwrap();
+        // Kind, dtype and sizes, then a logit of four bytes for each of the vocabulary.
+        assert_eq!(outputs.len(), 4 + 4 + 2 * 4 + 1024 * 4);
+        assert_eq!(call(bytes()).unwrap(), outputs);
+        let cut = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(cut.path(), [0; 64]).unwrap();
+        let cut = ModelBytes::open(Utf8Path::from_path(cut.path()).unwrap()).unwrap();
+        assert!(matches!(call(cut), Err(Error::Runtime { .. })));
+    }
+
+    #[test]
     fn what_the_runtime_refuses_is_an_error_and_the_model_still_runs() {
         // A session lets none of these through; the runtime and our operators must hold all the same.
         let path =

@@ -28,7 +28,6 @@ def net(function: Callable, **buffers: torch.Tensor) -> Callable:
 
 
 COUNT, ROWS = Dim("count", min=1, max=8), Dim("rows", min=2, max=8)
-_position = (indices(1), None)
 _cache = {"cache": torch.zeros(1, 8, 2, 4)}
 
 
@@ -52,10 +51,6 @@ def _narrow(self, tokens, position):
     torch._check(at >= 0)
     torch._check(at + count <= 8)
     return self.table.narrow(1, at, count)
-
-
-def _item(self, position):
-    return self.table[position[0].item()] if False else position[0].item()
 
 
 _heads = {"keys": torch.zeros(1, 8, 2, 4), "values": torch.zeros(1, 8, 2, 4)}

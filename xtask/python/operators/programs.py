@@ -64,6 +64,8 @@ def tensors_of(arguments: tuple) -> list[torch.Tensor]:
 
 def lower(module: nn.Module, inputs: tuple, dynamic: object = None):
     """The settings of the worker: inputs unplanned, shapes from constraints."""
+    if dynamic is not None and isinstance(module, models.Net):
+        dynamic = (dynamic,)  # its inputs are one argument, a tuple
     program = torch.export.export(module.eval(), inputs, dynamic_shapes=dynamic, strict=False)
     edge = to_edge_transform_and_lower(
         program, compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
