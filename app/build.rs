@@ -106,7 +106,11 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
     let [recipe, policy, manifest, tokenizer, template] = texts.map(|text| text.len() as u64);
     let lengths = [recipe, policy, manifest, tokenizer, template, if embed { file_bytes } else { 0 }];
     assemble(out, lengths).map_err(emitted)?;
-    let generated = generate(lengths, file_bytes, &sha256.to_string(), profile, &signature, &licence);
+    // A file that waits for its name has it by the time the app is run.
+    let place = fs::canonicalize(dir.path()).map_err(emitted)?.join(&claim.manifest.file);
+    let published = (profile == Profile::Dev && !embed).then(|| place.to_string_lossy().into_owned());
+    let generated =
+        generate(lengths, file_bytes, &sha256.to_string(), profile, published, &signature, &licence);
     fs::write(out.join("model.rs"), generated).map_err(emitted)
 }
 
@@ -176,6 +180,7 @@ fn generate(
     file_bytes: u64,
     sha256: &str,
     profile: Profile,
+    published: Option<String>,
     signature: &str,
     licence: &[String],
 ) -> String {
@@ -200,7 +205,7 @@ fn generate(
     let profile = profile.as_str();
     code + &format!(
         "    file_bytes: {file_bytes},\n    sha256: \"{sha256}\",\n    proved_for: \"{profile}\",\n    \
-         signature: {signature:?},\n}};\n"
+         published: {published:?},\n    signature: {signature:?},\n}};\n"
     )
 }
 

@@ -9,10 +9,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::{token::environment, workspace::Workspace};
 
-const KNOWN: [(&str, &str); 14] = [
+const KNOWN: [(&str, &str); 15] = [
     ("venv", "Python packages; again: cargo xtask setup"),
     ("sdk", "C++ runtime; again: cargo xtask setup"),
     ("weights", "checkpoints from the hub; again: cargo xtask weights"),
+    ("gguf", "checkpoints made from a GGUF; again: cargo xtask weights MODEL --from-gguf FILE"),
     ("rehearsal", "models of random weights; again: cargo xtask export MODEL --rehearse"),
     ("work", "files of exports that failed or were killed"),
     ("fetch", "files of fetches that were cut or killed"),

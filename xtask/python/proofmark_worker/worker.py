@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from . import answers, guards, upstream
+from . import answers, from_gguf, guards, upstream
 from .checkpoint import RandomSource, SafetensorsSource, demanded
 from .config import check_config
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
@@ -18,6 +18,8 @@ from .stages import Stages
 NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory")
 UNDELEGATED = "was not decomposed or delegated"
 ERROR_CHARACTERS_MAX = 300
+# What a request may ask for beside an export, which names no task.
+TASKS = {"answers": answers.run, "from-gguf": from_gguf.run}
 
 
 def _source(request: Request):
@@ -262,8 +264,9 @@ def main(arguments: list[str]) -> int:
         # Even a bad request is answered, as long as it says where.
         named = value.get("response") if isinstance(value, dict) else None
         response = Path(named) if isinstance(named, str) and os.path.isabs(named) else None  # noqa: PTH117
-        if isinstance(value, dict) and value.get("task") == "answers":
-            answer = {"ok": True, "stages": stages.done, **answers.run(value, stages)}
+        task = TASKS.get(str(value.get("task"))) if isinstance(value, dict) else None
+        if task is not None:
+            answer = {"ok": True, "stages": stages.done, **task(value, stages)}
         else:
             request = parse_request(value)
             answer = _answer(request, stages)
