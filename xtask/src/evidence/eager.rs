@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::Bench;
 use crate::{
-    Failure, failed, setup,
+    Failure, export, failed, setup,
     supervise::{self, Bounds},
     weights,
 };
@@ -65,7 +65,10 @@ pub(super) fn ask(bench: &Bench<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> a
     let object = asked.as_object_mut().context("a request is an object")?;
     object.extend([
         ("source".to_owned(), source(bench, checkpoint)?),
-        ("tokenizer".to_owned(), json!(bench.dir.path().join(&recipe.tokens.tokenizer))),
+        (
+            "tokenizer".to_owned(),
+            json!(bench.dir.tokenizer_path(recipe, bench.claim.manifest.bound.tokenizer)),
+        ),
         ("chat_template".to_owned(), json!(bench.dir.path().join(&recipe.tokens.chat_template))),
         ("work_dir".to_owned(), json!(place.join("weights"))),
         ("response".to_owned(), json!(response)),
@@ -79,9 +82,9 @@ pub(super) fn ask(bench: &Bench<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> a
     let log = work.join("log.txt");
     let ran = supervise::run(&bench.workspace.python(), &script, &request, &log, &bounds, bench.console)?;
     let answer: Response = failed::answer(&response, &ran).context("eager model")?;
-    let named = &bench.claim.manifest.source.files;
+    let named: Vec<_> = export::weights(&bench.claim.manifest.source.files).collect();
     ensure!(
-        answer.source_files == *named,
+        answer.source_files.iter().eq(named.iter().copied()),
         "checkpoint: got {:?}, expected the files of the manifest {named:?}",
         answer.source_files
     );

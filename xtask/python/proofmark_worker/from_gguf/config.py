@@ -5,6 +5,7 @@ change the arithmetic.
 """
 
 import json
+import math
 
 from ..protocol import Architecture, RopeScaling
 from .head import Head, bad
@@ -71,8 +72,8 @@ def _scaling(scaling: RopeScaling | None) -> dict | None:
     }
 
 
-def config(head: Head, arch: Architecture, tokens: Tokens) -> bytes:
-    """`config.json`: what the GGUF says, for `config.check_config` to hold against the recipe."""
+def settings(head: Head, arch: Architecture, tokens: Tokens) -> dict:
+    """What `config.json` says: the GGUF's own settings; shapes and scaling were held to the recipe."""
     heads = _number(head, "attention.head_count", int)
     dim = _number(head, "embedding_length", int)
     if heads < 1 or dim < 1:
@@ -82,7 +83,7 @@ def config(head: Head, arch: Architecture, tokens: Tokens) -> bytes:
         got = _number(head, key, int, head_dim)
         if got != head_dim:
             raise bad(f"{PREFIX}{key}: got {got}, expected the key length, {head_dim}")
-    value = {
+    return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_size": dim,
@@ -103,4 +104,27 @@ def config(head: Head, arch: Architecture, tokens: Tokens) -> bytes:
         "bos_token_id": tokens.bos,
         "eos_token_id": list(tokens.eos) if len(tokens.eos) > 1 else tokens.eos[0],
     }
-    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def check(found: dict, arch: Architecture) -> None:
+    """The settings that no tensor's shape shows are the recipe's."""
+    for key, got, expected in (
+        ("attention.head_count", found["num_attention_heads"], arch.heads),
+        ("attention.head_count_kv", found["num_key_value_heads"], arch.kv_heads),
+        ("attention.key_length", found["head_dim"], arch.head_dim),
+        ("block_count", found["num_hidden_layers"], arch.layers),
+        ("embedding_length", found["hidden_size"], arch.dim),
+        ("feed_forward_length", found["intermediate_size"], arch.ffn),
+        ("attention.layer_norm_rms_epsilon", found["rms_norm_eps"], arch.norm_eps),
+        ("rope.freq_base", found["rope_theta"], arch.rope_theta),
+    ):
+        if not math.isclose(got, expected, rel_tol=1e-9):
+            raise bad(
+                f"{PREFIX}{key}: got {got}, expected {expected}",
+                "the recipe describes another model than the GGUF",
+            )
+
+
+def text(found: dict) -> bytes:
+    """`config.json`."""
+    return (json.dumps(found, indent=2) + "\n").encode()

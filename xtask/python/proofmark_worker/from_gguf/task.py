@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint import File
-from ..config import check_config
 from ..protocol import PROTOCOL, Architecture, Fields, WorkerError, parse_architecture
 from . import config, head, tokenizer, weights
 
@@ -23,11 +22,6 @@ class Request:
     eos_ids: tuple[int, ...]
     tokenizer: str
     dir: Path
-
-    @property
-    def source_dir(self) -> Path:
-        """The folder, as `check_config` knows it."""
-        return self.dir
 
 
 def parse(value: object) -> Request:
@@ -80,14 +74,14 @@ def run(value: object, stages) -> dict:
         parts = weights.plan(file, found, arch)
         weights.check_rope(file, found, arch)
         special = tokenizer.special(found, arch.vocab)
+        tokenizer.check_special(special, request.bos_id, request.eos_ids)
+        settings = config.settings(found, arch, special)
+        config.check(settings, arch)
         small = {
-            "config.json": config.config(found, arch, special),
+            "config.json": config.text(settings),
             request.tokenizer: tokenizer.tokenizer(found, arch.vocab, special.bos),
             **tokenizer.companions(found, special),
         }
-        for name, data in small.items():
-            _write(request.dir / name, data)
-        check_config(request)
         _check_disk(request.dir, weights.file_bytes(parts))
     with stages.stage("digest"):
         done = 0
@@ -99,6 +93,8 @@ def run(value: object, stages) -> dict:
 
         digest = file.digest(step)
     with stages.stage("write"):
+        for name, data in small.items():
+            _write(request.dir / name, data)
         weights.write(file, parts, arch, request.dir / "model.safetensors", stages.progress)
         if not file.unchanged():
             raise head.bad(f"{file.path}: changed while it was read")

@@ -104,6 +104,16 @@ def special(head: Head, vocab: int) -> Tokens:
     return Tokens(bos, tuple(dict.fromkeys(end for end in ends if end is not None)))
 
 
+def check_special(found: Tokens, bos: int, eos: tuple[int, ...]) -> None:
+    """The recipe may know more tokens that end a reply; none may be lost."""
+    hint = "the recipe describes another model than the GGUF"
+    if found.bos != bos:
+        raise bad(f"tokenizer.ggml.bos_token_id: got {found.bos}, expected {bos}", hint)
+    lost = [token for token in found.eos if token not in eos]
+    if lost:
+        raise bad(f"tokenizer.ggml: token {lost[0]} ends a reply, expected one of {list(eos)}", hint)
+
+
 def _kind(head: Head) -> Kind:
     model, pre = head.metadata.get(MODEL), head.metadata.get(PRE)
     if model != "gpt2":
