@@ -84,11 +84,13 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
         let validated = check::validate(buffer, &claim, profile)?;
         let (sha256, bytes) = (validated.sha256(), validated.file_bytes());
         let signature = release_rules(dir, &claim, &files, profile, &validated)?;
+        tell(&validated);
         fs::write(out.join(PTE.1), validated.into_source()).map_err(emitted)?;
         (sha256, bytes, signature)
     } else {
         let validated = check::validate(pte, &claim, profile)?;
         let signature = release_rules(dir, &claim, &files, profile, &validated)?;
+        tell(&validated);
         fs::write(out.join(PTE.1), []).map_err(emitted)?;
         (validated.sha256(), validated.file_bytes(), signature)
     };
@@ -112,6 +114,11 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
     let generated =
         generate(lengths, file_bytes, &sha256.to_string(), profile, published, &signature, &licence);
     fs::write(out.join("model.rs"), generated).map_err(emitted)
+}
+
+/// What may ship and is still worth a look.
+fn tell<S>(validated: &Validated<S>) {
+    validated.warnings().iter().for_each(|warning| println!("cargo::warning={warning}"));
 }
 
 /// What a release demands beside the proof of the bytes: the licence's files, and a signature by a key that `signers.toml`

@@ -119,7 +119,9 @@ impl Refused {
 
     fn complete(&mut self, before: Self) {
         let missing = |evidence: &Value, name: &str| evidence.get(name).is_none_or(Value::is_null);
-        for kind in EvidenceKind::ALL.into_iter().filter(|kind| missing(&self.evidence, kind.as_str())) {
+        let mut kinds = EvidenceKind::ALL.to_vec();
+        kinds.retain(|kind| missing(&self.evidence, kind.as_str()));
+        for kind in kinds {
             if let Some(old) = before.evidence.get(kind.as_str()).filter(|old| !old.is_null()) {
                 self.evidence[kind.as_str()] = old.clone();
                 self.reasons.extend(before.reasons.iter().filter(|reason| reason.is_of(kind)).cloned());

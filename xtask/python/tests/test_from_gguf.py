@@ -34,6 +34,12 @@ def turn(tensor, heads: int):
     return tensor.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
 
 
+def as_stored(name: str, tensor, arch: dict):
+    """A tensor of a checkpoint in the order of rows that a GGUF has."""
+    heads = {"q_proj": arch["heads"], "k_proj": arch["kv_heads"]}.get(name.split(".")[-2])
+    return tensor if heads is None else turn(tensor, heads).contiguous()
+
+
 NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -91,18 +97,14 @@ def add(writer: gguf.GGUFWriter, key: str, value: object) -> None:
         kinds.get(type(value), writer.add_uint32)(key, value)
 
 
-def write(path: Path, arch: dict, tensors: dict, kind: Kind, keys: dict, family="llama") -> None:
-    """A GGUF by the public package's own writer; vectors are F32, as llama.cpp's converter has them."""
+def write(path: Path, arch: dict, tensors: dict, *, kind: Kind, keys: dict, family: str) -> None:
+    """A GGUF by the public package's own writer; vectors are F32, as llama.cpp's converter does."""
     writer = gguf.GGUFWriter(path, family)
     for key, value in keys.items():
         add(writer, key, value)
     for name, tensor in tensors.items():
-        if "q_proj" in name:
-            tensor = turn(tensor, arch["heads"])
-        if "k_proj" in name:
-            tensor = turn(tensor, arch["kv_heads"])
         of = kind if tensor.dim() == 2 else Kind.F32
-        data = gguf.quants.quantize(tensor.numpy(), of)
+        data = gguf.quants.quantize(as_stored(name, tensor, arch).numpy(), of)
         writer.add_tensor(named(name), data, raw_dtype=of)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -112,15 +114,15 @@ def write(path: Path, arch: dict, tensors: dict, kind: Kind, keys: dict, family=
 
 class FromGguf(Case):
     def made(self, kind=Kind.F32, keys=None, change=None, family="llama", **arch) -> dict:
-        """A request for a fresh GGUF; `keys` changes its metadata (`None` removes), `change(tensors)`
-        its tensors."""
+        """A request for a fresh GGUF; `keys` changes its metadata (`None` removes a key) and
+        `change(tensors)` its tensors."""
         directory, shape = self.directory(), {**ARCH, **arch}
         tensors = weights(shape)
         if change is not None:
             change(tensors)
         found = {**metadata(shape), **(keys or {})}
         found = {key: value for key, value in found.items() if value is not None}
-        write(directory / "model.gguf", shape, tensors, kind, found, family)
+        write(directory / "model.gguf", shape, tensors, kind=kind, keys=found, family=family)
         (directory / "out").mkdir()
         return {
             "protocol": 1,
@@ -146,7 +148,11 @@ class FromGguf(Case):
 
 class Weights(FromGguf):
     def test_floats_come_back_bit_for_bit(self):
-        for kind, dtype in ((Kind.F32, torch.float32), (Kind.F16, torch.float16), (Kind.BF16, torch.bfloat16)):
+        for kind, dtype in (
+            (Kind.F32, torch.float32),
+            (Kind.F16, torch.float16),
+            (Kind.BF16, torch.bfloat16),
+        ):
             with self.subTest(kind=kind.name):
                 value = self.made(kind)
                 self.succeed(value)
@@ -207,9 +213,7 @@ class Weights(FromGguf):
         for key, value in metadata(arch).items():
             add(writer, key, value)
         for name, tensor in weights(arch).items():
-            heads = {"q": arch["heads"], "k": arch["kv_heads"]}.get(name.split(".")[-2][:1])
-            turned = turn(tensor, heads) if name.endswith(("q_proj.weight", "k_proj.weight")) else tensor
-            writer.add_tensor(named(name), turned.contiguous().numpy())
+            writer.add_tensor(named(name), as_stored(name, tensor, arch).numpy())
         writer.add_tensor("rope_freqs.weight", factors.numpy())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -241,7 +245,9 @@ class Words(FromGguf):
         self.assertEqual((config["rms_norm_eps"], config["eos_token_id"]), (1e-5, 2))
         self.assertEqual((folder / "chat_template.jinja").read_text(), "{{ messages }}")
         settings = json.loads((folder / "tokenizer_config.json").read_text())
-        self.assertEqual((settings["bos_token"], settings["eos_token"]), ("<|im_start|>", "<|im_end|>"))
+        self.assertEqual(
+            (settings["bos_token"], settings["eos_token"]), ("<|im_start|>", "<|im_end|>")
+        )
 
     def test_kinds_of_pre_tokenizers(self):
         for pre, wanted in (("gpt-2", ["12"]), ("smollm", ["1", "2"]), ("llama-bpe", ["12"])):
@@ -252,7 +258,9 @@ class Words(FromGguf):
                 self.assertEqual(cut, wanted)
                 ids = it.encode("<|im_start|>abc the", add_special_tokens=False)
                 self.assertEqual(ids.tokens, ["<|im_start|>", "abc", "Ġthe"])
-                self.assertEqual(it.decode(ids.ids, skip_special_tokens=False), "<|im_start|>abc the")
+                self.assertEqual(
+                    it.decode(ids.ids, skip_special_tokens=False), "<|im_start|>abc the"
+                )
                 # Llama 3's own file begins a text with its first token.
                 first = it.encode("a").tokens
                 self.assertEqual(first, ["<|im_start|>", "a"] if pre == "llama-bpe" else ["a"])
@@ -268,7 +276,11 @@ class Words(FromGguf):
         tokens = vocabulary(ARCH["vocab"])
         for keys, *parts in (
             ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model: got 'llama'"),
-            ({"tokenizer.ggml.pre": "qwen2"}, "tokenizer.ggml.pre: got 'qwen2'", "gpt-2, gpt2, llama"),
+            (
+                {"tokenizer.ggml.pre": "qwen2"},
+                "tokenizer.ggml.pre: got 'qwen2'",
+                "gpt-2, gpt2, llama",
+            ),
             ({"tokenizer.ggml.pre": None}, "got None"),
             ({"tokenizer.ggml.add_space_prefix": True}, "add_space_prefix"),
             ({"tokenizer.ggml.tokens": tokens[:-1]}, "got 1023, expected the recipe's vocabulary"),
@@ -312,7 +324,9 @@ class Refusals(FromGguf):
         self.refused({**self.made(), "architecture": {**ARCH, "layers": 3}}, "missing")
         self.refused({**self.made(), "architecture": {**ARCH, "layers": 1}}, "unexpected tensor")
         self.refused({**self.made(), "architecture": {**ARCH, "ffn": 192}}, "expected [192, 96]")
-        self.refused({**self.made(), "architecture": {**ARCH, "tied": False}}, "lm_head.weight: missing")
+        self.refused(
+            {**self.made(), "architecture": {**ARCH, "tied": False}}, "lm_head.weight: missing"
+        )
         self.refused({**self.made(tied=False), "architecture": ARCH}, "a head of its own")
 
     def test_weights_that_are_none(self):
@@ -332,7 +346,12 @@ class Refusals(FromGguf):
         self.refused(value, "blk.0.attn_q.weight: got type 777")
 
     def test_it_is_no_gguf(self):
-        for content in (b"", b"GGUF", b"PK\x03\x04" + bytes(100), b"GGUF" + struct.pack("<I", 2) + bytes(99)):
+        for content in (
+            b"",
+            b"GGUF",
+            b"PK\x03\x04" + bytes(100),
+            b"GGUF" + struct.pack("<I", 2) + bytes(99),
+        ):
             value = self.made()
             Path(value["gguf"]).write_bytes(content)
             self.refused(value)
@@ -370,7 +389,11 @@ class Refusals(FromGguf):
         path, out = Path(value["gguf"]), Path(value["dir"])
         whole, name = path.read_bytes(), b"blk.1.ffn_up.weight"
         at = whole.index(name) + len(name) + 4 + 16 + 4
-        for offset, part in ((0, "lies within"), (1 << 62, "ends at byte"), (len(whole), "ends at byte")):
+        for offset, part in (
+            (0, "lies within"),
+            (1 << 62, "ends at byte"),
+            (len(whole), "ends at byte"),
+        ):
             path.write_bytes(whole[:at] + struct.pack("<Q", offset) + whole[at + 8 :])
             self.refused(value, part)
             for left in out.iterdir():

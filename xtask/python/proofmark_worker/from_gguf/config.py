@@ -44,7 +44,7 @@ def check_family(head: Head) -> None:
         raise bad(f"{unknown[0]}: got {head.metadata[unknown[0]]!r}, expected no such setting")
     scaling = head.metadata.get("llama.rope.scaling.type", "none")
     if scaling != "none":
-        raise bad(f"llama.rope.scaling.type: got {scaling!r}, expected 'none' or no such setting")
+        raise bad(f"llama.rope.scaling.type: got {scaling!r}, expected 'none'")
 
 
 def _number(head: Head, key: str, kind: type, default=None):
@@ -55,7 +55,7 @@ def _number(head: Head, key: str, kind: type, default=None):
 
 
 def _decimal(value: float) -> float:
-    """The shortest number that is this one in single precision: 1e-05, not 9.999999747378752e-06."""
+    """The shortest number that is this one in single precision: 1e-05, not 9.99999974e-06."""
     import numpy as np
 
     return float(str(np.float32(value)))
@@ -73,7 +73,7 @@ def _scaling(scaling: RopeScaling | None) -> dict | None:
 
 
 def settings(head: Head, arch: Architecture, tokens: Tokens) -> dict:
-    """What `config.json` says: the GGUF's own settings; shapes and scaling were held to the recipe."""
+    """What `config.json` says: the GGUF's own settings, whose scaling was held to the recipe's."""
     heads = _number(head, "attention.head_count", int)
     dim = _number(head, "embedding_length", int)
     if heads < 1 or dim < 1:

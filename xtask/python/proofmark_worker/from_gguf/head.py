@@ -25,7 +25,19 @@ ELEMENTS_MAX = 1 << 22
 EXTENTS_MAX = 4
 READ_BYTES = 1 << 18
 
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 TEXT, ARRAY = 8, 9
 
 
@@ -35,7 +47,7 @@ def bad(what: str, hint: str | None = None) -> WorkerError:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as it lies in the file. `shape` is rows first; `kind` is ggml's number of its type."""
+    """A tensor as it lies in the file. `shape` is rows first, `kind` ggml's number of its type."""
 
     name: str
     shape: tuple[int, ...]
@@ -122,7 +134,9 @@ def _tensor(cursor: _Cursor, index: int) -> Stored:
     name = cursor.text(NAME_BYTES_MAX, f"name of tensor {index}")
     extents = cursor.number("I", name)
     if not 1 <= extents <= EXTENTS_MAX:
-        raise bad(f"{cursor.where()}: {name}: got {extents} dimensions, expected 1 to {EXTENTS_MAX}")
+        raise bad(
+            f"{cursor.where()}: {name}: got {extents} dimensions, expected 1 to {EXTENTS_MAX}"
+        )
     shape = tuple(cursor.number("Q", name) for _ in range(extents))
     kind, offset = cursor.number("I", name), cursor.number("Q", name)
     # A row first: the file names the width first.
@@ -157,7 +171,5 @@ def read(file) -> Head:
     if type(alignment) is not int or not 0 < alignment <= 1 << 16 or alignment & (alignment - 1):
         raise bad(f"{file.path}: {ALIGNMENT_KEY}: got {alignment!r}, expected a power of two")
     base = -(-cursor.at // alignment) * alignment
-    placed = {
-        name: Stored(name, it.shape, it.kind, base + it.offset) for name, it in table.items()
-    }
+    placed = {name: Stored(name, it.shape, it.kind, base + it.offset) for name, it in table.items()}
     return Head(metadata, placed)

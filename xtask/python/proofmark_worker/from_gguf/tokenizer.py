@@ -111,7 +111,9 @@ def check_special(found: Tokens, bos: int, eos: tuple[int, ...]) -> None:
         raise bad(f"tokenizer.ggml.bos_token_id: got {found.bos}, expected {bos}", hint)
     lost = [token for token in found.eos if token not in eos]
     if lost:
-        raise bad(f"tokenizer.ggml: token {lost[0]} ends a reply, expected one of {list(eos)}", hint)
+        raise bad(
+            f"tokenizer.ggml: token {lost[0]} ends a reply, expected one of {list(eos)}", hint
+        )
 
 
 def _kind(head: Head) -> Kind:

@@ -146,7 +146,9 @@ def check_rope(file, head: Head, arch: Architecture) -> None:
         )
     wanted = _rope_factors(arch)
     if stored.kind != 0 or stored.shape != (len(wanted),):
-        raise bad(f"{file.path}: {ROPE_FACTORS}: got shape {list(stored.shape)} of type {stored.kind}")
+        raise bad(
+            f"{file.path}: {ROPE_FACTORS}: got shape {list(stored.shape)} of type {stored.kind}"
+        )
     if stored.offset + 4 * len(wanted) > file.size:
         raise bad(f"{file.path}: {ROPE_FACTORS}: ends behind the file's {file.size} bytes")
     got = np.frombuffer(file.read(stored.offset, 4 * len(wanted)), dtype="<f4")
@@ -194,12 +196,14 @@ def _header(parts: list[Part]) -> bytes:
 
 
 def _converted(part: Part, raw: bytearray, rows: int):
-    """Rows of a GGUF as rows of the checkpoint: a two-dimensional array of their bytes or halves."""
+    """Rows of a GGUF as rows of the checkpoint: a two-dimensional array of bits or halves."""
     import numpy as np
 
     name = part.stored.name
     if part.stored.kind in FLOATS:
-        bits = np.frombuffer(raw, dtype=f"<u{FLOATS[part.stored.kind][1]}").reshape(rows, part.width)
+        bits = np.frombuffer(raw, dtype=f"<u{FLOATS[part.stored.kind][1]}").reshape(
+            rows, part.width
+        )
         mask = {0: 0x7F800000, 1: 0x7C00, 30: 0x7F80}[part.stored.kind]
         if ((bits & mask) == mask).any():
             raise bad(f"{name}: got a weight that is not finite")
