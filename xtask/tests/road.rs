@@ -93,6 +93,8 @@ fn from_a_gguf_to_a_reply() {
     let (code, text) = xtask(&tree, &["weights", MODEL, "--from-gguf", damaged.to_str().unwrap()]);
     assert_eq!(code, 20, "{text}");
     assert!(text.contains("damaged.gguf: byte") && !place.exists(), "{text}");
+    let (code, text) = xtask(&tree, &["weights", "tiny", "--from-gguf", gguf.to_str().unwrap()]);
+    assert!(code == 20 && text.contains("its recipe has no hub source"), "{text}");
     let (code, text) = xtask(&tree, &["weights", MODEL, "--from-gguf", gguf.to_str().unwrap()]);
     assert_eq!(code, 0, "{text}");
     // The published tokenizer, byte for byte.

@@ -15,6 +15,7 @@ from .stages import Stages
 
 # What upstream's allocators say when there is no memory left.
 NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory")
+NO_SPACE = "no space left on device"
 UNDELEGATED = "was not decomposed or delegated"
 ERROR_CHARACTERS_MAX = 300
 # What a request may ask for beside an export, which names no task.
@@ -234,6 +235,8 @@ def _failure(cause: BaseException) -> dict:
     if isinstance(cause, MemoryError) or any(part in text.lower() for part in NO_MEMORY):
         hint = "free memory, or use a machine with more"
         return {"kind": "memory", "error": f"out of memory: {text}", "hint": hint}
+    if NO_SPACE in text.lower():
+        return {"kind": "disk", "error": text, "hint": "free some space, then run the same again"}
     if UNDELEGATED in str(cause):
         return {"kind": "delegate", "error": text, "hint": guards.HINT}
     if isinstance(cause, OSError):

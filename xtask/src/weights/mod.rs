@@ -89,15 +89,18 @@ pub(crate) struct Plan {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let models = args.models.clone().unwrap_or_else(|| workspace.models());
     let recipe = ModelDir::new(models, &args.model).recipe().map_err(refused)?;
+    let has_none = || {
+        let error = anyhow!("`{}`: its recipe has no hub source, no checkpoint is wanted", args.model);
+        Failure::new(EXIT_FETCH, error, format!("run: cargo xtask export {}", args.model))
+    };
     if let Some(file) = &args.from_gguf {
+        // An export looks for it in the place of one from the hub.
+        matches!(recipe.source, Source::Hub { .. }).then_some(()).ok_or_else(has_none)?;
         return from_gguf::run(workspace, &recipe, file, args);
     }
     let cache = args.cache.clone().unwrap_or_else(|| workspace.weights());
     let again = format!("cargo xtask weights {}", args.model);
-    let mut plan = Plan::new(&recipe, &cache, args.offline, again).ok_or_else(|| {
-        let error = anyhow!("`{}`: its recipe has no hub source, nothing is to be fetched", args.model);
-        Failure::new(EXIT_FETCH, error, format!("run: cargo xtask export {}", args.model))
-    })?;
+    let mut plan = Plan::new(&recipe, &cache, args.offline, again).ok_or_else(has_none)?;
     plan.patience = Patience::new(Duration::from_secs(args.stall_timeout), args.attempts);
     if args.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan.describe()?)?);
