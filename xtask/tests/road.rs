@@ -13,6 +13,7 @@ use std::{
 
 use model_assets::{
     digest::Digest,
+    manifest::Manifest,
     recipe::{Recipe, Source},
 };
 use tree::{Tree, said};
