@@ -121,6 +121,8 @@ fn compile_shim(sdk: &Path) -> Result<(), String> {
     for name in [
         "attention.cpp",
         "attention.h",
+        "call.cpp",
+        "call.h",
         "lanes.h",
         "llama_ops.cpp",
         "llama_ops.h",
@@ -138,7 +140,7 @@ fn compile_shim(sdk: &Path) -> Result<(), String> {
     shim.cpp(true)
         .std("c++17")
         .opt_level(3)
-        .files(["cpp/shim.cpp", "cpp/llama_ops.cpp", "cpp/profile.cpp"])
+        .files(["cpp/shim.cpp", "cpp/call.cpp", "cpp/llama_ops.cpp", "cpp/profile.cpp"])
         .define("C10_USING_CUSTOM_GENERATED_MACROS", None)
         .define("ET_EVENT_TRACER_ENABLED", None)
         .define("ET_USE_THREADPOOL", None)

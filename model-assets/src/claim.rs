@@ -128,6 +128,10 @@ pub fn expect(recipe: &Recipe) -> pte::Expect {
         partitions: if delegated { export.partitions } else { Some(0) },
         backends: delegated.then(|| "XnnpackBackend".to_owned()).into_iter().collect(),
         kernels: Some(pte::linked_runtime().clone()),
+        operators: pte::Operators::Admitted(pte::admitted(
+            architecture.family.as_str(),
+            export.backend.as_str(),
+        )),
         delegated_weight_share_min: None,
         delegated_mac_share_min: None,
         metadata_required: METADATA_METHODS.iter().map(|name| (*name).to_owned()).collect(),

@@ -128,6 +128,15 @@ pub enum Family {
     Llama,
 }
 
+impl Family {
+    /// The name used in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+        }
+    }
+}
+
 /// Rotary position scaling.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -5,7 +5,7 @@
 mod builder;
 
 use builder::Pte;
-use model_assets::pte::{self, Expect, Level, MetaValue, Quantization};
+use model_assets::pte::{self, Expect, Level, MetaValue, Operators, Quantization};
 
 /// Everything that the toy model can promise.
 fn promise() -> Expect {
@@ -18,6 +18,7 @@ fn promise() -> Expect {
         partitions: Some(1),
         backends: vec!["XnnpackBackend".to_owned()],
         kernels: Some(pte::linked_runtime().clone()),
+        operators: Operators::Judged,
         delegated_weight_share_min: Some(0.4),
         delegated_mac_share_min: Some(1.0),
         metadata_required: vec!["get_max_seq_len".to_owned()],

@@ -7,7 +7,7 @@ mod builder;
 use std::io;
 
 use builder::*;
-use model_assets::pte::{self, CheckId, Expect, Level, MetaValue, Quantization, ReadAt, Severity};
+use model_assets::pte::{self, CheckId, Expect, Level, MetaValue, Operators, Quantization, ReadAt, Severity};
 
 fn expect() -> Expect {
     Expect { kernels: Some(pte::linked_runtime().clone()), ..Expect::default() }
@@ -76,6 +76,14 @@ fn share_bytes(p: &mut Pte) {
 /// Makes a segment the initial state of buffers that the program writes.
 fn mutable_state_in(p: &mut Pte, segment: u32) {
     p.program.set(6, Val::Tables(vec![T::new([(0, u32(segment)), (1, u64s(&[0]))])]));
+}
+
+/// Calls an operator of the linked runtime whose kernel was not studied.
+fn relu(p: &mut Pte) {
+    p.plan().list(6).push(T::new([(0, str("aten::relu")), (1, str("out"))]));
+    p.plan().list(2).push(value(5, planned(tensor(6, &[1, LENGTH, DIM]), 640)));
+    p.plan().set(8, i64s(&[0, 1152]));
+    p.plan().item(5, 0).list(2).push(kernel(1, &[7, 14, 14]));
 }
 
 fn nothing(_: &mut Expect) {}
@@ -300,7 +308,17 @@ cases! {
         let step = T::new([(0, u8(4)), (1, Val::Table(T::new([(0, i32(12)), (1, i32(0))])))]);
         p.plan().item(5, 0).list(2).push(step);
     }, |e| e.straight_line = true;
-    X15 x15_live_tensors_share_bytes Warn |p| { p.value(8).sub(6).set(1, u32(0)); }, nothing;
+    X15 x15_output_shares_bytes Reject |p| { p.value(8).sub(6).set(1, u32(0)); }, nothing;
+    X16 x16_operator_that_nobody_judges Warn relu, nothing;
+    X16 x16_operator_that_nobody_judges_when_refused Reject relu, |e| e.operators = Operators::Judged;
+    X17 x17_integer_beyond_32_bits Reject |p| { p.value(4).set(0, i64(-1 << 32)); }, nothing;
+    X17 x17_dtype_that_there_is_not Reject |p| { p.value(6).set(0, i64(6 + (1 << 32))); }, nothing;
+    O4 o4_operator_that_no_model_calls Reject intact, |e| {
+        e.operators = Operators::Admitted(pte::admitted("no-such-family", "xnnpack"));
+    };
+    G12 g12_node_that_no_model_has Reject intact, |e| {
+        e.operators = Operators::Admitted(pte::admitted("no-such-family", "xnnpack"));
+    };
 
     D1 d1_backend_not_linked Reject |p| { p.delegate().set(0, str("EvilBackend")); }, nothing;
     D1 d1_backend_not_allowed Reject intact, |e| e.backends = vec!["OtherBackend".to_owned()];

@@ -25,6 +25,7 @@ mod lint_workflows;
 mod meter;
 mod mobile;
 mod mutate;
+mod operators;
 mod pack;
 mod package;
 mod pinned_venv;
@@ -138,6 +139,8 @@ enum Command {
     Diff(diff::Args),
     /// Change every byte of small models and run in the real runtime what the verifier accepts
     Mutate(mutate::Args),
+    /// Derive which operators a model may call from what the worker exports
+    Operators(operators::Args),
     /// Fuzz the parsers with coverage feedback; needs no nightly compiler
     Fuzz(fuzz::Args),
     /// Train the embedded default model again (half an hour on one core)
@@ -212,6 +215,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(args),
             Self::Diff(args) => diff::run(args),
             Self::Mutate(args) => mutate::run(workspace, args),
+            Self::Operators(args) => operators::run(workspace, args),
             Self::Fuzz(args) => fuzz::run(workspace, args),
             Self::TrainTiny(args) => train_tiny::run(workspace, args),
             Self::LintWorkflows(args) => lint_workflows::run(workspace, args),

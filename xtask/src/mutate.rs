@@ -1,5 +1,5 @@
-//! `cargo xtask mutate`: the mutation study. Every byte of small models is changed; what the verifier accepts is run
-//! in the real runtime, in a child process.
+//! `cargo xtask mutate`: the mutation study. Every byte of small models, or of programs of one operator each, is
+//! changed; what the verifier accepts is run in the real runtime, in a child process.
 //!
 //! **Invariant:** the same files, seed and figures give the same mutants; a crash, an endless run or an answer that
 //! depends on the heap's old contents in what the structure level accepted makes the command fail.
@@ -7,9 +7,11 @@
 mod corpus;
 mod mutant;
 mod probe;
+mod programs;
 mod table;
 
 use std::{
+    collections::BTreeMap,
     fs,
     sync::{
         Mutex,
@@ -20,18 +22,30 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::pte::{self, Expect, Level};
+use model_assets::pte::{self, Expect, Level, Operators};
 
 use crate::{EXIT_REFUSED, Failure, Outcome, engine, setup, workspace::Workspace};
 use corpus::Subject;
 use mutant::{Layout, Mutant, Region};
-use probe::{Probe, Verdict};
+use probe::{Probe, Task, Verdict};
 use table::Tally;
+
+pub(crate) use corpus::export as export_models;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Models to change; small ones of several kinds are exported when none is given
+    #[arg(conflicts_with = "operators")]
     files: Vec<Utf8PathBuf>,
+    /// Change programs of one operator each instead, and try 64-bit integers at their edges
+    #[arg(long, value_name = "WHICH")]
+    operators: Option<programs::Operators>,
+    /// Only programs of this operator; may be given again
+    #[arg(long, value_name = "NAME", requires = "operators")]
+    only: Vec<String>,
+    /// Also run what is accepted with the warning that a call cannot be judged
+    #[arg(long)]
+    unknown: bool,
     /// Values tried for each byte
     #[arg(long, default_value_t = 3)]
     values: usize,
@@ -41,6 +55,9 @@ pub(crate) struct Args {
     /// Decides the shapes and weights of the exported models and the random values
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Of the refused mutants, run one in this many too, and count what the runtime did by rule
+    #[arg(long, value_name = "N")]
+    refused_every: Option<usize>,
     /// Most mutants of each file, spread evenly over it
     #[arg(long)]
     limit: Option<usize>,
@@ -64,6 +81,35 @@ pub(crate) struct Args {
     keep: Option<Utf8PathBuf>,
 }
 
+impl Args {
+    /// A few changes of each exported model.
+    pub(crate) fn smallest() -> Self {
+        Self {
+            files: Vec::new(),
+            operators: None,
+            only: Vec::new(),
+            unknown: false,
+            refused_every: None,
+            values: 1,
+            words: 1,
+            seed: 1,
+            limit: Some(40),
+            no_weights: true,
+            weights_every: 64,
+            jobs: 2,
+            run_timeout: 60,
+            reexport: false,
+            keep: None,
+        }
+    }
+
+    /// A few changes of the programs of two operators, one judged in full and one of the engine's own.
+    pub(crate) fn smallest_of_operators() -> Self {
+        let only = ["aten::mm.out", "llama::update_cache.out"].map(str::to_owned).into();
+        Self { operators: Some(programs::Operators::Judged), only, limit: Some(200), ..Self::smallest() }
+    }
+}
+
 /// What a study needs beside its mutants.
 struct Study<'a> {
     args: &'a Args,
@@ -80,11 +126,13 @@ struct Harm {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let subjects = if args.files.is_empty() {
+    if args.files.is_empty() {
         setup::ensure(workspace)?;
-        corpus::export(workspace, args.seed, args.reexport)?
-    } else {
-        args.files.iter().map(|path| Subject::given(path)).collect()
+    }
+    let subjects = match args.operators {
+        Some(wanted) => programs::export(workspace, wanted, &args.only, args.reexport)?,
+        None if args.files.is_empty() => corpus::export(workspace, args.seed, args.reexport)?,
+        None => args.files.iter().map(|path| Subject::given(path)).collect(),
     };
     let scratch = tempfile::tempdir()?;
     let scratch =
@@ -100,14 +148,36 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     fs::copy(&built, &copy)?;
     let engine = Utf8Path::from_path(&copy).context("the engine's folder is not UTF-8")?.to_owned();
     let study = Study { args, engine, scratch: scratch.to_owned() };
-    let (mut total, mut harms) = (Tally::default(), Vec::new());
+    let (mut total, mut harms, mut by_operator) = (Tally::default(), Vec::new(), BTreeMap::new());
     for subject in &subjects {
-        let (tally, found) = study.file(subject).with_context(|| subject.path.to_string())?;
-        println!("{}", table::file(subject, &tally));
+        let studied = study.file(subject).with_context(|| subject.path.to_string());
+        let (tally, found) = match (studied, &subject.operator) {
+            (Ok(studied), _) => studied,
+            // Upstream's exporter writes programs that its runtime refuses; of those there is nothing to study.
+            (Err(error), Some(_)) => {
+                eprintln!("not studied: {error:#}");
+                continue;
+            }
+            (Err(error), None) => return Err(error.into()),
+        };
         total.merge(&tally);
         harms.extend(found);
+        match &subject.operator {
+            Some(operator) => {
+                let entry: &mut (usize, Tally) = by_operator.entry(operator.clone()).or_default();
+                entry.0 += 1;
+                entry.1.merge(&tally);
+            }
+            None => println!("{}", table::file(subject, &tally)),
+        }
     }
-    println!("{}", table::total(&total));
+    println!(
+        "{}",
+        if by_operator.is_empty() { table::total(&total) } else { table::operators(&by_operator) }
+    );
+    if let Some(table) = table::differential(&total) {
+        println!("### What is refused, in the runtime\n\n{table}");
+    }
     if harms.is_empty() {
         return Ok(());
     }
@@ -119,7 +189,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     Err(Failure::new(
         EXIT_REFUSED,
         error,
-        "run again with --keep FOLDER and look at them: cargo xtask verify FILE",
+        "run again with --keep FOLDER and look at them: cargo xtask verify FILE --static",
     ))
 }
 
@@ -138,12 +208,14 @@ impl Study<'_> {
         let layout = Layout::of(&summary);
         let mutants = mutant::all(&good, &layout, self.args);
         eprintln!("{}: {} bytes, {} mutants", subject.name, good.len(), mutants.len());
-        let expect = (expect(None), expect(report.sha256));
+        let judged = |sha256| Expect { operators: Operators::Judged, ..expect(sha256) };
+        let expect = [expect(None), judged(None), judged(report.sha256)];
         // The engine takes models whose `forward` yields logits: their last dimension is the vocabulary.
         let forward = summary.plans.iter().find(|plan| plan.name == "forward");
         let vocab = forward.and_then(|plan| plan.outputs.first()?.shape.last().copied()).unwrap_or(0);
+        let task = if subject.operator.is_some() { Task::Call } else { Task::Model { vocab } };
         let (layout, good, mutants) = (&layout, good.as_slice(), mutants.as_slice());
-        let shared = Shared { study: self, subject, good, layout, mutants, vocab, expect };
+        let shared = Shared { study: self, subject, good, layout, mutants, task, expect };
         let next = AtomicUsize::new(0);
         let results = Mutex::new((Tally::default(), Vec::new()));
         std::thread::scope(|scope| {
@@ -170,9 +242,9 @@ struct Shared<'a> {
     good: &'a [u8],
     layout: &'a Layout,
     mutants: &'a [Mutant],
-    vocab: u64,
-    /// Without and with the digest.
-    expect: (Expect, Expect),
+    task: Task,
+    /// As the linked runtime's operators go; only judged calls; those with the digest.
+    expect: [Expect; 3],
 }
 
 /// Mutants taken at a time.
@@ -188,7 +260,7 @@ impl Shared<'_> {
     ) -> anyhow::Result<()> {
         let path = self.study.scratch.join(format!("{}-{job}.pte", self.subject.name));
         let timeout = Duration::from_secs(self.study.args.run_timeout);
-        let mut probe = Probe::start(&self.study.engine, &self.subject.path, &path, self.vocab, timeout)?;
+        let mut probe = Probe::start(&self.study.engine, &self.subject.path, &path, self.task, timeout)?;
         let mut bytes = self.good.to_vec();
         let mut shown = Instant::now();
         loop {
@@ -231,20 +303,32 @@ impl Shared<'_> {
         let region = self.layout.region(mutant.at());
         let row = tally.row(region);
         row.mutants += 1;
-        if !pte::verify(bytes, Level::Structure, &self.expect.0).is_accepted() {
+        let [linked, judged, digest] = &self.expect;
+        let report = pte::verify(bytes, Level::Structure, linked);
+        if let Some(finding) = report.rejects().next() {
             row.structure += 1;
+            if self.study.args.refused_every.is_some_and(|every| number.is_multiple_of(every.max(1))) {
+                tally.refused(finding.id, &probe.run(bytes)?);
+            }
             return Ok(None);
         }
-        let hash_accepts = pte::verify(bytes, Level::Hash, &self.expect.0).is_accepted();
+        if report.has(pte::CheckId::X16) {
+            row.unknown += 1;
+            if self.study.args.unknown {
+                row.count_unknown(&probe.run(bytes)?);
+            }
+            return Ok(None);
+        }
+        let hash_accepts = pte::verify(bytes, Level::Hash, judged).is_accepted();
         row.hash += u64::from(!hash_accepts);
-        row.digest += u64::from(!pte::verify(bytes, Level::Hash, &self.expect.1).is_accepted());
+        row.digest += u64::from(!pte::verify(bytes, Level::Hash, digest).is_accepted());
         let sampled = number.is_multiple_of(self.study.args.weights_every.max(1));
         if matches!(region, Region::Weights | Region::Constants) && !sampled {
             return Ok(None);
         }
         let verdict = probe.run(bytes)?;
         row.count(&verdict);
-        if matches!(verdict, Verdict::Same | Verdict::Different | Verdict::Refused) {
+        if !verdict.is_harm() {
             return Ok(None);
         }
         let id = mutant.id(&self.subject.name);

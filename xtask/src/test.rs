@@ -2,7 +2,10 @@
 
 use anyhow::anyhow;
 
-use crate::{EXIT_TESTS, Failure, Outcome, export, fuzz, lint_workflows, setup, workspace::Workspace};
+use crate::{
+    EXIT_TESTS, Failure, Outcome, export, fuzz, lint_workflows, mutate, operators, setup,
+    workspace::Workspace,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -42,6 +45,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     xshell::cmd!(shell, "{python} {schemas} --check")
         .run()
         .map_err(|_| failed("the table of operator schemas", &format!("{python} {schemas}")))?;
+    // The gate admits what the worker exports, and a study of a few changes of each export still works.
+    operators::run(workspace, &operators::Args::comparing())?;
+    mutate::run(workspace, &mutate::Args::smallest())?;
+    mutate::run(workspace, &mutate::Args::smallest_of_operators())?;
     for folder in ["xtask/python", "xtask/python/train_tiny"] {
         shell.change_dir(workspace.root().join(folder));
         xshell::cmd!(shell, "{python} -B -m unittest discover -s tests -t .")

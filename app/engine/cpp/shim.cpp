@@ -25,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "call.h"
 #include "llama_ops.h"
 #include "profile.h"
 
@@ -374,6 +375,10 @@ uint32_t engine_forward(EngineModel* model, const int64_t* tokens, size_t count,
     *logit_count = static_cast<size_t>(tensor.numel());
     return Error::Ok;
   });
+}
+
+uint32_t engine_call(EngineModel* model, uint8_t* bytes, size_t* count) {
+  return guarded([&] { return engine_call_method(*model->forward, bytes, count); });
 }
 
 uint64_t engine_peak_rss_bytes(void) {

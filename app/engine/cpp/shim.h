@@ -76,6 +76,10 @@ uint32_t engine_signature(EngineModel* model, EngineTensorInfo* inputs, size_t* 
 uint32_t engine_forward(EngineModel* model, const int64_t* tokens, size_t count, int64_t position,
                         const float** logits, size_t* logit_count);
 
+// Runs `forward`, whatever it takes and gives, on made-up inputs of its declared types. Writes its outputs, as far as
+// `*count` bytes go; `*count` becomes their length.
+uint32_t engine_call(EngineModel* model, uint8_t* bytes, size_t* count);
+
 // Largest resident set of this process so far, bytes, as getrusage tells it; 0 when it does not.
 uint64_t engine_peak_rss_bytes(void);
 

@@ -103,6 +103,7 @@ unsafe extern "C" {
         logits: *mut *const f32,
         logit_count: *mut usize,
     ) -> u32;
+    fn engine_call(model: *mut RawModel, bytes: *mut u8, count: *mut usize) -> u32;
     fn engine_peak_rss_bytes() -> u64;
     fn engine_profile(model: *const RawModel, events: *mut RawEvent, capacity: usize) -> usize;
     fn engine_profile_reset(model: *mut RawModel);
@@ -312,6 +313,16 @@ impl Handle {
         inputs.truncate(input_count);
         outputs.truncate(output_count);
         Ok((inputs, outputs))
+    }
+
+    /// Runs `forward` on made-up inputs; its outputs as bytes, at most `most` of them.
+    pub(crate) fn call(&mut self, most: usize) -> Result<Vec<u8>, Failure> {
+        let mut bytes = vec![0; most];
+        let mut count = most;
+        // SAFETY: `count` is the true capacity of `bytes`.
+        check(unsafe { engine_call(self.0.as_ptr(), bytes.as_mut_ptr(), &mut count) })?;
+        bytes.truncate(count);
+        Ok(bytes)
     }
 
     /// Runs `forward(tokens, position)`; allocates nothing. The logits live in the model's memory.

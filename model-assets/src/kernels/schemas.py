@@ -1,4 +1,4 @@
-"""Writes operator-schemas.json: arity and argument kinds of every kernel the linked runtime registers.
+"""Writes operator-schemas.json: kinds, names and defaults of the arguments of every kernel the linked runtime registers.
 
 The names come from executorch-1.5.1.json beside this file (written by `engine kernels`), the schemas from the
 operator libraries that the exporter itself uses. Run it with the Python of the export environment:
@@ -24,15 +24,15 @@ SCHEMAS = HERE / "operator-schemas.json"
 # Registered inside the runtime only; their stack layout is that of register_prim_ops.cpp.
 PRIM_ONLY = {
     "executorch_prim::et_copy_index.tensor": {
-        "args": ["Tensor!", "Tensor", "int"],
+        "args": ["Tensor! copy_to", "Tensor copy_from", "int index"],
         "returns": [],
     },
     "executorch_prim::et_view.default": {
-        "args": ["Tensor", "int[]", "Tensor!"],
+        "args": ["Tensor self", "int[] size", "Tensor! out"],
         "returns": [],
     },
-    "executorch_prim::floordiv.int": {"args": ["int", "int"], "returns": ["int"]},
-    "executorch_prim::mod.int": {"args": ["int", "int"], "returns": ["int"]},
+    "executorch_prim::floordiv.int": {"args": ["int a", "int b"], "returns": ["int"]},
+    "executorch_prim::mod.int": {"args": ["int a", "int b"], "returns": ["int"]},
 }
 
 
@@ -52,6 +52,12 @@ def kind(argument: torch._C.Argument) -> str:
     return text + ("?" if optional else "") + ("!" if writes else "")
 
 
+def described(argument: torch._C.Argument) -> str:
+    """`kind name`, or `kind name=default` with the default as JSON."""
+    text = f"{kind(argument)} {argument.name}"
+    return f"{text}={json.dumps(argument.default_value)}" if argument.has_default_value() else text
+
+
 def returned(ret: torch._C.Argument, schema: torch._C.FunctionSchema) -> int | str:
     """What an in-place kernel returns is the argument that it wrote; the runtime stores it over that value again."""
     alias = ret.alias_info
@@ -67,7 +73,7 @@ def returned(ret: torch._C.Argument, schema: torch._C.FunctionSchema) -> int | s
 
 def describe(schema: torch._C.FunctionSchema) -> dict:
     """Arguments in call order. `returns` holds, per appended value, the argument it repeats or its kind."""
-    args = [kind(argument) for argument in schema.arguments]
+    args = [described(argument) for argument in schema.arguments]
     outs = [i for i, argument in enumerate(schema.arguments) if argument.is_out]
     if len(outs) == 1:
         returns = outs

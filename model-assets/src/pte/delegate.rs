@@ -1,7 +1,7 @@
 //! Delegates: which backend, where the blob is, who calls it with what, and what is inside.
 
-use super::check_id::CheckId::{C0, D1, D2, D3, D4, D5, D6, D7, D8, D9, D10, L2};
-use super::expect::Expect;
+use super::check_id::CheckId::{C0, D1, D2, D3, D4, D5, D6, D7, D8, D9, D10, G12, L2};
+use super::expect::{Expect, Operators};
 use super::program::{Delegate, Instruction, Plan, Program, Value};
 use super::read::ReadAt;
 use super::report::{Place, Report};
@@ -44,10 +44,24 @@ pub(super) fn check(
                 one = inside;
             }
         }
+        check_admitted(&one, expect, &at, report);
         delegate.id.unwrap_or_default().clone_into(&mut one.summary.backend);
         found.push(one);
     }
     found
+}
+
+/// G12.
+fn check_admitted(found: &xnn::Findings, expect: &Expect, at: &Place<'_>, report: &mut Report) {
+    for (node, &number) in &found.nodes {
+        if let Operators::Admitted(table) = expect.operators
+            && !table.nodes.contains(node)
+        {
+            let expected = "a node that the worker's exports have (cargo xtask operators)";
+            report.reject(G12, &at.at("node", number), "no model of the family has this", node, expected);
+        }
+        report.calls.nodes.insert(node.clone());
+    }
 }
 
 /// D1.

@@ -30,9 +30,13 @@ pub(super) fn program(code: i8) -> Option<(&'static str, u64)> {
     })
 }
 
+pub(super) const I32: i8 = 3;
 pub(super) const I64: i8 = 4;
+pub(super) const F16: i8 = 5;
 pub(super) const F32: i8 = 6;
+pub(super) const F64: i8 = 7;
 pub(super) const BOOL: i8 = 11;
+pub(super) const BF16: i8 = 15;
 
 /// Name and bits per element of an XNNPACK dtype; the invalid one has no entry.
 pub(super) fn xnn(code: i16) -> Option<(&'static str, u64)> {

@@ -2,9 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use super::admitted::Admitted;
 use super::summary::MetaValue;
 use crate::evidence::RuntimeTable;
 pub use crate::recipe::Quantization;
+
+/// Which operators a file may call, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Operators {
+    /// Any that the linked runtime has; one whose arguments the verifier cannot judge is a warning (X16).
+    #[default]
+    Linked,
+    /// Only those whose arguments the verifier can judge (X16 rejects).
+    Judged,
+    /// Only calls, and nodes inside delegates, that the table has, and of those only what can be judged (O4, G12, X16).
+    Admitted(&'static Admitted),
+}
 
 /// Promises to hold a file to. The default demands nothing beyond the format itself.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -33,6 +46,8 @@ pub struct Expect {
     pub backends: Vec<String>,
     /// What the linked runtime can execute (O3, D1).
     pub kernels: Option<RuntimeTable>,
+    /// Which of those a file may call (O4, G12, X16).
+    pub operators: Operators,
     /// Smallest share of weight bytes inside delegates, 0 to 1 (D12).
     pub delegated_weight_share_min: Option<f64>,
     /// Smallest share of multiply-accumulates inside delegates, 0 to 1 (D12).

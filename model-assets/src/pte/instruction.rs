@@ -3,14 +3,17 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use super::check_id::CheckId::{O1, O2, O3, P9, X1, X2, X3, X4, X5, X6, X7, X8, X9, X10, X11, X12, X13, X14};
-use super::expect::Expect;
-use super::kernels::{self, Return, Schema};
+use super::check_id::CheckId::{
+    O1, O2, O3, O4, P9, X1, X2, X3, X4, X5, X6, X7, X8, X9, X10, X11, X12, X13, X14, X16, X17,
+};
+use super::expect::{Expect, Operators};
+use super::judge::{self, Verdict};
+use super::kernels::{self, Argument, Return, Schema};
 use super::program::{Instruction, Operator, Plan, Value};
 use super::report::{Place, Report, Severity};
 use super::scalar::{self, Scalar, Scalars};
 use super::value::{TensorFacts, index};
-use super::{dtype, limits, shape};
+use super::{dtype, limits, number, pattern, shape, view};
 
 pub(super) struct Method<'m, 'a> {
     pub(super) plan: &'m Plan<'a>,
@@ -20,6 +23,8 @@ pub(super) struct Method<'m, 'a> {
     scalars: RefCell<Scalars>,
     /// Values that an instruction overwrites with a scalar: what the file declares for them means nothing.
     computed: HashSet<usize>,
+    /// Tensors that lie where a constant does.
+    constant_views: HashSet<usize>,
 }
 
 /// `namespace::name.overload`, as the runtime looks it up.
@@ -49,8 +54,9 @@ pub(super) fn check(
     }
     let mut computed = fresh(plan);
     computed.extend(moved(plan));
-    let scalars = RefCell::new(Scalars::new(is_straight(plan), computed.iter().copied()));
-    let method = Method { plan, facts, expect, scalars, computed };
+    let scalars = RefCell::new(Scalars::new(is_straight(plan), computed.clone()));
+    let constant_views = view::of_constants(plan, facts);
+    let method = Method { plan, facts, expect, scalars, computed, constant_views };
     for (number, chain) in plan.chains.iter().enumerate() {
         let at = at.at("chain", number);
         let Some(instructions) = &chain.instructions else {
@@ -227,6 +233,7 @@ impl<'a> Method<'_, 'a> {
         let expected = schema.args.len().saturating_add(schema.returns.len());
         if args.len() != expected {
             let message = format!("{name} gets the wrong number of arguments");
+            let expected = format!("{expected}: {}, and what it returns", schema.describe());
             report.reject(X10, at, message, args.len(), expected);
             return;
         }
@@ -235,11 +242,61 @@ impl<'a> Method<'_, 'a> {
         }
         self.check_writes(&name, schema, args, at, report);
         if let Err((message, got, expected)) =
-            shape::check(&name, args, (self.plan, self.facts), &self.computed)
+            shape::check(&name, schema, args, (self.plan, self.facts), &self.computed)
         {
             report.reject(X13, at, format!("{name}: {message}"), got, expected);
         }
+        self.check_numbers(&name, schema, args, at, report);
+        self.check_judged(&name, schema, args, at, report);
         self.scalars.borrow_mut().run(&name, schema, args, self.plan, self.facts);
+    }
+
+    /// X17.
+    fn check_numbers(&self, name: &str, schema: &Schema, args: &[i32], at: &Place<'_>, report: &mut Report) {
+        if let Some((position, got, expected)) =
+            number::check(name, schema, args, self.plan, &self.scalars.borrow())
+        {
+            let at = at.at("argument", position);
+            report.reject(X17, &at, format!("{name}: an integer does not fit"), got, expected);
+        }
+    }
+
+    /// X13 and X16 of the operators that are understood in full, and O4.
+    fn check_judged(&self, name: &str, schema: &Schema, args: &[i32], at: &Place<'_>, report: &mut Report) {
+        let scalars = &*self.scalars.borrow();
+        let (plan, facts, computed) = (self.plan, self.facts, &self.computed);
+        match judge::judge(name, &judge::Call { args, plan, facts, computed, scalars }) {
+            Verdict::Sound => {}
+            Verdict::Misfit((message, got, expected)) => {
+                report.reject(X13, at, format!("{name}: {message}"), got, expected);
+            }
+            Verdict::Unknown(why) => {
+                let strict = self.expect.operators != Operators::Linked;
+                let severity = if strict { Severity::Reject } else { Severity::Warn };
+                let expected = "a call that the verifier can judge";
+                report.add(
+                    severity,
+                    X16,
+                    at,
+                    "unknown: the arguments are not judged",
+                    format!("{name}: {why}"),
+                    expected,
+                );
+            }
+        }
+        let call = pattern::of(name, schema, args, (plan, facts), scalars);
+        if let Operators::Admitted(table) = self.expect.operators
+            && !table.operators.contains(&call)
+        {
+            let expected = if table.names().contains(name) {
+                "a call that the worker's exports have (cargo xtask operators)".to_owned()
+            } else {
+                let names: Vec<&str> = table.names().into_iter().collect();
+                format!("one of {} operators: {}", names.len(), names.join(", "))
+            };
+            report.reject(O4, at, "no model of the family calls this", &call, expected);
+        }
+        report.calls.operators.insert(call);
     }
 
     /// X11.
@@ -253,7 +310,7 @@ impl<'a> Method<'_, 'a> {
     ) -> bool {
         let mut fits = true;
         let scalars = self.scalars.borrow();
-        for (number, (&arg, kind)) in args.iter().zip(&schema.args).enumerate() {
+        for (number, (&arg, Argument { kind, .. })) in args.iter().zip(&schema.args).enumerate() {
             let Some(declared) = self.plan.values.get(index(arg)) else { return false };
             let now = scalars.now(arg);
             let value = match now {
@@ -294,14 +351,18 @@ impl<'a> Method<'_, 'a> {
     /// X12: what a kernel writes is no constant, and what follows the arguments repeats them.
     fn check_writes(&self, name: &str, schema: &Schema, args: &[i32], at: &Place<'_>, report: &mut Report) {
         for (number, (&arg, _)) in
-            args.iter().zip(&schema.args).enumerate().filter(|(_, (_, kind))| kind.ends_with('!'))
+            args.iter().zip(&schema.args).enumerate().filter(|(_, (_, argument))| argument.is_written())
         {
             let tensors = match self.plan.values.get(index(arg)) {
                 Some(Value::TensorList(items)) => items.as_slice(),
                 _ => std::slice::from_ref(&arg),
             };
+            // The runtime moves a view to where its source lies, constants included.
+            let moved = name == view::VIEW;
             let constant = |&item: &i32| {
-                self.facts.get(index(item)).and_then(Option::as_ref).is_some_and(|facts| facts.constant)
+                let facts = self.facts.get(index(item)).and_then(Option::as_ref);
+                facts.is_some_and(|facts| facts.constant)
+                    || (!moved && self.constant_views.contains(&index(item)))
             };
             if tensors.iter().any(constant) {
                 let at = at.at("argument", number);

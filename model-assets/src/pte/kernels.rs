@@ -24,12 +24,48 @@ pub fn linked_runtime() -> &'static RuntimeTable {
     })
 }
 
-/// How a kernel is called: the kinds of its arguments, then what follows them.
+/// How a kernel is called: its arguments, then what follows them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Schema {
-    pub(super) args: Vec<String>,
+    pub(super) args: Vec<Argument>,
     pub(super) returns: Vec<Return>,
+}
+
+/// An argument as upstream's schema has it: `int? start=null`.
+#[derive(Debug, Deserialize)]
+#[serde(from = "String")]
+pub(super) struct Argument {
+    /// `Tensor`, `int[]`, `Scalar?`, …; `!` follows when the kernel writes it.
+    pub(super) kind: String,
+    pub(super) name: String,
+    /// As JSON. The exporter writes it where the program gives nothing, so that no argument is ever left out.
+    pub(super) default: Option<String>,
+}
+
+impl From<String> for Argument {
+    fn from(text: String) -> Self {
+        let (kind, rest) = text.split_once(' ').unwrap_or((&text, ""));
+        let (name, default) = rest.split_once('=').map_or((rest, None), |(name, value)| (name, Some(value)));
+        Self { kind: kind.to_owned(), name: name.to_owned(), default: default.map(str::to_owned) }
+    }
+}
+
+impl Argument {
+    pub(super) fn is_written(&self) -> bool {
+        self.kind.ends_with('!')
+    }
+}
+
+impl Schema {
+    /// The arguments as a person reads them.
+    pub(super) fn describe(&self) -> String {
+        let one = |argument: &Argument| match &argument.default {
+            Some(default) => format!("{} {}={default}", argument.kind, argument.name),
+            None => format!("{} {}", argument.kind, argument.name),
+        };
+        self.args.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A value that follows the arguments.
@@ -98,7 +134,10 @@ mod tests {
         assert!(table.kernels.is_sorted() && table.kernels.len() > 200);
         for kernel in &table.kernels {
             let schema = schemas.get(kernel).unwrap_or_else(|| panic!("{kernel} has no schema"));
-            for kind in &schema.args {
+            for Argument { kind, name, default } in &schema.args {
+                assert!(!name.is_empty(), "{kernel}: {kind} without a name");
+                let known = default.as_ref().map(|text| serde_json::from_str::<serde_json::Value>(text));
+                assert!(known.is_none_or(|value| value.is_ok()), "{kernel}: default of {name}");
                 let base = kind.trim_end_matches('!');
                 let samples = [
                     Value::Null,

@@ -1,14 +1,19 @@
 //! X15: tensors that live at the same time in the same planned bytes.
 //!
-//! Views and in-place results share bytes on purpose, so kernels that are known to alias join their tensors into one
-//! group. It is a warning: the exporter's planner is trusted, this finds what changed after it.
+//! Views share bytes on purpose. Those that the runtime makes are one group with their source; those that the exporter
+//! removed lie exactly where their source does, and nothing writes them.
+//!
+//! What shares bytes computes nonsense; that is a warning. It is refused where the nonsense could become an index or
+//! leaves the method: kernels read and write where integers say.
+
+use std::collections::HashSet;
 
 use super::check_id::CheckId::X15;
 use super::instruction::operator_name;
-use super::limits;
 use super::program::{Instruction, Plan, Value};
-use super::report::{Place, Report};
+use super::report::{Place, Report, Severity};
 use super::value::{TensorFacts, index};
+use super::{kernels, limits, view, xnn};
 
 struct Span {
     value: usize,
@@ -18,9 +23,19 @@ struct Span {
     first: usize,
     last: usize,
     group: usize,
+    /// Whether an instruction writes it, or the caller.
+    written: bool,
+    /// Whether it holds integers, or crosses the method's border.
+    grave: bool,
 }
 
-pub(super) fn check(plan: &Plan<'_>, facts: &TensorFacts, at: &Place<'_>, report: &mut Report) {
+pub(super) fn check(
+    plan: &Plan<'_>,
+    facts: &TensorFacts,
+    delegates: &[xnn::Findings],
+    at: &Place<'_>,
+    report: &mut Report,
+) {
     let [chain] = plan.chains.as_slice() else { return };
     let instructions = chain.instructions.as_deref().unwrap_or_default();
     let branches = |instruction: &Instruction| {
@@ -33,12 +48,46 @@ pub(super) fn check(plan: &Plan<'_>, facts: &TensorFacts, at: &Place<'_>, report
     if instructions.iter().any(branches) {
         return;
     }
-    let mut spans = spans(plan, facts, instructions);
+    let written = written(plan, delegates, instructions);
+    let mut spans = spans(plan, facts, instructions, &written);
     spans.sort_by_key(|span| (span.memory, span.start));
     compare(&spans, at, report);
 }
 
-fn spans(plan: &Plan<'_>, facts: &TensorFacts, instructions: &[Instruction]) -> Vec<Span> {
+/// Values that instructions or the caller write.
+fn written(plan: &Plan<'_>, delegates: &[xnn::Findings], instructions: &[Instruction]) -> HashSet<usize> {
+    let mut written: HashSet<usize> = plan.inputs.iter().map(|&input| index(input)).collect();
+    for instruction in instructions {
+        match instruction {
+            Instruction::Kernel { operator, args: Some(args) } => {
+                let name = plan.operators.get(index(*operator)).and_then(operator_name);
+                let schema = name.as_deref().and_then(kernels::schema);
+                let arguments = args.iter().zip(schema.iter().flat_map(|schema| &schema.args));
+                for (&arg, _) in arguments.filter(|(_, argument)| argument.is_written()) {
+                    written.insert(index(arg));
+                    if let Some(Value::TensorList(items)) = plan.values.get(index(arg)) {
+                        written.extend(items.iter().map(|&item| index(item)));
+                    }
+                }
+            }
+            Instruction::Delegate { delegate, args: Some(args) } => {
+                let Some(found) = delegates.get(index(*delegate)) else { continue };
+                let outputs =
+                    args.iter().enumerate().filter(|(position, _)| found.written.contains(position));
+                written.extend(outputs.map(|(_, &arg)| index(arg)));
+            }
+            _ => {}
+        }
+    }
+    written
+}
+
+fn spans(
+    plan: &Plan<'_>,
+    facts: &TensorFacts,
+    instructions: &[Instruction],
+    written: &HashSet<usize>,
+) -> Vec<Span> {
     let count = plan.values.len();
     let mut uses: Vec<Option<(usize, usize)>> = vec![None; count];
     let mut groups: Vec<usize> = (0..count).collect();
@@ -51,7 +100,9 @@ fn spans(plan: &Plan<'_>, facts: &TensorFacts, instructions: &[Instruction]) -> 
         let time = time.saturating_add(1);
         let args = match instruction {
             Instruction::Kernel { operator, args: Some(args) } => {
-                join_views(plan, *operator, args, &mut groups);
+                if let Some((source, view)) = view::pair(plan, *operator, args) {
+                    join(source, view, &mut groups);
+                }
                 args
             }
             Instruction::Delegate { args: Some(args), .. } => args,
@@ -80,6 +131,8 @@ fn spans(plan: &Plan<'_>, facts: &TensorFacts, instructions: &[Instruction]) -> 
         }
         let end = allocation.offset.saturating_add(facts.bytes);
         let group = groups.get(value).copied().unwrap_or(value);
+        let at_border = plan.inputs.iter().chain(&plan.outputs).any(|&end| index(end) == value);
+        let integers = matches!(facts.dtype, 0..=4 | 11 | 27..=29);
         spans.push(Span {
             value,
             memory: allocation.memory,
@@ -88,22 +141,18 @@ fn spans(plan: &Plan<'_>, facts: &TensorFacts, instructions: &[Instruction]) -> 
             first,
             last,
             group,
+            written: written.contains(&value),
+            grave: at_border || integers,
         });
     }
     spans
 }
 
 /// A view and its source are one group.
-fn join_views(plan: &Plan<'_>, operator: i32, args: &[i32], groups: &mut [usize]) {
-    let name = plan.operators.get(index(operator)).and_then(operator_name).unwrap_or_default();
-    if name != "executorch_prim::et_view.default" {
-        return;
-    }
-    if let (Some(&source), Some(&view)) = (args.first(), args.last()) {
-        let group = groups.get(index(source)).copied();
-        if let (Some(group), Some(slot)) = (group, groups.get_mut(index(view))) {
-            *slot = group;
-        }
+fn join(source: usize, view: usize, groups: &mut [usize]) {
+    let group = groups.get(source).copied();
+    if let (Some(group), Some(slot)) = (group, groups.get_mut(view)) {
+        *slot = group;
     }
 }
 
@@ -118,8 +167,9 @@ fn compare(spans: &[Span], at: &Place<'_>, report: &mut Report) {
             if compared > limits::OVERLAP_PAIRS_MAX || named >= limits::OVERLAP_FINDINGS_MAX {
                 return;
             }
-            // A view that the exporter removed leaves two tensors with the very same bytes.
-            let same_bytes = (one.start, one.end) == (other.start, other.end);
+            // A view that the exporter removed leaves two tensors with the very same bytes, of which nothing writes one.
+            let same_bytes =
+                (one.start, one.end) == (other.start, other.end) && !(one.written && other.written);
             if one.group == other.group || same_bytes || one.last < other.first || other.last < one.first {
                 continue;
             }
@@ -127,7 +177,8 @@ fn compare(spans: &[Span], at: &Place<'_>, report: &mut Report) {
             let got = format!("bytes {} to {} of buffer {}", other.start, one.end.min(other.end), one.memory);
             let message =
                 format!("shares planned bytes with value {}, which lives at the same time", one.value);
-            report.warn(X15, &at.at("value", other.value), message, got, "bytes of its own");
+            let severity = if one.grave || other.grave { Severity::Reject } else { Severity::Warn };
+            report.add(severity, X15, &at.at("value", other.value), message, got, "bytes of its own");
         }
     }
 }

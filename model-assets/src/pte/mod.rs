@@ -8,6 +8,7 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::unwrap_used, clippy::expect_used)]
 #![deny(clippy::panic, clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
 
+pub mod admitted;
 mod census;
 mod check_id;
 mod container;
@@ -17,12 +18,15 @@ mod expect;
 mod flat;
 mod hash;
 mod instruction;
+mod judge;
 mod kernels;
 pub mod limits;
 mod memory;
 mod metadata;
+mod number;
 mod outline;
 mod outside;
+mod pattern;
 mod program;
 mod promise;
 mod read;
@@ -32,12 +36,15 @@ mod segment;
 mod shape;
 pub mod summary;
 mod value;
+mod view;
 mod xnn;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+pub use admitted::{Admitted, AdmittedTable, admitted};
 pub use check_id::CheckId;
-pub use expect::{Expect, Quantization};
+pub use expect::{Expect, Operators, Quantization};
+pub use judge::names as judged_operators;
 pub use kernels::linked_runtime;
 pub use outline::{Item, outline};
 pub use read::ReadAt;
@@ -181,8 +188,8 @@ fn check_plan<'a>(
     let at = Place::root_named("plan", name);
     let facts = value::check(program, segments, plan, &at, report);
     instruction::check(plan, &facts, expect, &at, report);
-    memory::check(plan, &facts, &at, report);
     let delegates = delegate::check(file, (program, segments), (plan, &facts), expect, &at, report);
+    memory::check(plan, &facts, &delegates, &at, report);
     let outside = outside::survey(plan, &facts, &mut totals.counted);
     if let Some(constant) = metadata::constant(plan) {
         summary.metadata.insert(name.to_owned(), constant);

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::admitted::Admitted;
 use super::check_id::CheckId;
 use super::limits;
 use super::summary::Summary;
@@ -52,6 +53,9 @@ pub struct Report {
     pub findings_dropped: u64,
     /// What the file holds; absent when the program could not be read.
     pub summary: Option<Summary>,
+    /// What is called, as patterns: kinds, dtypes and ranks of the arguments, and the numbers that are no sizes.
+    #[serde(skip)]
+    pub calls: Admitted,
     /// SHA-256 of the whole file; present at [`super::Level::Hash`] unless reading failed.
     pub sha256: Option<[u8; 32]>,
     #[serde(skip)]

@@ -3,7 +3,7 @@
 //! The runtime unboxes a value by the kind it has at that moment and aborts on another one; what the file declares
 //! for a computed value is only a placeholder. So the kinds are followed from instruction to instruction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::kernels::{Return, Schema};
 use super::program::{Plan, Value};
@@ -22,15 +22,32 @@ pub(super) enum Scalar {
 /// The kinds at one point of a method.
 pub(super) struct Scalars {
     now: HashMap<usize, Scalar>,
+    /// Values that some instruction overwrites.
+    overwritten: HashSet<usize>,
+    /// Smallest and largest number that a computed integer can be; absent where it can be any.
+    ranges: HashMap<usize, (i64, i64)>,
     /// Without control flow, an instruction runs exactly after the one before it.
     followed: bool,
 }
 
 impl Scalars {
     /// `overwritten` are all values that any instruction overwrites with a scalar.
-    pub(super) fn new(straight: bool, overwritten: impl IntoIterator<Item = usize>) -> Self {
-        let unknown = overwritten.into_iter().map(|value| (value, Scalar::Unknown));
-        Self { now: if straight { HashMap::new() } else { unknown.collect() }, followed: straight }
+    pub(super) fn new(straight: bool, overwritten: HashSet<usize>) -> Self {
+        let unknown = overwritten.iter().map(|&value| (value, Scalar::Unknown));
+        let now = if straight { HashMap::new() } else { unknown.collect() };
+        Self { now, overwritten, ranges: HashMap::new(), followed: straight }
+    }
+
+    /// Whether any instruction overwrites the value: what the file declares for it means nothing.
+    pub(super) fn is_overwritten(&self, value: usize) -> bool {
+        self.overwritten.contains(&value)
+    }
+
+    /// Whether a computed integer is certain to be neither negative nor above a bound.
+    pub(super) fn is_within(&self, value: usize, most: u64) -> bool {
+        self.ranges
+            .get(&value)
+            .is_some_and(|&(low, high)| low >= 0 && u64::try_from(high).is_ok_and(|high| high <= most))
     }
 
     /// What a value has been overwritten with so far.
@@ -55,6 +72,11 @@ impl Scalars {
             if !is_scalar(kind) {
                 continue;
             }
+            // Values of other instructions may stand for this one's operands, so the old range goes last.
+            match self.range(name, args, plan, facts) {
+                Some(range) => self.ranges.insert(index(value), range),
+                None => self.ranges.remove(&index(value)),
+            };
             let scalar = match kind.as_str() {
                 "int" => Scalar::Int,
                 "bool" => Scalar::Bool,
@@ -62,6 +84,39 @@ impl Scalars {
                 _ => self.made(name, args, plan, facts),
             };
             self.now.insert(index(value), scalar);
+        }
+    }
+
+    /// What an integer that a kernel computes can be.
+    fn range(&self, name: &str, args: &[i32], plan: &Plan<'_>, facts: &TensorFacts) -> Option<(i64, i64)> {
+        let operand = |position: usize| {
+            let value = index(*args.get(position)?);
+            if self.overwritten.contains(&value) {
+                return self.ranges.get(&value).copied();
+            }
+            match plan.values.get(value)? {
+                Value::Int(number) => Some((*number, *number)),
+                _ => None,
+            }
+        };
+        match name {
+            "aten::sym_size.int" => {
+                let (dimension, _) = operand(1)?;
+                let tensor = facts.get(index(*args.first()?))?.as_ref()?;
+                let size = tensor.sizes.get(usize::try_from(dimension).ok()?)?;
+                Some((0, i64::try_from(*size).ok()?))
+            }
+            "executorch_prim::add.Scalar" => {
+                let ((low, high), (other_low, other_high)) = (operand(0)?, operand(1)?);
+                Some((low.checked_add(other_low)?, high.checked_add(other_high)?))
+            }
+            "executorch_prim::mul.Scalar" => {
+                let ((low, high), (other_low, other_high)) = (operand(0)?, operand(1)?);
+                // Of factors that are not negative the products ascend.
+                (low >= 0 && other_low >= 0)
+                    .then_some((low.checked_mul(other_low)?, high.checked_mul(other_high)?))
+            }
+            _ => None,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::dtype::{F32, I64};
+use super::kernels::Schema;
 use super::program::{Plan, Value};
 use super::value::{Facts, TensorFacts, index};
 
@@ -12,11 +13,13 @@ pub(super) type Misfit = (&'static str, String, String);
 /// `computed` are the values that a kernel overwrites with a scalar.
 pub(super) fn check(
     name: &str,
+    schema: &Schema,
     args: &[i32],
     (plan, facts): (&Plan<'_>, &TensorFacts),
     computed: &HashSet<usize>,
 ) -> Result<(), Misfit> {
     check_divisors(name, args, plan)?;
+    check_lists(schema, args, (plan, facts))?;
     let fixed = |position: usize| {
         let value = index(*args.get(position)?);
         plan.values.get(value).filter(|_| !computed.contains(&value))
@@ -24,10 +27,9 @@ pub(super) fn check(
     let tensor = |position: usize| {
         args.get(position).and_then(|&value| facts.get(index(value))).and_then(Option::as_ref)
     };
-    let exotic =
-        |value: &i32| facts.get(index(*value)).and_then(Option::as_ref).filter(|f| !is_computed(f.dtype));
-    if let Some(facts) = args.iter().find_map(exotic).filter(|_| !name.starts_with("quantized_decomposed::"))
-    {
+    let exotic = |value: i32| facts.get(index(value))?.as_ref().filter(|f| !is_computed(f.dtype));
+    let mut tensors = args.iter().flat_map(|&arg| items(plan, arg));
+    if let Some(facts) = tensors.find_map(exotic).filter(|_| !name.starts_with("quantized_decomposed::")) {
         return misfit("a dtype that kernels do not compute with", facts.dtype, "integers, floats or bool");
     }
     match name {
@@ -64,6 +66,30 @@ pub(super) fn check(
         "llama::update_cache.out" => update_cache(tensor(0), tensor(1)),
         "llama::custom_sdpa.out" => attention(tensor(0), tensor(1), tensor(2), tensor(8)),
         _ => Ok(()),
+    }
+}
+
+/// The tensors of an argument: those of a list, or itself.
+fn items(plan: &Plan<'_>, arg: i32) -> Vec<i32> {
+    match plan.values.get(index(arg)) {
+        Some(Value::TensorList(items) | Value::OptionalTensorList(items)) => items.clone(),
+        _ => vec![arg],
+    }
+}
+
+/// Kernels that write a list of tensors take the dtype of their input for that of every output.
+fn check_lists(
+    schema: &Schema,
+    args: &[i32],
+    (plan, facts): (&Plan<'_>, &TensorFacts),
+) -> Result<(), Misfit> {
+    let dtype = |value: i32| facts.get(index(value))?.as_ref().map(|facts| facts.dtype);
+    let input = args.iter().zip(&schema.args).find(|(_, argument)| argument.kind == "Tensor");
+    let Some(input) = input.and_then(|(&arg, _)| dtype(arg)) else { return Ok(()) };
+    let lists = args.iter().zip(&schema.args).filter(|(_, argument)| argument.kind == "Tensor[]!");
+    match lists.flat_map(|(&arg, _)| items(plan, arg)).filter_map(dtype).find(|&dtype| dtype != input) {
+        Some(other) => misfit("dtype of a tensor in the output's list", other, input),
+        None => Ok(()),
     }
 }
 

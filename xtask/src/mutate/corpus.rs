@@ -4,6 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, bail};
 use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::digest::Digest;
 use serde_json::{Value, json};
 
 use super::mutant::Random;
@@ -19,13 +20,22 @@ pub(crate) struct Subject {
     pub(crate) path: Utf8PathBuf,
     /// What it is, in a line.
     pub(crate) about: String,
+    /// The operator that the program is about; none of a language model.
+    pub(crate) operator: Option<String>,
 }
 
 impl Subject {
     /// A file from the command line.
     pub(crate) fn given(path: &Utf8Path) -> Self {
         let name = path.file_stem().unwrap_or("model").to_owned();
-        Self { name, path: path.to_owned(), about: format!("`{}`", path.file_name().unwrap_or_default()) }
+        let about = format!("`{}`", path.file_name().unwrap_or_default());
+        Self { name, path: path.to_owned(), about, operator: None }
+    }
+
+    /// A program of one operator.
+    pub(crate) fn program(operator: &str, path: Utf8PathBuf) -> Self {
+        let operator = Some(operator.to_owned());
+        Self { operator, ..Self::given(&path) }
     }
 }
 
@@ -42,10 +52,25 @@ const KINDS: [(&str, &str, &str, bool); 6] = [
 const WORKER_MEMORY_BYTES_MAX: u64 = 8_000_000_000;
 const WORKER_STALL: Duration = Duration::from_secs(300);
 
-/// Exports one model of each kind, or takes what the very same request made before.
+/// Digest of the Python sources in a folder.
+pub(super) fn digest_of(folder: &Utf8Path) -> anyhow::Result<Digest> {
+    let mut text = String::new();
+    for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
+        let entry = entry?;
+        if entry.file_type().is_file() && entry.path().extension().is_some_and(|extension| extension == "py")
+        {
+            let digest = Digest::of(&fs::read(entry.path())?);
+            text += &format!("{digest} {}\n", entry.path().display());
+        }
+    }
+    Ok(Digest::of(text.as_bytes()))
+}
+
+/// Exports one model of each kind, or takes what the very same request and sources made before.
 pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::Result<Vec<Subject>> {
     let mut random = Random::new(seed);
     let folder = workspace.state().join(format!("mutation/seed-{seed}"));
+    let sources = digest_of(&workspace.python_sources().join("proofmark_worker"))?.to_string();
     let mut subjects = Vec::new();
     for (name, quantization, backend, tied) in KINDS {
         let architecture = shape(tied, &mut random);
@@ -60,12 +85,15 @@ pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::R
             "file_bytes_min": 1, "file_bytes_max": 50_000_000, "threads": 1,
             "work_dir": folder, "pte": pte, "reference": folder.join("reference.safetensors"),
             "response": folder.join("response.json"),
-            "reference_prompt": [1, 5, 9, 2], "reference_decode": [3, 4],
+            "reference_prompt": [1, 5, 9, 2], "reference_decode": [3, 4], "heldout": null,
         });
-        if again || !is_answered(&folder, &request) {
+        let receipt = folder.join("made-of");
+        let fresh = fs::read_to_string(&receipt).is_ok_and(|made| made == sources);
+        if again || !fresh || !is_answered(&folder, &request) {
             make(workspace, &folder, &request)?;
+            fs::write(&receipt, &sources)?;
         }
-        subjects.push(Subject { name: format!("{name}-{seed}"), path: pte, about });
+        subjects.push(Subject { name: format!("{name}-{seed}"), path: pte, about, operator: None });
     }
     Ok(subjects)
 }

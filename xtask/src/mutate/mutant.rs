@@ -79,12 +79,13 @@ impl Layout {
 pub(crate) enum Mutant {
     Byte { at: usize, value: u8 },
     Word { at: usize, value: u32 },
+    Long { at: usize, value: u64 },
 }
 
 impl Mutant {
     pub(crate) fn at(&self) -> usize {
         match *self {
-            Self::Byte { at, .. } | Self::Word { at, .. } => at,
+            Self::Byte { at, .. } | Self::Word { at, .. } | Self::Long { at, .. } => at,
         }
     }
 
@@ -92,6 +93,7 @@ impl Mutant {
         match self {
             Self::Byte { .. } => 1,
             Self::Word { .. } => 4,
+            Self::Long { .. } => 8,
         }
     }
 
@@ -99,6 +101,7 @@ impl Mutant {
         match *self {
             Self::Byte { at, value } => bytes[at] = value,
             Self::Word { at, value } => bytes[at..at + 4].copy_from_slice(&value.to_le_bytes()),
+            Self::Long { at, value } => bytes[at..at + 8].copy_from_slice(&value.to_le_bytes()),
         }
     }
 
@@ -112,6 +115,7 @@ impl Mutant {
         match self {
             Self::Byte { at, value } => format!("{file}@{at:#x}={value:02x}"),
             Self::Word { at, value } => format!("{file}@{at:#x}={value:08x}"),
+            Self::Long { at, value } => format!("{file}@{at:#x}={value:016x}"),
         }
     }
 }
@@ -120,10 +124,11 @@ impl Mutant {
 pub(crate) fn all(good: &[u8], layout: &Layout, args: &Args) -> Vec<Mutant> {
     let mut random = Random::new(args.seed);
     let mut mutants = Vec::new();
+    let texts = if args.operators.is_some() { texts(good) } else { Vec::new() };
     for at in 0..good.len() {
         let region = layout.region(at);
         let weights = matches!(region, Region::Weights | Region::Constants);
-        if weights && args.no_weights {
+        if weights && args.no_weights || texts.iter().any(|text| text.contains(&at)) {
             continue;
         }
         let bytes = byte_values(good[at], args.values, &mut random);
@@ -134,6 +139,13 @@ pub(crate) fn all(good: &[u8], layout: &Layout, args: &Args) -> Vec<Mutant> {
         {
             let words = word_values(good, old, args.words, &mut random);
             mutants.extend(words.into_iter().map(|value| Mutant::Word { at, value }));
+            // The same word may be the low half of an integer: a program does not say which are.
+            let long = good[at..].first_chunk().copied().map(u64::from_le_bytes);
+            if args.operators.is_some()
+                && let Some(old) = long
+            {
+                mutants.extend(long_values(old).into_iter().map(|value| Mutant::Long { at, value }));
+            }
         }
     }
     let (all, wanted) = (mutants.len(), args.limit.unwrap_or(usize::MAX).min(mutants.len()));
@@ -160,6 +172,29 @@ fn word_values(good: &[u8], old: u32, count: usize, random: &mut Random) -> Vec<
     let start = random.below(usual.len());
     let usual = usual.into_iter().cycle().skip(start).take(usual.len());
     distinct(usual, old, count)
+}
+
+/// The edges of 32 and 64 bits, and one off.
+fn long_values(old: u64) -> Vec<u64> {
+    let edges = [0, u64::MAX, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 33, u64::MAX >> 1, 1 << 63];
+    let near = [old.wrapping_add(1), old.wrapping_sub(1), old | 1 << 32, old | 1 << 33];
+    distinct(edges.into_iter().chain(near), old, usize::MAX)
+}
+
+/// Long texts: how the exporter's caller nests inputs and outputs. The runtime reads none of it.
+fn texts(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    const SHORTEST: usize = 48;
+    let mut found = Vec::new();
+    let mut start = 0;
+    for (at, byte) in bytes.iter().chain(&[0]).enumerate() {
+        if !(b' '..=b'~').contains(byte) {
+            if at - start >= SHORTEST {
+                found.push(start..at);
+            }
+            start = at + 1;
+        }
+    }
+    found
 }
 
 fn distinct<T: PartialEq + Copy>(values: impl Iterator<Item = T>, old: T, count: usize) -> Vec<T> {
@@ -207,13 +242,29 @@ mod tests {
     #[test]
     fn a_mutant_changes_its_bytes_and_undoes_it() {
         let good: Vec<u8> = (0..16).collect();
-        for mutant in [Mutant::Byte { at: 3, value: 0xff }, Mutant::Word { at: 12, value: 0xdead_beef }] {
+        let mutants = [
+            Mutant::Byte { at: 3, value: 0xff },
+            Mutant::Word { at: 12, value: 0xdead_beef },
+            Mutant::Long { at: 4, value: u64::MAX },
+        ];
+        for mutant in mutants {
             let mut bytes = good.clone();
             mutant.apply(&mut bytes);
             assert_eq!(bytes.iter().zip(&good).filter(|(new, old)| new != old).count(), mutant.len());
             mutant.undo(&good, &mut bytes);
             assert_eq!(bytes, good);
         }
+    }
+
+    #[test]
+    fn integers_are_tried_at_their_edges_and_long_texts_left_alone() {
+        let values = long_values(2);
+        assert!(values.contains(&(2 | 1 << 33)) && values.contains(&3) && !values.contains(&2));
+        let mut bytes = vec![0_u8; 8];
+        bytes.extend([b'x'; 60]);
+        bytes.extend([0, 0, 0, 0]);
+        bytes.extend(*b"aten::mm");
+        assert_eq!(texts(&bytes), [8..68]);
     }
 
     #[test]

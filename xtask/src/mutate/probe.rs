@@ -42,6 +42,13 @@ pub(crate) enum Verdict {
     Endless,
 }
 
+impl Verdict {
+    /// Whether a file that does this must not be accepted.
+    pub(crate) fn is_harm(&self) -> bool {
+        matches!(self, Self::Crashed { .. } | Self::Unstable | Self::Endless)
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -61,6 +68,7 @@ impl fmt::Display for Verdict {
 #[serde(untagged)]
 enum Line {
     Ran { tokens: Vec<u32>, logits_sha256: String },
+    Called { outputs_sha256: String },
     Refused { error: String },
 }
 
@@ -71,11 +79,31 @@ enum Answer {
     Endless,
 }
 
+/// How a program is run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Task {
+    /// As a language model, of so many tokens.
+    Model { vocab: u64 },
+    /// As it is, once, on inputs that the engine makes up.
+    Call,
+}
+
+impl Task {
+    fn arguments(self) -> Vec<String> {
+        let Self::Model { vocab } = self else { return vec!["call".to_owned()] };
+        let tokens = TOKENS.into_iter().chain([vocab.saturating_sub(1)]).map(|token| token.to_string());
+        let tokens = tokens.collect::<Vec<_>>().join(",");
+        ["run", "--stdin-loop", "--threads", "1", "--tokens", &tokens, "-n", DECODED]
+            .map(str::to_owned)
+            .into()
+    }
+}
+
 /// Two children with different fills, restarted when they die, and the answer to compare with.
 pub(crate) struct Probe {
     engine: Utf8PathBuf,
     path: Utf8PathBuf,
-    tokens: String,
+    task: Task,
     timeout: Duration,
     children: [Option<Running>; 2],
     good: Line,
@@ -101,19 +129,17 @@ impl Probe {
         engine: &Utf8Path,
         good: &Utf8Path,
         path: &Utf8Path,
-        vocab: u64,
+        task: Task,
         timeout: Duration,
     ) -> anyhow::Result<Self> {
         let placeholder = Line::Refused { error: String::new() };
-        let tokens = TOKENS.into_iter().chain([vocab.saturating_sub(1)]).map(|token| token.to_string());
-        let tokens = tokens.collect::<Vec<_>>().join(",");
         let (engine, path) = (engine.to_owned(), path.to_owned());
-        let mut probe = Self { engine, path, tokens, timeout, children: [None, None], good: placeholder };
+        let mut probe = Self { engine, path, task, timeout, children: [None, None], good: placeholder };
         fs::copy(good, &probe.path)?;
         let mut answers = Vec::new();
         for child in 0..FILLS.len() {
             match probe.ask(child)? {
-                Answer::Line(line @ Line::Ran { .. }) => answers.push(line),
+                Answer::Line(line @ (Line::Ran { .. } | Line::Called { .. })) => answers.push(line),
                 Answer::Line(Line::Refused { error }) => {
                     return Err(anyhow!("{good}: does not run: {error}"));
                 }
@@ -160,7 +186,7 @@ impl Probe {
     fn ask(&mut self, which: usize) -> anyhow::Result<Answer> {
         let mut running = match self.children[which].take() {
             Some(running) => running,
-            None => spawn(&self.engine, &self.tokens, FILLS[which])?,
+            None => spawn(&self.engine, self.task, FILLS[which])?,
         };
         // Fails when the child died after its last answer: then there is no next line either.
         let _ = writeln!(running.stdin, "{}", self.path).and_then(|()| running.stdin.flush());
@@ -179,12 +205,12 @@ impl Probe {
     }
 }
 
-fn spawn(engine: &Utf8Path, tokens: &str, fill: &str) -> anyhow::Result<Running> {
+fn spawn(engine: &Utf8Path, task: Task, fill: &str) -> anyhow::Result<Running> {
     // The shell only sets the limit and becomes the engine; a core file per crash would fill the disk.
     let script = format!("ulimit -c 0; ulimit -v {ADDRESS_SPACE_KIB}; exec \"$0\" \"$@\"");
     let mut child = Command::new("sh")
-        .args(["-c", &script, engine.as_str(), "run", "--stdin-loop", "--threads", "1"])
-        .args(["--tokens", tokens, "-n", DECODED])
+        .args(["-c", &script, engine.as_str()])
+        .args(task.arguments())
         .env("MALLOC_PERTURB_", fill)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -235,7 +261,8 @@ done
         fs::set_permissions(&engine, fs::Permissions::from_mode(0o755)).expect("executable");
         fs::write(&good, "good").expect("written");
         let start = |model: &Utf8Path| {
-            Probe::start(&engine, model, &folder.join("mutant.pte"), 64, Duration::from_secs(3600))
+            let (mutant, task) = (folder.join("mutant.pte"), Task::Model { vocab: 64 });
+            Probe::start(&engine, model, &mutant, task, Duration::from_secs(3600))
         };
         let mut probe = start(&good).expect("the good file runs");
         let mut verdict = |model: &str| probe.run(model.as_bytes()).expect("a verdict");

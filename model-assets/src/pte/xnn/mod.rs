@@ -6,9 +6,12 @@
 mod graph;
 mod node;
 mod outline;
+mod pattern;
 mod shape;
 mod types;
 mod value;
+
+use std::collections::{BTreeMap, HashSet};
 
 use super::census::Weights;
 use super::check_id::CheckId::{G10, H1, H2, H3, H4, H5, H6, H7, H8, H9, H10, W1, W2, W3, W5};
@@ -20,6 +23,7 @@ use super::segment::Segments;
 use super::{limits, summary};
 use graph::Graph;
 pub(super) use outline::outline;
+pub(super) use shape::broadcast;
 pub(super) use value::{Argument, Constant};
 
 /// What the graph adds to the picture of the whole file.
@@ -33,6 +37,10 @@ pub(super) struct Findings {
     pub(super) watches: Vec<Watch>,
     /// Named data used.
     pub(super) keys: Vec<String>,
+    /// Nodes as patterns, with the number of the first of each.
+    pub(super) nodes: BTreeMap<String, usize>,
+    /// Arguments that the graph writes.
+    pub(super) written: HashSet<usize>,
 }
 
 /// Checks a blob that begins at `blob_at` in the file.

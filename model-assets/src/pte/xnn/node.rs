@@ -8,7 +8,7 @@ use super::super::report::{Place, Report};
 use super::super::{census, dtype, limits};
 use super::graph::{Graph, Node, Quant, UNKNOWN, code};
 use super::value::{Known, Values};
-use super::{Findings, shape, types};
+use super::{Findings, pattern, shape, types};
 
 /// `XNN_FLAG_TRANSPOSE_WEIGHTS`.
 const TRANSPOSED: u32 = 1;
@@ -52,6 +52,7 @@ pub(super) fn check(
         if node.kind.name == UNKNOWN {
             report.reject(G3, &at, "unknown kind of node", node.kind.code, "1 to 47");
         }
+        found.nodes.entry(pattern::of(node, values)).or_insert(number);
         check_clamp(node, &at, report);
         settle_layout(node, values);
         let values = &*values;
@@ -64,6 +65,8 @@ pub(super) fn check(
         count_weights(node, values, &mut weights, &at, found);
     }
     let values = &*values;
+    let outputs = values.values().filter(|known| known.is_output());
+    found.written = outputs.filter_map(|known| usize::try_from(known.value.external).ok()).collect();
     for known in values.values().filter(|known| known.is_output() && !written.contains(&known.value.id)) {
         report.reject(G9, at, "an external output is never written", known.value.id, "a writer");
     }

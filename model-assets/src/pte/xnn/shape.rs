@@ -68,7 +68,8 @@ fn permute(dims: &[u64], order: &[u32]) -> Option<Vec<u64>> {
     order.iter().map(|&dim| dims.get(usize::try_from(dim).ok()?).copied()).collect()
 }
 
-fn broadcast(one: &[u64], other: &[u64]) -> Option<Vec<u64>> {
+/// The shape of an elementwise result.
+pub(in super::super) fn broadcast(one: &[u64], other: &[u64]) -> Option<Vec<u64>> {
     let rank = one.len().max(other.len());
     let dim = |dims: &[u64], at: usize| {
         let missing = rank.saturating_sub(dims.len());

@@ -9,6 +9,7 @@
 
 mod answer;
 mod bench;
+mod call;
 mod check;
 mod output;
 mod profile;
@@ -68,6 +69,8 @@ enum Command {
     Answer(answer::AnswerArgs),
     /// Hold a conversation in which the model reads its own replies.
     Talk(answer::AnswerArgs),
+    /// Run programs of any signature on made-up inputs: one file per input line, one JSON line per file.
+    Call,
     /// Run token ids through a model and print what comes out.
     Run(run::RunArgs),
 }
@@ -140,6 +143,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Answer(args) => answer::run(&args),
         Command::Talk(args) => talk::run(&args),
+        Command::Call => call::run(),
         Command::Run(args) => run::run(&args),
     };
     match result {
