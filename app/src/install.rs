@@ -254,7 +254,7 @@ fn prove(
 }
 
 /// The binary carries something that the gate never let through.
-fn altered(error: impl std::fmt::Display) -> Refusal {
+pub(crate) fn altered(error: impl std::fmt::Display) -> Refusal {
     Refusal {
         cause: Cause::App,
         reason: format!("the app itself was altered: {error:#}"),

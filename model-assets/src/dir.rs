@@ -20,8 +20,10 @@ use crate::{
     error::ContractError,
     limits,
     manifest::{MANIFEST_FILE, Manifest, WeightsKind},
+    name::is_plain,
     policy::Policy,
     recipe::Recipe,
+    regular,
     reserve::{RESERVE_FILE, ReserveClaim, ReserveManifest},
 };
 
@@ -43,6 +45,12 @@ pub enum GateError {
         expected: &'static str,
         /// The command that makes it.
         hint: String,
+    },
+    /// A name that no model can have. It is told escaped: it may hold anything.
+    #[error("model name: got {got:?}, expected letters, digits, `.`, `-` and `_`")]
+    Name {
+        /// The name.
+        got: String,
     },
     /// A file that cannot be read.
     #[error("{path}: {error}")]
@@ -72,6 +80,7 @@ impl GateError {
     pub fn hint(&self) -> &str {
         match self {
             Self::Missing { hint, .. } | Self::Contract { hint, .. } => hint,
+            Self::Name { .. } => "name a directory of model-assets/models",
             Self::Io { .. } => "make the file readable and run the command again",
             Self::Refused(refusal) => &refusal.hint,
         }
@@ -79,6 +88,9 @@ impl GateError {
 }
 
 /// A model's directory.
+///
+/// **Invariant:** no file is opened of a model whose name is not plain: a name cannot lead out of `models`, nor end a line
+/// that it is printed in.
 #[derive(Debug, Clone)]
 pub struct ModelDir {
     models: Utf8PathBuf,
@@ -89,6 +101,14 @@ impl ModelDir {
     /// The directory of model `name` below `models`; nothing is read yet.
     pub fn new(models: impl Into<Utf8PathBuf>, name: impl Into<String>) -> Self {
         Self { models: models.into(), name: name.into() }
+    }
+
+    /// Whether a model can have this name.
+    ///
+    /// # Errors
+    /// [`GateError::Name`].
+    pub fn check_name(&self) -> Result<(), GateError> {
+        if is_plain(&self.name) { Ok(()) } else { Err(GateError::Name { got: self.name.clone() }) }
     }
 
     /// The model's name.
@@ -121,8 +141,11 @@ impl ModelDir {
     /// # Errors
     /// Missing, unreadable or unusable.
     pub fn recipe(&self) -> Result<Recipe, GateError> {
-        let text = self.read_text(&self.recipe_path(), limits::TOML_BYTES_MAX, "a recipe")?;
-        let recipe = Recipe::parse(&text).map_err(|error| self.contract(error, "correct the file"))?;
+        self.parse_recipe(&self.read_text(&self.recipe_path(), limits::TOML_BYTES_MAX, "a recipe")?)
+    }
+
+    fn parse_recipe(&self, text: &str) -> Result<Recipe, GateError> {
+        let recipe = Recipe::parse(text).map_err(|error| self.contract(error, "correct the file"))?;
         if recipe.name != self.name {
             let error = ContractError::value(
                 RECIPE_FILE,
@@ -168,7 +191,7 @@ impl ModelDir {
             self.read(&self.manifest_path(), limits::MANIFEST_BYTES_MAX, "the proof of a model")?;
         let recipe_text = self.read_text(&self.recipe_path(), limits::TOML_BYTES_MAX, "a recipe")?;
         let policy_text = self.read_text(&self.policy_path(), limits::TOML_BYTES_MAX, "the policy")?;
-        let recipe = self.recipe()?;
+        let recipe = self.parse_recipe(&recipe_text)?;
         let weights = Manifest::parse(&manifest).map(|m| m.weights);
         let real = weights != Ok(WeightsKind::Random);
         let words = real.then(|| self.words(&recipe)).transpose()?;
@@ -221,15 +244,15 @@ impl ModelDir {
     /// # Errors
     /// Missing or unreadable.
     pub fn open_gguf(&self, manifest: &ReserveManifest) -> Result<(Utf8PathBuf, fs::File), GateError> {
+        let expected = "the exported GGUF";
         let path = self.resolve(&manifest.file, manifest.sha256);
-        match fs::File::open(&path) {
+        match self.open(&path, expected) {
             Ok(file) => Ok((path, file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(GateError::Missing {
-                path,
-                expected: "the exported GGUF",
-                hint: format!("run: cargo xtask export {} --runtime llamacpp", self.name),
-            }),
-            Err(error) => Err(GateError::Io { path, error }),
+            Err(GateError::Missing { path, .. }) => {
+                let hint = format!("run: cargo xtask export {} --runtime llamacpp", self.name);
+                Err(GateError::Missing { path, expected, hint })
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -323,10 +346,8 @@ impl ModelDir {
     /// Missing or unreadable.
     pub fn open_pte(&self, manifest: &Manifest) -> Result<(Utf8PathBuf, fs::File), GateError> {
         let path = self.resolve(&manifest.file, manifest.sha256);
-        match fs::File::open(&path) {
-            Ok(file) => Ok((path, file)),
-            Err(error) => Err(self.io(path, error, "the exported model")),
-        }
+        let file = self.open(&path, "the exported model")?;
+        Ok((path, file))
     }
 
     fn export(&self, force: bool) -> String {
@@ -345,19 +366,20 @@ impl ModelDir {
         }
     }
 
+    fn open(&self, path: &Utf8Path, expected: &'static str) -> Result<fs::File, GateError> {
+        self.check_name()?;
+        regular::open(path).map_err(|error| self.io(path.to_owned(), error, expected))
+    }
+
     fn read(&self, path: &Utf8Path, bytes_max: u64, expected: &'static str) -> Result<Vec<u8>, GateError> {
-        use io::Read as _;
-        let file = fs::File::open(path).map_err(|error| self.io(path.to_owned(), error, expected))?;
-        let mut bytes = Vec::new();
-        // One byte past the limit, so that a file that is too long is told from one that just fits.
-        file.take(bytes_max + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| self.io(path.to_owned(), error, expected))?;
-        if bytes.len() as u64 > bytes_max {
-            let error = io::Error::other(format!("got more than {bytes_max} bytes, expected {expected}"));
-            return Err(GateError::Io { path: path.to_owned(), error });
-        }
-        Ok(bytes)
+        self.check_name()?;
+        regular::read(path, bytes_max).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => {
+                let error = io::Error::other(format!("{error}, expected {expected}"));
+                GateError::Io { path: path.to_owned(), error }
+            }
+            _ => self.io(path.to_owned(), error, expected),
+        })
     }
 
     fn read_text(

@@ -17,6 +17,8 @@ use model_assets::{
     digest::Digest,
     dir::ModelDir,
     eq,
+    manifest::Check,
+    regular,
 };
 
 use self::{
@@ -46,8 +48,8 @@ pub(crate) struct Args {
 /// All that a page shows.
 struct Report {
     claim: Claim,
-    /// The verdict for each kind of build.
-    verdicts: Vec<(Profile, Result<usize, Refusal>)>,
+    /// The verdict for each kind of build, with the checks that it is made of.
+    verdicts: Vec<(Profile, Result<Vec<Check>, Refusal>)>,
     transcript: Option<Transcript>,
 }
 
@@ -55,7 +57,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let (dir, claim, _) = verify::open(workspace, &args.model, args.rehearsed)?;
     let verdicts = [Profile::Dev, Profile::Release].map(|profile| {
         let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
-        Ok((profile, check::validate(pte, &claim, profile).map(|proved| proved.checks().len())))
+        Ok((profile, check::validate(pte, &claim, profile).map(|proved| proved.checks().to_vec())))
     });
     let verdicts = verdicts.into_iter().collect::<Result<Vec<_>, crate::Failure>>()?;
     let transcript = transcript(&dir, &claim);
@@ -76,8 +78,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 fn transcript(dir: &ModelDir, claim: &Claim) -> Option<Transcript> {
     let named = claim.manifest.evidence.as_ref()?.eq.as_ref()?.transcript;
     let path = dir.resolve(eq::TRANSCRIPT_FILE, named);
-    let small = fs::metadata(&path).is_ok_and(|file| file.len() <= eq::TRANSCRIPT_BYTES_MAX);
-    let bytes = small.then(|| fs::read(&path).ok()).flatten()?;
+    let bytes = regular::read(&path, eq::TRANSCRIPT_BYTES_MAX).ok()?;
     if Digest::of(&bytes) != named {
         return None;
     }
@@ -122,6 +123,7 @@ fn head(page: &mut Page, report: &Report) {
         escape(&manifest.file),
         escape(&manifest.published)
     ));
+    let unmet = manifest.prd_findings(&report.claim.policy);
     let passed = |profile| {
         let verdict = report.verdicts.iter().find(|(known, _)| *known == profile);
         let holds = verdict.is_some_and(|(_, verdict)| verdict.is_ok());
@@ -136,7 +138,7 @@ fn head(page: &mut Page, report: &Report) {
             format!("{} × {}", millions(manifest.export.parameters), manifest.export.quantization.as_str()),
         ),
         ("window", format!("{} tokens", manifest.export.seq_len)),
-        ("product requirements", if manifest.prd_compliant { "met" } else { "not met" }.to_owned()),
+        ("product requirements", if unmet.is_empty() { "met" } else { "not met" }.to_owned()),
     ]);
     page.raw("<nav aria-label=\"Sections\"><ul>");
     for (id, title) in SECTIONS {
@@ -150,7 +152,8 @@ fn verdicts(page: &mut Page, report: &Report) {
     for (profile, verdict) in &report.verdicts {
         match verdict {
             Ok(checks) => {
-                page.text(format!("A {} build takes this model: {checks} checks passed.", profile.as_str()))
+                let (profile, checks) = (profile.as_str(), checks.len());
+                page.text(format!("A {profile} build takes this model: {checks} checks passed."))
             }
             Err(refusal) => {
                 page.text(format!("A {} build refuses this model; {}", profile.as_str(), refusal.hint));
@@ -165,19 +168,19 @@ fn verdicts(page: &mut Page, report: &Report) {
             }
         }
     }
-    report
-        .claim
-        .manifest
-        .prd_reasons
-        .iter()
-        .for_each(|reason| page.text(format!("Requirement not met: {reason}")));
-    let row = |check: &model_assets::manifest::Check| {
+    let unmet = report.claim.manifest.prd_findings(&report.claim.policy);
+    unmet.iter().for_each(|reason| page.text(format!("Requirement not met: {reason}")));
+    let row = |check: &Check| {
         vec![Page::verdict(check.passed), escape(&check.id), escape(&check.got), escape(&check.expected)]
     };
-    let rows: Vec<_> = report.claim.manifest.checks.iter().map(row).collect();
-    page.raw("<details><summary>Every check at the last measurement</summary>");
-    page.markup_table("Checks", &["verdict", "check", "got", "expected"], &rows);
-    page.raw("</details>");
+    for (profile, verdict) in &report.verdicts {
+        let checks = verdict.as_ref().map_or_else(|refusal| &refusal.checks, |checks| checks);
+        let rows: Vec<_> = checks.iter().map(row).collect();
+        let profile = profile.as_str();
+        page.raw(&format!("<details><summary>Every check of a {profile} build</summary>"));
+        page.markup_table(&format!("Checks of a {profile} build"), &["verdict", "check", "got", "expected"], &rows);
+        page.raw("</details>");
+    }
 }
 
 fn structure(page: &mut Page, claim: &Claim) {

@@ -190,7 +190,7 @@ impl Job<'_> {
         let chat_template =
             if random { None } else { Some(String::from_utf8(read(&self.recipe.tokens.chat_template)?)?) };
         let reference = self.work.join(WORK_REFERENCE);
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             schema: MANIFEST_SCHEMA,
             model: self.recipe.name.clone(),
             file: self.recipe.file_name(),
@@ -237,6 +237,7 @@ impl Job<'_> {
             prd_reasons: Vec::new(),
             published: now(),
         };
+        manifest.record_prd(&self.policy);
         let mut claim = Claim {
             recipe: self.recipe.clone(),
             policy: self.policy.clone(),
@@ -253,8 +254,6 @@ impl Job<'_> {
         claim.manifest.export.stages.push(stage);
         let pte = fs::File::open(path)?;
         claim.manifest.checks = check::validate(pte, &claim, Profile::Dev)?.checks().to_vec();
-        claim.manifest.prd_reasons = claim.manifest.prd_findings(&claim.policy);
-        claim.manifest.prd_compliant = claim.manifest.prd_reasons.is_empty();
         Ok(claim)
     }
 }

@@ -61,9 +61,27 @@ fn report() -> Report {
             expected: "quality".into(),
         }],
         hint: "run: cargo xtask verify tiny --level release".into(),
+        checks: vec![check("evidence-quality", false)],
     };
-    let verdicts = vec![(Profile::Dev, Ok(21)), (Profile::Release, Err(refusal))];
+    // What the manifest records is not what the page shows.
+    claim.manifest.checks = vec![check("made-up", true)];
+    (claim.manifest.prd_compliant, claim.policy.prd.seq_len) = (true, 4096);
+    let passed = vec![check("sha256", true); 21];
+    let verdicts = vec![(Profile::Dev, Ok(passed)), (Profile::Release, Err(refusal))];
     Report { claim, verdicts, transcript: Some(transcript) }
+}
+
+fn check(id: &str, passed: bool) -> Check {
+    Check { id: id.to_owned(), passed, got: "a".to_owned(), expected: "b".to_owned() }
+}
+
+#[test]
+fn verdicts_are_derived_and_not_read_from_the_record() {
+    let html = page(&report()).unwrap();
+    for part in ["Checks of a dev build", "Checks of a release build", "Requirement not met: sequence length"] {
+        assert!(html.contains(part), "{part}");
+    }
+    assert!(html.contains("not met") && !html.contains("made-up"));
 }
 
 #[test]
