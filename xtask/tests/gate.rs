@@ -100,6 +100,20 @@ impl Models {
         app.expect("cargo names the app's executable")
     }
 
+    /// The engine's build script, for running it alone: in a build it would compile for minutes afterwards.
+    fn engine_build_script(&self) -> PathBuf {
+        let built = self.build(&["--message-format=json-render-diagnostics"]);
+        let messages = String::from_utf8_lossy(&built.stdout).into_owned();
+        let messages =
+            messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let mut scripts = messages.filter(|message| {
+            let source = message["target"]["src_path"].as_str().unwrap_or_default();
+            message["target"]["kind"][0] == "custom-build" && source.ends_with("app/engine/build.rs")
+        });
+        let script = scripts.find_map(|message| message["filenames"][0].as_str().map(PathBuf::from));
+        script.expect("cargo names the engine's build script")
+    }
+
     /// The build fails, and says why and what to run.
     fn refused(&self, arguments: &[&str], reason: &str, hint: &str) {
         self.refused_with(arguments, &[], reason, hint);
@@ -247,6 +261,30 @@ fn control_characters_in_a_variable() {
     models.refused_with(&[], &name, "environment variable PROOFMARK_MODEL: ", escaped);
     let folder = [("PROOFMARK_MODELS_DIR", "/nowhere\r\ncargo::warning=forged")];
     models.refused_with(&[], &folder, "environment variable PROOFMARK_MODELS_DIR: ", "no control characters");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_engines_build_script_takes_neither_control_characters_nor_a_pipe() {
+    let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let script = Models::proven().engine_build_script();
+    let sdk = tempfile::tempdir().unwrap();
+    let package = sdk.path().join("lib/cmake/executorch");
+    fs::create_dir_all(&package).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let pipe = package.join("executorch-config-version.cmake");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let folder = sdk.path().to_str().unwrap();
+    for (sdk, expected) in [
+        ("/sdk\ncargo::rustc-env=FORGED=1", "expected no control characters"),
+        (folder, "got no regular file, expected a staged ExecuTorch SDK"),
+    ] {
+        let mut command = Command::new(&script);
+        let output = command.env("EXECUTORCH_SDK_DIR", sdk).env("OUT_DIR", folder).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success() && text.contains(expected), "{text}");
+        assert!(!text.lines().any(|line| line.starts_with("cargo::rustc-env")), "{text}");
+    }
 }
 
 #[test]

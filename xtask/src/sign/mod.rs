@@ -14,7 +14,7 @@ mod key;
 #[cfg(test)]
 mod tests;
 
-use std::{fs, time::SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
