@@ -268,11 +268,7 @@ fn assemble(out: &Path, lengths: [u64; 6]) -> io::Result<()> {
     }
     let path = out.join("model.S");
     fs::write(&path, source)?;
-    cc::Build::new()
-        .file(&path)
-        .cargo_warnings(true)
-        .try_compile("proofmark_model")
-        .map_err(io::Error::other)
+    cc::Build::new().file(&path).cargo_warnings(true).try_compile("proofmark_model").map_err(io::Error::other)
 }
 
 /// A path as an assembler's string.
@@ -315,7 +311,9 @@ fn value(name: &str) -> Result<Option<String>, String> {
     let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
     match value.into_string() {
         Ok(value) if !value.contains(char::is_control) => Ok(Some(value)),
-        Ok(value) => Err(format!("environment variable {name}: got {value:?}, expected no control characters")),
+        Ok(value) => {
+            Err(format!("environment variable {name}: got {value:?}, expected no control characters"))
+        }
         Err(value) => Err(format!("environment variable {name}: got {value:?}, expected UTF-8")),
     }
 }

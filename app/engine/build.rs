@@ -220,7 +220,7 @@ fn copy_libraries(sdk: &Path, out: &Path) -> Result<PathBuf, String> {
 fn link_static(lib_dir: &Path) -> Result<(), String> {
     println!("cargo::rustc-link-search=native={}", lib_dir.display());
     println!("cargo::rerun-if-changed={}", lib_dir.display());
-    let wrong = |e: std::io::Error| format!("{}: {e}", lib_dir.display());
+    let wrong = |e: io::Error| format!("{}: {e}", lib_dir.display());
     let mut names = Vec::new();
     for entry in fs::read_dir(lib_dir).map_err(wrong)? {
         let name = entry.map_err(wrong)?.file_name();

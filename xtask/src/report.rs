@@ -178,7 +178,11 @@ fn verdicts(page: &mut Page, report: &Report) {
         let rows: Vec<_> = checks.iter().map(row).collect();
         let profile = profile.as_str();
         page.raw(&format!("<details><summary>Every check of a {profile} build</summary>"));
-        page.markup_table(&format!("Checks of a {profile} build"), &["verdict", "check", "got", "expected"], &rows);
+        page.markup_table(
+            &format!("Checks of a {profile} build"),
+            &["verdict", "check", "got", "expected"],
+            &rows,
+        );
         page.raw("</details>");
     }
 }

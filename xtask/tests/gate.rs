@@ -331,7 +331,11 @@ fn a_sparse_file_of_a_terabyte() {
     models.replace("tiny/recipe.toml", "delivery = \"embed\"", "delivery = \"link\"");
     let file = fs::File::options().write(true).open(models.path("tiny").join(PTE)).unwrap();
     file.set_len(1 << 40).unwrap();
-    models.refused(&[], "file-size: manifest.json: got 1099511627776", "run: cargo xtask export tiny --force");
+    models.refused(
+        &[],
+        "file-size: manifest.json: got 1099511627776",
+        "run: cargo xtask export tiny --force",
+    );
 }
 
 #[test]

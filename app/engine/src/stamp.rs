@@ -170,9 +170,11 @@ fn verity(file: &File) -> Option<String> {
     use std::os::fd::AsRawFd as _;
     /// `_IOWR('f', 134, struct fsverity_digest)`, whose size is that of its two numbers.
     const FS_IOC_MEASURE_VERITY: u32 = 0xc004_6686;
-    let mut answer = VerityDigest { algorithm: 0, size: DIGEST_BYTES_MAX as u16, bytes: [0; DIGEST_BYTES_MAX] };
+    let mut answer =
+        VerityDigest { algorithm: 0, size: DIGEST_BYTES_MAX as u16, bytes: [0; DIGEST_BYTES_MAX] };
     // SAFETY: the descriptor is open, and the kernel writes at most `size` bytes behind the two numbers.
-    let failed = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_MEASURE_VERITY as libc::Ioctl, &raw mut answer) };
+    let failed =
+        unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_MEASURE_VERITY as libc::Ioctl, &raw mut answer) };
     if failed == 0 { answer.text() } else { None }
 }
 
@@ -281,7 +283,8 @@ mod tests {
 
     #[test]
     fn only_known_digests_of_the_kernel_are_taken() {
-        let digest = |algorithm, size| VerityDigest { algorithm, size, bytes: [0xab; DIGEST_BYTES_MAX] }.text();
+        let digest =
+            |algorithm, size| VerityDigest { algorithm, size, bytes: [0xab; DIGEST_BYTES_MAX] }.text();
         assert_eq!(digest(1, 32), Some(format!("sha256:{}", "ab".repeat(32))));
         assert_eq!(digest(2, 64), Some(format!("sha512:{}", "ab".repeat(64))));
         assert_eq!([digest(1, 64), digest(2, 32), digest(3, 32), digest(1, 65)], [None, None, None, None]);
@@ -291,6 +294,8 @@ mod tests {
         };
         // Times do not matter: the digest does.
         let moved = Stamp { size_and_times: "other".to_owned(), ..sealed(1) };
-        assert!(sealed(1).is_sealed() && sealed(1).text() == moved.text() && sealed(1).text() != sealed(2).text());
+        assert!(
+            sealed(1).is_sealed() && sealed(1).text() == moved.text() && sealed(1).text() != sealed(2).text()
+        );
     }
 }

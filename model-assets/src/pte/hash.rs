@@ -60,7 +60,13 @@ pub(super) fn check(
     report.sha256 = Some(digest);
     if let Err(range) = same.judge() {
         let got = format!("other bytes at {} to {}", range.start, range.end);
-        report.reject(C11, &Place::root("file"), "the file changed while it was read", got, "the same bytes twice");
+        report.reject(
+            C11,
+            &Place::root("file"),
+            "the file changed while it was read",
+            got,
+            "the same bytes twice",
+        );
     }
     observers.iter().for_each(|observer| observer.judge(expect, report));
     let Some(expected) = expect.sha256.filter(|expected| *expected != digest) else { return };

@@ -85,7 +85,11 @@ impl Same {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test ends at what it does not foresee")]
+    #![expect(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        reason = "a test ends at what it does not foresee"
+    )]
     use super::*;
 
     /// Reads two pieces, lets `change` happen, and reads all of it again in chunks of `chunk` bytes.

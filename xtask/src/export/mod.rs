@@ -108,7 +108,9 @@ impl Args {
     /// Why a bound that was asked for cannot be kept: it is refused, not ignored.
     fn unbounded(&self, sees_memory: bool) -> Option<String> {
         let ask = self.memory_max.is_some() && !sees_memory;
-        ask.then(|| "--memory-max: this system does not tell how much memory the worker takes (no /proc)".to_owned())
+        ask.then(|| {
+            "--memory-max: this system does not tell how much memory the worker takes (no /proc)".to_owned()
+        })
     }
 
     /// As if `cargo xtask export` had been typed.

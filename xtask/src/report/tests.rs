@@ -78,7 +78,8 @@ fn check(id: &str, passed: bool) -> Check {
 #[test]
 fn verdicts_are_derived_and_not_read_from_the_record() {
     let html = page(&report()).unwrap();
-    for part in ["Checks of a dev build", "Checks of a release build", "Requirement not met: sequence length"] {
+    for part in ["Checks of a dev build", "Checks of a release build", "Requirement not met: sequence length"]
+    {
         assert!(html.contains(part), "{part}");
     }
     assert!(html.contains("not met") && !html.contains("made-up"));
