@@ -35,8 +35,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             for line in message.lines() {
-                // A file's name may hold anything.
-                println!("cargo::error={}", line.replace(char::is_control, "\u{fffd}"));
+                println!("cargo::error={}", one_line(line));
             }
             ExitCode::FAILURE
         }
@@ -95,6 +94,7 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
         pte.by_ref().take(limit + 1).read_to_end(&mut buffer).map_err(io)?;
         let validated = check::validate(buffer, &claim, profile)?;
         let found = Found::of(&validated, release_rules(dir, &claim, &files, profile, &validated)?);
+        tell(&validated);
         fs::write(out.join(PTE.1), validated.into_source()).map_err(emitted)?;
         found
     } else {
@@ -104,6 +104,7 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
         if stamp(validated.source()).map_err(io)? != before {
             return Err(io(io::Error::other("got a file that changes, expected one that nobody writes to")));
         }
+        tell(&validated);
         fs::write(out.join(PTE.1), []).map_err(emitted)?;
         found
     };
@@ -123,7 +124,10 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
     let [recipe, policy, manifest, tokenizer, template] = texts.map(|text| text.len() as u64);
     let lengths = [recipe, policy, manifest, tokenizer, template, if embed { found.file_bytes } else { 0 }];
     assemble(out, lengths).map_err(emitted)?;
-    let generated = generate(lengths, &found, texts_sha256, profile, &licence);
+    // A file that waits for its name has it by the time the app is run.
+    let place = fs::canonicalize(dir.path()).map_err(emitted)?.join(&claim.manifest.file);
+    let published = (profile == Profile::Dev && !embed).then(|| place.to_string_lossy().into_owned());
+    let generated = generate(lengths, &found, texts_sha256, profile, published, &licence);
     fs::write(out.join("model.rs"), generated).map_err(emitted)
 }
 
@@ -147,6 +151,16 @@ impl Found {
 fn stamp(file: &fs::File) -> io::Result<(u64, SystemTime)> {
     let data = file.metadata()?;
     Ok((data.len(), data.modified()?))
+}
+
+/// What may ship and is still worth a look.
+fn tell<S>(validated: &Validated<S>) {
+    validated.warnings().iter().for_each(|it| println!("cargo::warning={}", one_line(&it.to_string())));
+}
+
+/// What a file says may hold anything; a directive ends with its line.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// What a release demands beside the proof of the bytes: the licence's files, and a signature by a key that `signers.toml`
@@ -215,6 +229,7 @@ fn generate(
     found: &Found,
     texts_sha256: Digest,
     profile: Profile,
+    published: Option<String>,
     licence: &[(String, String)],
 ) -> String {
     let symbols = TEXTS.iter().chain([&PTE]).zip(lengths);
@@ -238,7 +253,8 @@ fn generate(
     let (profile, Found { sha256, file_bytes, checks, signature }) = (profile.as_str(), found);
     code + &format!(
         "    file_bytes: {file_bytes},\n    sha256: \"{sha256}\",\n    texts_sha256: \"{texts_sha256}\",\n    \
-         checks: {checks},\n    proved_for: \"{profile}\",\n    signature: {signature:?},\n}};\n"
+         checks: {checks},\n    proved_for: \"{profile}\",\n    published: {published:?},\n    \
+         signature: {signature:?},\n}};\n"
     )
 }
 

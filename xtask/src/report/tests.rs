@@ -68,7 +68,7 @@ fn report() -> Report {
     (claim.manifest.prd_compliant, claim.policy.prd.seq_len) = (true, 4096);
     let passed = vec![check("sha256", true); 21];
     let verdicts = vec![(Profile::Dev, Ok(passed)), (Profile::Release, Err(refusal))];
-    Report { claim, verdicts, transcript: Some(transcript) }
+    Report { claim, verdicts, transcript: Some(transcript), refused: None }
 }
 
 fn check(id: &str, passed: bool) -> Check {
@@ -159,4 +159,32 @@ fn evidence_that_is_missing_is_called_missing() {
     report.transcript = None;
     let html = page(&report).unwrap();
     assert!(html.matches("Not measured").count() >= 4);
+}
+
+#[test]
+fn what_was_refused_is_shown_with_the_bound_that_it_missed() {
+    let mut report = report();
+    let measured = report.claim.manifest.evidence.take().unwrap();
+    let missed = |kind: &str| check::Finding {
+        id: format!("evidence-{kind}"),
+        severity: check::Severity::Reject,
+        location: "memory".into(),
+        got: "peak 9 bytes".into(),
+        expected: "at most 8".into(),
+    };
+    let refusal = Refusal {
+        model: "tiny".into(),
+        findings: vec![missed("benchmark")],
+        hint: String::new(),
+        checks: Vec::new(),
+    };
+    let refused = Refused::new(&report.claim, &measured, None, Profile::Release, &refusal).unwrap();
+    report.refused = Some(refused);
+    let html = page(&missed::shown(report)).unwrap();
+    for part in
+        ["Measured, refused on", "peak 9 bytes", "at most 8", "pp64", "Measured with what was refused"]
+    {
+        assert!(html.contains(part), "{part}");
+    }
+    assert!(html.contains("Score 100.00 of 100"), "the figures themselves are shown");
 }
