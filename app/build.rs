@@ -4,10 +4,15 @@
 //! and signature → write those very bytes (or, for a linked model, their digest) to `OUT_DIR`.
 //!
 //! **Invariant:** no network, no Python, no other process than the assembler. Every variable is registered for
-//! rebuilds as it is read, every file before it is read. There is no variable that turns a check off.
+//! rebuilds as it is read, every file before it is read. There is no variable that turns a check off. Files are regular
+//! ones, so that nothing here waits for anybody, and no variable can end the line of a directive.
+//!
+//! Cargo decides by time stamps whether this runs. A release build does not believe them: there the gate runs in every build.
+//! In a dev build it runs when an input or the model's folder is newer than its last run; what is missed is no unproved
+//! byte but a model that stays the one that was proved before.
 
 use std::{
-    fs,
+    fs, io,
     io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -17,6 +22,7 @@ use std::{
 use model_assets::{
     check::{self, Profile, Validated},
     claim::Claim,
+    digest::Digest,
     dir::{ClaimFiles, GateError, ModelDir},
     licence, provenance,
     recipe::Delivery,
@@ -29,7 +35,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             for line in message.lines() {
-                println!("cargo::error={line}");
+                println!("cargo::error={}", one_line(line));
             }
             ExitCode::FAILURE
         }
@@ -42,17 +48,22 @@ fn run() -> Result<(), String> {
         "release" => Profile::Release,
         _ => Profile::Dev,
     };
-    let models = match registered("PROOFMARK_MODELS_DIR") {
+    let models = match registered("PROOFMARK_MODELS_DIR")? {
         Some(models) => {
             println!("cargo::warning=models and policy are taken from PROOFMARK_MODELS_DIR={models}");
             models
         }
         None => format!("{}/../model-assets/models", required("CARGO_MANIFEST_DIR")?),
     };
-    let name = registered("PROOFMARK_MODEL").unwrap_or_else(|| MODEL_DEFAULT.to_owned());
+    let name = registered("PROOFMARK_MODEL")?.unwrap_or_else(|| MODEL_DEFAULT.to_owned());
     let dir = ModelDir::new(models, name);
-    link_runtime();
-    gate(&dir, profile, &out).map_err(|error| format!("{error}\nhint: {}", error.hint()))?;
+    link_runtime()?;
+    if profile == Profile::Release {
+        // A file that is never there: Cargo runs the script again for it, whatever the time stamps of the others say.
+        println!("cargo::rerun-if-changed={}", out.join("run-in-every-release-build").display());
+    }
+    let checked = dir.check_name().and_then(|()| gate(&dir, profile, &out));
+    checked.map_err(|error| format!("{error}\nhint: {}", error.hint()))?;
     #[cfg(feature = "gui")]
     compile_interface()?;
     Ok(())
@@ -77,22 +88,25 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
     let emitted = |error| GateError::Io { path: out.to_string_lossy().into_owned().into(), error };
 
     let embed = claim.delivery(claim.manifest.file_bytes) == Delivery::Embed;
-    let (sha256, file_bytes, signature) = if embed {
+    let found = if embed {
         let mut buffer = Vec::new();
         let limit = claim.recipe.limits.file_bytes_max;
         pte.by_ref().take(limit + 1).read_to_end(&mut buffer).map_err(io)?;
         let validated = check::validate(buffer, &claim, profile)?;
-        let (sha256, bytes) = (validated.sha256(), validated.file_bytes());
-        let signature = release_rules(dir, &claim, &files, profile, &validated)?;
+        let found = Found::of(&validated, release_rules(dir, &claim, &files, profile, &validated)?);
         tell(&validated);
         fs::write(out.join(PTE.1), validated.into_source()).map_err(emitted)?;
-        (sha256, bytes, signature)
+        found
     } else {
+        let before = stamp(&pte).map_err(io)?;
         let validated = check::validate(pte, &claim, profile)?;
-        let signature = release_rules(dir, &claim, &files, profile, &validated)?;
+        let found = Found::of(&validated, release_rules(dir, &claim, &files, profile, &validated)?);
+        if stamp(validated.source()).map_err(io)? != before {
+            return Err(io(io::Error::other("got a file that changes, expected one that nobody writes to")));
+        }
         tell(&validated);
         fs::write(out.join(PTE.1), []).map_err(emitted)?;
-        (validated.sha256(), validated.file_bytes(), signature)
+        found
     };
     let texts = [
         files.recipe.as_bytes(),
@@ -105,20 +119,48 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
         fs::write(out.join(file), text).map_err(emitted)?;
     }
     let licence = licence_texts(dir, &claim, out).map_err(emitted)?;
+    let named = licence.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
+    let texts_sha256 = Digest::of_parts(texts.into_iter().chain(named));
     let [recipe, policy, manifest, tokenizer, template] = texts.map(|text| text.len() as u64);
-    let lengths = [recipe, policy, manifest, tokenizer, template, if embed { file_bytes } else { 0 }];
+    let lengths = [recipe, policy, manifest, tokenizer, template, if embed { found.file_bytes } else { 0 }];
     assemble(out, lengths).map_err(emitted)?;
     // A file that waits for its name has it by the time the app is run.
     let place = fs::canonicalize(dir.path()).map_err(emitted)?.join(&claim.manifest.file);
     let published = (profile == Profile::Dev && !embed).then(|| place.to_string_lossy().into_owned());
-    let generated =
-        generate(lengths, file_bytes, &sha256.to_string(), profile, published, &signature, &licence);
+    let generated = generate(lengths, &found, texts_sha256, profile, published, &licence);
     fs::write(out.join("model.rs"), generated).map_err(emitted)
+}
+
+/// What the gate found of the model that it let through.
+struct Found {
+    sha256: Digest,
+    file_bytes: u64,
+    /// How many checks it passed.
+    checks: usize,
+    signature: String,
+}
+
+impl Found {
+    fn of<S>(validated: &Validated<S>, signature: String) -> Self {
+        let (sha256, file_bytes) = (validated.sha256(), validated.file_bytes());
+        Self { sha256, file_bytes, checks: validated.checks().len(), signature }
+    }
+}
+
+/// What shows that somebody writes to a file. The digest is of what was checked all the same.
+fn stamp(file: &fs::File) -> io::Result<(u64, SystemTime)> {
+    let data = file.metadata()?;
+    Ok((data.len(), data.modified()?))
 }
 
 /// What may ship and is still worth a look.
 fn tell<S>(validated: &Validated<S>) {
-    validated.warnings().iter().for_each(|warning| println!("cargo::warning={warning}"));
+    validated.warnings().iter().for_each(|it| println!("cargo::warning={}", one_line(&it.to_string())));
+}
+
+/// What a file says may hold anything; a directive ends with its line.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// What a release demands beside the proof of the bytes: the licence's files, and a signature by a key that `signers.toml`
@@ -157,17 +199,17 @@ fn release_rules<S>(
     Ok(format!("signed by {}", signed.key))
 }
 
-/// Copies the licence's own texts, which go where the model goes, and returns their names in the order of the copies. A dev
-/// build may lack them; for a release `licence::check` was there before.
-fn licence_texts(dir: &ModelDir, claim: &Claim, out: &Path) -> std::io::Result<Vec<String>> {
-    let mut names = Vec::new();
+/// Copies the licence's own texts, which go where the model goes, and returns their names and texts in the order of the
+/// copies. A dev build may lack them; for a release `licence::check` was there before.
+fn licence_texts(dir: &ModelDir, claim: &Claim, out: &Path) -> io::Result<Vec<(String, String)>> {
+    let mut texts = Vec::new();
     for name in claim.recipe.licence.files() {
         let Ok(text) = dir.licence_text(name) else { continue };
         println!("cargo::rerun-if-changed={}", dir.path().join(name));
-        fs::write(out.join(format!("licence-{}.txt", names.len())), text)?;
-        names.push(name.to_owned());
+        fs::write(out.join(format!("licence-{}.txt", texts.len())), &text)?;
+        texts.push((name.to_owned(), text));
     }
-    Ok(names)
+    Ok(texts)
 }
 
 /// Symbol and file of each text in the block, in the order of [`provenance::header`].
@@ -184,12 +226,11 @@ const PTE: (&str, &str) = ("PROOFMARK_PTE", "model.pte");
 /// The Rust side of the block: included by `src/model.rs`.
 fn generate(
     lengths: [u64; 6],
-    file_bytes: u64,
-    sha256: &str,
+    found: &Found,
+    texts_sha256: Digest,
     profile: Profile,
     published: Option<String>,
-    signature: &str,
-    licence: &[String],
+    licence: &[(String, String)],
 ) -> String {
     let symbols = TEXTS.iter().chain([&PTE]).zip(lengths);
     let mut code = "unsafe extern \"C\" {\n".to_owned();
@@ -203,23 +244,24 @@ fn generate(
         code += &format!("    {field}: &{symbol},\n");
     }
     code += "    licence_texts: &[\n";
-    for (index, name) in licence.iter().enumerate() {
+    for (index, (name, _)) in licence.iter().enumerate() {
         code += &format!(
             "        ({name:?}, include_str!(concat!(env!(\"OUT_DIR\"), \"/licence-{index}.txt\"))),\n"
         );
     }
     code += "    ],\n";
-    let profile = profile.as_str();
+    let (profile, Found { sha256, file_bytes, checks, signature }) = (profile.as_str(), found);
     code + &format!(
-        "    file_bytes: {file_bytes},\n    sha256: \"{sha256}\",\n    proved_for: \"{profile}\",\n    \
-         published: {published:?},\n    signature: {signature:?},\n}};\n"
+        "    file_bytes: {file_bytes},\n    sha256: \"{sha256}\",\n    texts_sha256: \"{texts_sha256}\",\n    \
+         checks: {checks},\n    proved_for: \"{profile}\",\n    published: {published:?},\n    \
+         signature: {signature:?},\n}};\n"
     )
 }
 
 /// Puts the block into an object file: `include_bytes!` of a large model costs the compiler 17 times its size in
 /// memory. The section has a name of its own in the finished binary, which no linker merges with others; that it is large
 /// (`l`) keeps code and data within reach of each other on x86-64.
-fn assemble(out: &Path, lengths: [u64; 6]) -> std::io::Result<()> {
+fn assemble(out: &Path, lengths: [u64; 6]) -> io::Result<()> {
     let target = |key: &str| std::env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
     let (section, prefix) = match (target("VENDOR").as_str(), target("ARCH").as_str()) {
         ("apple", _) => (".section __DATA,__proofmark", "_"),
@@ -229,37 +271,41 @@ fn assemble(out: &Path, lengths: [u64; 6]) -> std::io::Result<()> {
     let (header, _) = provenance::header(lengths);
     fs::write(out.join("header.bin"), header)?;
     let align = provenance::PTE_ALIGN_BYTES.trailing_zeros();
-    let mut source =
-        format!("{section}\n.p2align {align}\n.incbin \"{}\"\n", out.join("header.bin").display());
+    let bytes_of = |file: &str| format!(".incbin {}\n", quoted(&out.join(file)));
+    let mut source = format!("{section}\n.p2align {align}\n{}", bytes_of("header.bin"));
     for (symbol, file) in TEXTS {
-        source += &format!(
-            ".globl {prefix}{symbol}\n{prefix}{symbol}:\n.incbin \"{}\"\n",
-            out.join(file).display()
-        );
+        source += &format!(".globl {prefix}{symbol}\n{prefix}{symbol}:\n{}", bytes_of(file));
     }
     let (symbol, file) = PTE;
-    source += &format!(".p2align {align}\n.globl {prefix}{symbol}\n{prefix}{symbol}:\n");
-    source += &format!(".incbin \"{}\"\n.p2align {align}\n", out.join(file).display());
+    source += &format!(".p2align {align}\n.globl {prefix}{symbol}\n{prefix}{symbol}:\n{}", bytes_of(file));
+    source += &format!(".p2align {align}\n");
     if target("OS") == "linux" {
         source += ".section .note.GNU-stack,\"\",%progbits\n";
     }
     let path = out.join("model.S");
     fs::write(&path, source)?;
-    cc::Build::new()
-        .file(&path)
-        .cargo_warnings(true)
-        .try_compile("proofmark_model")
-        .map_err(std::io::Error::other)
+    cc::Build::new().file(&path).cargo_warnings(true).try_compile("proofmark_model").map_err(io::Error::other)
+}
+
+/// A path as an assembler's string.
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// Link arguments of the engine crate do not reach a binary that depends on it: its metadata does.
-fn link_runtime() {
-    let Some(rpath) = registered("DEP_EXECUTORCH_RPATH") else { return };
-    println!("cargo::rustc-link-arg-bins=-Wl,-rpath,{rpath}");
+fn link_runtime() -> Result<(), String> {
+    if let Some(rpath) = registered("DEP_EXECUTORCH_RPATH")? {
+        println!("cargo::rustc-link-arg-bins=-Wl,-rpath,{rpath}");
+    }
+    Ok(())
 }
 
 fn watch(dir: &ModelDir, claim: Option<&Claim>) {
     let recipe = dir.recipe().ok();
+    // A file that is put in place of another one may bring an old time stamp; its folder has a new one.
+    if dir.path().is_dir() {
+        println!("cargo::rerun-if-changed={}", dir.path());
+    }
     for path in dir.inputs(recipe.as_ref(), claim.map(|claim| &claim.manifest)) {
         println!("cargo::rerun-if-changed={path}");
     }
@@ -267,12 +313,23 @@ fn watch(dir: &ModelDir, claim: Option<&Claim>) {
 
 /// A variable that Cargo always sets for build scripts.
 fn required(name: &str) -> Result<String, String> {
-    std::env::var(name)
-        .map_err(|_| format!("environment variable {name}: got nothing, expected Cargo to set it"))
+    value(name)?.ok_or_else(|| format!("environment variable {name}: got nothing, expected Cargo to set it"))
 }
 
 /// A variable of ours: registered as it is read.
-fn registered(name: &str) -> Option<String> {
+fn registered(name: &str) -> Result<Option<String>, String> {
     println!("cargo::rerun-if-env-changed={name}");
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+    value(name)
+}
+
+/// The one way in for variables: what they hold is printed in directives, which end with their line.
+fn value(name: &str) -> Result<Option<String>, String> {
+    let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    match value.into_string() {
+        Ok(value) if !value.contains(char::is_control) => Ok(Some(value)),
+        Ok(value) => {
+            Err(format!("environment variable {name}: got {value:?}, expected no control characters"))
+        }
+        Err(value) => Err(format!("environment variable {name}: got {value:?}, expected UTF-8")),
+    }
 }

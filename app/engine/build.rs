@@ -9,6 +9,7 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -52,23 +53,42 @@ fn run() -> Result<(), String> {
 
 /// A variable that Cargo always sets for build scripts.
 fn required(name: &str) -> Result<String, String> {
-    env::var(name).map_err(|_| format!("environment variable {name}: got nothing, expected Cargo to set it"))
+    value(name)?.ok_or_else(|| format!("environment variable {name}: got nothing, expected Cargo to set it"))
 }
 
 /// A variable of ours: registered as it is read.
-fn registered(name: &str) -> Option<String> {
+fn registered(name: &str) -> Result<Option<String>, String> {
     println!("cargo::rerun-if-env-changed={name}");
-    env::var(name).ok().filter(|value| !value.is_empty())
+    value(name)
+}
+
+/// What a variable holds is printed in directives, which end with their line.
+fn value(name: &str) -> Result<Option<String>, String> {
+    let Ok(value) = env::var(name) else { return Ok(None) };
+    if value.contains(char::is_control) {
+        return Err(format!("environment variable {name}: got {value:?}, expected no control characters"));
+    }
+    Ok(Some(value).filter(|value| !value.is_empty()))
+}
+
+/// Reading a named pipe would wait for whoever writes to it, and a device may not end.
+fn regular(path: &Path) -> io::Result<&Path> {
+    if fs::metadata(path)?.is_file() {
+        return Ok(path);
+    }
+    Err(io::Error::other("got no regular file"))
 }
 
 /// Reads a file that decides the build: registered as it is read.
 fn registered_file(path: &Path) -> Result<String, String> {
     println!("cargo::rerun-if-changed={}", path.display());
-    fs::read_to_string(path).map_err(|e| format!("{}: {e}, expected a staged ExecuTorch SDK", path.display()))
+    regular(path)
+        .and_then(fs::read_to_string)
+        .map_err(|e| format!("{}: {e}, expected a staged ExecuTorch SDK", path.display()))
 }
 
 fn find_sdk() -> Result<PathBuf, String> {
-    if let Some(dir) = registered("EXECUTORCH_SDK_DIR") {
+    if let Some(dir) = registered("EXECUTORCH_SDK_DIR")? {
         let dir = PathBuf::from(dir);
         return if dir.is_dir() {
             Ok(dir)
@@ -190,7 +210,8 @@ fn copy_libraries(sdk: &Path, out: &Path) -> Result<PathBuf, String> {
         let name = format!("lib{library}.{extension}");
         let from = sdk.join("lib").join(&name);
         println!("cargo::rerun-if-changed={}", from.display());
-        fs::copy(&from, folder.join(&name))
+        regular(&from)
+            .and_then(|from| fs::copy(from, folder.join(&name)))
             .map_err(|e| format!("{}: {e}, expected a library of the ExecuTorch SDK", from.display()))?;
     }
     Ok(folder)
@@ -201,7 +222,7 @@ fn copy_libraries(sdk: &Path, out: &Path) -> Result<PathBuf, String> {
 fn link_static(lib_dir: &Path) -> Result<(), String> {
     println!("cargo::rustc-link-search=native={}", lib_dir.display());
     println!("cargo::rerun-if-changed={}", lib_dir.display());
-    let wrong = |e: std::io::Error| format!("{}: {e}", lib_dir.display());
+    let wrong = |e: io::Error| format!("{}: {e}", lib_dir.display());
     let mut names = Vec::new();
     for entry in fs::read_dir(lib_dir).map_err(wrong)? {
         let name = entry.map_err(wrong)?.file_name();

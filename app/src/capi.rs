@@ -94,7 +94,7 @@ impl Start {
 /// A file of our own over the host's descriptor: the host may close its own at any time.
 fn duplicate(fd: i32) -> Result<std::fs::File, String> {
     let name = if cfg!(target_vendor = "apple") { "/dev/fd" } else { "/proc/self/fd" };
-    std::fs::File::open(format!("{name}/{fd}")).map_err(|error| format!("model_fd {fd}: {error}"))
+    model_assets::regular::open(format!("{name}/{fd}")).map_err(|error| format!("model_fd {fd}: {error}"))
 }
 
 /// Starts the core by a configuration in JSON.

@@ -1,26 +1,29 @@
 //! A model in a file: finding it, proving it against what the binary carries, and remembering that it was proved.
 //!
-//! **Invariant:** the open file that was validated is the file that is mapped. The whole of it is hashed once per
-//! install; afterwards its stamp (size, modification and change time, inode) must be the one that was recorded, or it
-//! is hashed again.
+//! **Invariant:** the open file that was validated is the file that is mapped. The whole of it is hashed at install;
+//! afterwards its stamp must be the one that was recorded then, or it is hashed again. Where a stamp is worth nothing
+//! ([`engine::stamp`]) it is hashed at every start.
 
 use std::{
     cell::{Cell, RefCell},
     fs,
     io::{self, Write as _},
     ops::ControlFlow,
-    os::unix::fs::MetadataExt as _,
 };
 
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
-use engine::{ModelBytes, PackedCache};
+use engine::{
+    ModelBytes, PackedCache,
+    stamp::{Hashing, Stamp},
+};
 use model_assets::{
     check::{self, Profile},
     claim::Claim,
     digest::Digest,
     manifest::Manifest,
     pte::ReadAt,
+    regular,
 };
 
 use crate::{message::Cause, model::Model};
@@ -28,6 +31,8 @@ use crate::{message::Cause, model::Model};
 /// Of the model's first byte, for the runtime to run it where it lies.
 const ALIGNMENT_BYTES: u64 = 16;
 const COPY_BYTES: usize = 1 << 20;
+/// Largest record of a stamp that is read.
+const RECORD_BYTES_MAX: u64 = 1024;
 
 /// Where the model's bytes are.
 #[derive(Debug, Default)]
@@ -150,17 +155,17 @@ pub(crate) fn open(
     if len != model.file_bytes {
         return Err(refused(Cause::Model, format!("got {len} bytes, expected {}", model.file_bytes)));
     }
-    let found = stamp(&file, offset, model.sha256).map_err(|error| refused(Cause::App, error.to_string()))?;
-    if !is_recorded(cache, &found) {
+    let unread = |error: io::Error| refused(Cause::App, error.to_string());
+    regular::check(&file).map_err(unread)?;
+    let found = Stamp::of(&file).map_err(unread)?;
+    if !is_recorded(cache, &line(model, offset, &found)) {
+        let hashing = Hashing::begin(&file).map_err(unread)?;
         prove(model, &file, (offset, len), before, progress)
             .map_err(|(cause, reason)| refused(cause, reason))?;
-        // Taken again: what changed while it was hashed was not proved. Not being able to remember costs time alone.
-        match stamp(&file, offset, model.sha256) {
-            Ok(now) if now == found => _ = record(cache, &now),
-            _ => {
-                let reason = "got a file that changes, expected one that nobody writes to";
-                return Err(refused(Cause::Model, reason.into()));
-            }
+        // What changed while it was hashed was not proved. Not being able to remember costs time alone.
+        let stamp = hashing.end().map_err(|error| refused(Cause::Model, error.to_string()))?;
+        if let Some(line) = stamp.and_then(|stamp| line(model, offset, &stamp)) {
+            _ = record(cache, &line);
         }
     }
     Ok(ModelBytes::Map { file, path, offset, len })
@@ -168,7 +173,7 @@ pub(crate) fn open(
 
 /// The whole of a file; what cannot be opened is refused.
 fn whole(path: Utf8PathBuf, model: &Model) -> Result<(fs::File, Utf8PathBuf, u64, u64), Refusal> {
-    let opened = fs::File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let opened = regular::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
     match opened {
         Ok((len, file)) => Ok((file, path, 0, len)),
         Err(error) => Err(Refusal {
@@ -187,8 +192,9 @@ fn copied(
     (place, cache): (&Utf8Path, &Utf8Path),
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<(fs::File, Utf8PathBuf, u64, u64), Refusal> {
-    let proved = |file: &fs::File| stamp(file, 0, model.sha256).is_ok_and(|found| is_recorded(cache, &found));
-    if !fs::File::open(place).is_ok_and(|file| proved(&file)) {
+    let proved =
+        |file: &fs::File| Stamp::of(file).is_ok_and(|found| is_recorded(cache, &line(model, 0, &found)));
+    if !regular::open(place).is_ok_and(|file| proved(&file)) {
         copy(from, (offset, model.file_bytes), place, progress).map_err(|error| Refusal {
             cause: Cause::App,
             reason: format!("{place}: the model cannot be copied out of its package: {error}"),
@@ -254,7 +260,7 @@ fn prove(
 }
 
 /// The binary carries something that the gate never let through.
-fn altered(error: impl std::fmt::Display) -> Refusal {
+pub(crate) fn altered(error: impl std::fmt::Display) -> Refusal {
     Refusal {
         cause: Cause::App,
         reason: format!("the app itself was altered: {error:#}"),
@@ -287,13 +293,10 @@ fn beside_the_binary(name: &str) -> anyhow::Result<Utf8PathBuf> {
     Ok(binary.parent().context("the binary has no folder")?.join(name))
 }
 
-/// What must not have changed since the file was hashed.
-fn stamp(file: &fs::File, offset: u64, sha256: &str) -> io::Result<String> {
-    let data = file.metadata()?;
-    let (device, inode, bytes) = (data.dev(), data.ino(), data.len());
-    let changed =
-        format!("{}.{:09} {}.{:09}", data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec());
-    Ok(format!("{sha256} {offset}+{bytes} {device}:{inode} {changed}\n"))
+/// What must not have changed since the file was hashed; nothing where that cannot be told.
+fn line(model: &Model, offset: u64, stamp: &Stamp) -> Option<String> {
+    let Model { sha256, file_bytes, .. } = model;
+    Some(format!("{sha256} {offset}+{file_bytes} {}\n", stamp.text()?))
 }
 
 /// Where packed weights are kept. Those of embedded bytes are few: packing them costs less than a file.
@@ -313,16 +316,17 @@ fn record_path(cache: &Utf8Path) -> Utf8PathBuf {
     cache.join("installed")
 }
 
-fn is_recorded(cache: &Utf8Path, stamp: &str) -> bool {
-    fs::read_to_string(record_path(cache)).is_ok_and(|recorded| recorded == stamp)
+fn is_recorded(cache: &Utf8Path, line: &Option<String>) -> bool {
+    let recorded = || regular::read(record_path(cache), RECORD_BYTES_MAX);
+    line.as_ref().is_some_and(|line| recorded().is_ok_and(|recorded| recorded == line.as_bytes()))
 }
 
-fn record(cache: &Utf8Path, stamp: &str) -> io::Result<()> {
+fn record(cache: &Utf8Path, line: &str) -> io::Result<()> {
     fs::create_dir_all(cache)?;
     let path = record_path(cache);
     let temporary = path.with_extension("new");
     let mut file = fs::File::create(&temporary)?;
-    file.write_all(stamp.as_bytes())?;
+    file.write_all(line.as_bytes())?;
     file.sync_all()?;
     fs::rename(temporary, path)
 }

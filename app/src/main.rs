@@ -76,8 +76,12 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, #[cfg(feature = "gui")] since: std::time::Instant) -> anyhow::Result<ExitCode> {
     if cli.provenance {
-        let text = serde_json::to_string_pretty(&app::provenance()?)?;
+        let provenance = app::provenance()?;
+        let text = serde_json::to_string_pretty(&provenance)?;
         std::io::Write::write_all(&mut std::io::stdout(), format!("{text}\n").as_bytes())?;
+        if let Some(altered) = provenance["altered"].as_str() {
+            anyhow::bail!("the app itself was altered: {altered}");
+        }
         return Ok(ExitCode::SUCCESS);
     }
     #[cfg(feature = "gui")]

@@ -1,6 +1,8 @@
 //! `app --provenance`: which model is inside, and what proved it.
+//!
+//! **Invariant:** verdicts are derived here or by the gate; none is read from the manifest.
 
-use model_assets::{digest::Digest, manifest::Manifest};
+use model_assets::{claim::Claim, digest::Digest};
 use serde_json::{Value, json};
 
 use crate::model::Model;
@@ -10,7 +12,9 @@ use crate::model::Model;
 /// # Errors
 /// The baked manifest cannot be read: the binary was altered.
 pub(crate) fn provenance(model: &Model) -> anyhow::Result<Value> {
-    let manifest = Manifest::parse(model.manifest)?;
+    let Claim { manifest, policy, .. } = Claim::parse(model.texts()?)?;
+    let prd_reasons = manifest.prd_findings(&policy);
+    let altered = model.check().err();
     let evidence = manifest.evidence.as_ref();
     Ok(json!({
         "model": manifest.model,
@@ -19,6 +23,8 @@ pub(crate) fn provenance(model: &Model) -> anyhow::Result<Value> {
         "place": if model.embedded().is_some() { "embedded" } else { "linked" },
         "sha256": model.sha256,
         "embedded_sha256": model.embedded().map(Digest::of),
+        "intact": altered.is_none(),
+        "altered": altered,
         "proved_for": model.proved_for,
         "signature": model.signature,
         "weights": manifest.weights,
@@ -26,10 +32,9 @@ pub(crate) fn provenance(model: &Model) -> anyhow::Result<Value> {
         "seq_len": manifest.export.seq_len,
         "toolchain": manifest.toolchain,
         "published": manifest.published,
-        "prd_compliant": manifest.prd_compliant,
-        "prd_reasons": manifest.prd_reasons,
-        "checks_passed": manifest.checks.iter().filter(|check| check.passed).count(),
-        "checks": manifest.checks.len(),
+        "prd_compliant": prd_reasons.is_empty(),
+        "prd_reasons": prd_reasons,
+        "checks_passed": model.checks,
         "load": evidence.and_then(|evidence| evidence.load.as_ref()),
         "parity": evidence.and_then(|evidence| evidence.parity.as_ref()),
         "benchmark": evidence.and_then(|evidence| evidence.benchmark.as_ref()),

@@ -69,6 +69,7 @@ impl Worker {
         };
         // Not to install it again: on a phone that takes the conversations with it.
         let cannot = |error| refused(error, "start the app again");
+        MODEL.check().map_err(install::altered)?;
         let card = Box::new(Card::of(&MODEL).map_err(cannot)?);
         // A front that is gone is noticed at the next event.
         let _ = outlet.send(Event::Card { card });

@@ -99,7 +99,7 @@ fn a_conversation_is_held_listed_exported_and_deleted() {
     let (out, err) = (text(&second.stdout), text(&second.stderr));
     assert!(out.contains("hello (4 messages)") && out.contains("> i feel sad today"), "{out}");
     assert!(out.contains("no conversations") && err.contains("got conversation 1"), "{out}{err}");
-    assert!(out.contains("Static checks") && out.contains("temperature  0"), "{out}");
+    assert!(out.contains("Checks") && out.contains("temperature  0"), "{out}");
 }
 
 #[test]

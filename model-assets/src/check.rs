@@ -13,6 +13,7 @@
 #[cfg(feature = "signature")]
 mod authentic;
 mod judge;
+mod recorded;
 mod reserve;
 
 use std::fmt;
@@ -80,6 +81,8 @@ pub struct Refusal {
     pub model: String,
     /// Every finding, warnings included; at least one rejects.
     pub findings: Vec<Finding>,
+    /// Every check that was made, passed or not; none where a single demand was not met.
+    pub checks: Vec<Check>,
     /// The command that mends it.
     pub hint: String,
 }
@@ -162,24 +165,31 @@ impl<S, T> Validated<S, T> {
 
 /// Runs every static check over `source` and judges the claim for `profile`.
 ///
-/// Reads `source` once, from start to end, plus the program's head again.
+/// Reads `source` once, from start to end, plus the program and the delegates' graphs again; what differs between the two
+/// reads is refused.
 ///
 /// # Errors
 /// The refusal with every reason and the command that mends it.
 pub fn validate<S: ReadAt>(source: S, claim: &Claim, profile: Profile) -> Result<Validated<S>, Refusal> {
     let mut ledger = Ledger::default();
     claim_rules(claim, &mut ledger);
-    let report = pte::verify(&source, pte::Level::Hash, &claim.expect());
+    recorded::rules(claim, &mut ledger);
+    let file_bytes = source.len().unwrap_or_default();
+    // A file of another length has another digest. It may be endless (a sparse file is), so it is not read for that.
+    let same_length = file_bytes == claim.manifest.file_bytes;
+    let level = if same_length { pte::Level::Hash } else { pte::Level::Structure };
+    let report = pte::verify(&source, level, &claim.expect());
     for finding in &report.findings {
         let location = format!("{}: {}", finding.location, finding.message);
         ledger.push(finding.severity, finding.id.as_str(), &location, &finding.got, &finding.expected);
     }
     let rejected = report.rejects().count();
     ledger.passed_all("pte", rejected, "every check of the .pte specification");
-    let file_bytes = source.len().unwrap_or_default();
     ledger.rule("file-size", "manifest.json", file_bytes, claim.manifest.file_bytes);
     let sha256 = report.sha256.map(Digest::from_bytes);
-    ledger.rule("sha256", "manifest.json", text(sha256), claim.manifest.sha256);
+    if same_length {
+        ledger.rule("sha256", "manifest.json", text(sha256), claim.manifest.sha256);
+    }
     let structure = report.summary.as_ref().map(Structure::of);
     let same = structure.as_ref() == Some(&claim.manifest.structure);
     let got = if same { "the file's own" } else { "another structure than the file's" };
@@ -200,6 +210,7 @@ pub fn validate<S: ReadAt>(source: S, claim: &Claim, profile: Profile) -> Result
             model: claim.recipe.name.clone(),
             hint: hint(claim, profile, &ledger.findings),
             findings: ledger.findings,
+            checks: ledger.checks,
         }),
     }
 }
@@ -315,7 +326,7 @@ fn profile_rules(claim: &Claim, sha256: Option<Digest>, profile: Profile, ledger
 
 /// Names what the evidence was measured on that is no longer so.
 fn void_because(evidence: &Evidence, current: Option<EvidenceBinding>) -> String {
-    let Some(now) = current else { return "a file that cannot be hashed".into() };
+    let Some(now) = current else { return "a file that was not hashed".into() };
     let then = &evidence.bound;
     let changed: Vec<_> = [
         ("the .pte", then.pte != now.pte),

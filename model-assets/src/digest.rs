@@ -18,6 +18,16 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// The digest of several texts, each with its length, so that no two lists have the same one.
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hasher = Sha256::new();
+        for part in parts {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        Self(hasher.finalize().into())
+    }
+
     /// The digest of everything `reader` yields, in constant memory.
     ///
     /// # Errors
@@ -120,6 +130,13 @@ mod tests {
         assert_eq!(digest.to_string(), text);
         assert_eq!(Digest::parse(text), Some(digest));
         assert_eq!(Digest::of_reader(&mut &b"abc"[..]).unwrap(), digest);
+    }
+
+    #[test]
+    fn parts_are_told_apart() {
+        let digests = [&["ab", "c"][..], &["a", "bc"], &["abc"], &["ab", "c", ""], &[]]
+            .map(|parts| Digest::of_parts(parts.iter().map(|part| part.as_bytes())));
+        assert_eq!(std::collections::BTreeSet::from(digests).len(), digests.len());
     }
 
     #[test]

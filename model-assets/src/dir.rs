@@ -8,20 +8,23 @@
 //!
 //! **Invariant:** killed at any instant, the directory holds either the old model or the new one, whole.
 
+mod error;
+
 use std::{fs, io};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use thiserror::Error;
 
+pub use self::error::GateError;
 use crate::{
-    check::Refusal,
     claim::{Claim, ClaimTexts},
     digest::Digest,
     error::ContractError,
     limits,
     manifest::{MANIFEST_FILE, Manifest, WeightsKind},
+    name::is_plain,
     policy::Policy,
     recipe::Recipe,
+    regular,
     reserve::{RESERVE_FILE, ReserveClaim, ReserveManifest},
 };
 
@@ -30,55 +33,10 @@ pub const POLICY_FILE: &str = "policy.toml";
 /// File name of a recipe, in a model's directory.
 pub const RECIPE_FILE: &str = "recipe.toml";
 
-/// Why a model on disk cannot be used.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum GateError {
-    /// A file that must be there is not.
-    #[error("{path}: no such file, expected {expected}")]
-    Missing {
-        /// The path.
-        path: Utf8PathBuf,
-        /// What it should hold.
-        expected: &'static str,
-        /// The command that makes it.
-        hint: String,
-    },
-    /// A file that cannot be read.
-    #[error("{path}: {error}")]
-    Io {
-        /// The path.
-        path: Utf8PathBuf,
-        /// The reason.
-        error: io::Error,
-    },
-    /// A contract file that cannot be used.
-    #[error("{dir}: {error}")]
-    Contract {
-        /// The model's directory.
-        dir: Utf8PathBuf,
-        /// The reason.
-        error: Box<ContractError>,
-        /// The command that mends it.
-        hint: String,
-    },
-    /// The model was refused.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-}
-
-impl GateError {
-    /// The command that mends it.
-    pub fn hint(&self) -> &str {
-        match self {
-            Self::Missing { hint, .. } | Self::Contract { hint, .. } => hint,
-            Self::Io { .. } => "make the file readable and run the command again",
-            Self::Refused(refusal) => &refusal.hint,
-        }
-    }
-}
-
 /// A model's directory.
+///
+/// **Invariant:** no file is opened of a model whose name is not plain: a name cannot lead out of `models`, nor end a line
+/// that it is printed in.
 #[derive(Debug, Clone)]
 pub struct ModelDir {
     models: Utf8PathBuf,
@@ -89,6 +47,14 @@ impl ModelDir {
     /// The directory of model `name` below `models`; nothing is read yet.
     pub fn new(models: impl Into<Utf8PathBuf>, name: impl Into<String>) -> Self {
         Self { models: models.into(), name: name.into() }
+    }
+
+    /// Whether a model can have this name.
+    ///
+    /// # Errors
+    /// [`GateError::Name`].
+    pub fn check_name(&self) -> Result<(), GateError> {
+        if is_plain(&self.name) { Ok(()) } else { Err(GateError::Name { got: self.name.clone() }) }
     }
 
     /// The model's name.
@@ -121,8 +87,11 @@ impl ModelDir {
     /// # Errors
     /// Missing, unreadable or unusable.
     pub fn recipe(&self) -> Result<Recipe, GateError> {
-        let text = self.read_text(&self.recipe_path(), limits::TOML_BYTES_MAX, "a recipe")?;
-        let recipe = Recipe::parse(&text).map_err(|error| self.contract(error, "correct the file"))?;
+        self.parse_recipe(&self.read_text(&self.recipe_path(), limits::TOML_BYTES_MAX, "a recipe")?)
+    }
+
+    fn parse_recipe(&self, text: &str) -> Result<Recipe, GateError> {
+        let recipe = Recipe::parse(text).map_err(|error| self.contract(error, "correct the file"))?;
         if recipe.name != self.name {
             let error = ContractError::value(
                 RECIPE_FILE,
@@ -168,7 +137,7 @@ impl ModelDir {
             self.read(&self.manifest_path(), limits::MANIFEST_BYTES_MAX, "the proof of a model")?;
         let recipe_text = self.read_text(&self.recipe_path(), limits::TOML_BYTES_MAX, "a recipe")?;
         let policy_text = self.read_text(&self.policy_path(), limits::TOML_BYTES_MAX, "the policy")?;
-        let recipe = self.recipe()?;
+        let recipe = self.parse_recipe(&recipe_text)?;
         let parsed = Manifest::parse(&manifest).ok();
         let real = parsed.as_ref().map(|m| m.weights) != Some(WeightsKind::Random);
         let bound = parsed.and_then(|manifest| manifest.bound.tokenizer);
@@ -222,15 +191,15 @@ impl ModelDir {
     /// # Errors
     /// Missing or unreadable.
     pub fn open_gguf(&self, manifest: &ReserveManifest) -> Result<(Utf8PathBuf, fs::File), GateError> {
+        let expected = "the exported GGUF";
         let path = self.resolve(&manifest.file, manifest.sha256);
-        match fs::File::open(&path) {
+        match self.open(&path, expected) {
             Ok(file) => Ok((path, file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(GateError::Missing {
-                path,
-                expected: "the exported GGUF",
-                hint: format!("run: cargo xtask export {} --runtime llamacpp", self.name),
-            }),
-            Err(error) => Err(GateError::Io { path, error }),
+            Err(GateError::Missing { path, .. }) => {
+                let hint = format!("run: cargo xtask export {} --runtime llamacpp", self.name);
+                Err(GateError::Missing { path, expected, hint })
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -330,10 +299,8 @@ impl ModelDir {
     /// Missing or unreadable.
     pub fn open_pte(&self, manifest: &Manifest) -> Result<(Utf8PathBuf, fs::File), GateError> {
         let path = self.resolve(&manifest.file, manifest.sha256);
-        match fs::File::open(&path) {
-            Ok(file) => Ok((path, file)),
-            Err(error) => Err(self.io(path, error, "the exported model")),
-        }
+        let file = self.open(&path, "the exported model")?;
+        Ok((path, file))
     }
 
     fn export(&self, force: bool) -> String {
@@ -352,19 +319,20 @@ impl ModelDir {
         }
     }
 
+    fn open(&self, path: &Utf8Path, expected: &'static str) -> Result<fs::File, GateError> {
+        self.check_name()?;
+        regular::open(path).map_err(|error| self.io(path.to_owned(), error, expected))
+    }
+
     fn read(&self, path: &Utf8Path, bytes_max: u64, expected: &'static str) -> Result<Vec<u8>, GateError> {
-        use io::Read as _;
-        let file = fs::File::open(path).map_err(|error| self.io(path.to_owned(), error, expected))?;
-        let mut bytes = Vec::new();
-        // One byte past the limit, so that a file that is too long is told from one that just fits.
-        file.take(bytes_max + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| self.io(path.to_owned(), error, expected))?;
-        if bytes.len() as u64 > bytes_max {
-            let error = io::Error::other(format!("got more than {bytes_max} bytes, expected {expected}"));
-            return Err(GateError::Io { path: path.to_owned(), error });
-        }
-        Ok(bytes)
+        self.check_name()?;
+        regular::read(path, bytes_max).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => {
+                let error = io::Error::other(format!("{error}, expected {expected}"));
+                GateError::Io { path: path.to_owned(), error }
+            }
+            _ => self.io(path.to_owned(), error, expected),
+        })
     }
 
     fn read_text(

@@ -24,6 +24,7 @@ pub mod policy;
 pub mod provenance;
 pub mod pte;
 pub mod recipe;
+pub mod regular;
 pub mod reserve;
 #[cfg(feature = "signature")]
 pub mod signature;

@@ -46,7 +46,7 @@ pub fn check(dir: &ModelDir, recipe: &Recipe) -> Result<(), Refusal> {
     if findings.is_empty() {
         return Ok(());
     }
-    Err(Refusal { model: recipe.name.clone(), hint: hint(dir, licence), findings })
+    Err(Refusal { model: recipe.name.clone(), hint: hint(dir, licence), findings, checks: Vec::new() })
 }
 
 /// A fact names a file, and the file holds these words; what is wrong otherwise.

@@ -3,7 +3,7 @@
 #[path = "../hostile/gguf.rs"]
 mod builder;
 
-use std::{collections::BTreeSet, io};
+use std::{cell::Cell, collections::BTreeSet, io};
 
 use builder::Gguf;
 use model_assets::{
@@ -251,7 +251,7 @@ fn promises() -> Vec<Case> {
 
 #[test]
 fn every_abuse_is_caught_by_its_rule_and_every_rule_has_one() {
-    let mut covered = BTreeSet::from([Rule::Read]);
+    let mut covered = BTreeSet::from([Rule::Read, Rule::Changed]);
     for (what, expected, break_it) in heads().into_iter().chain(tensors()).chain(weights()).chain(promises())
     {
         let mut file = Gguf::default();
@@ -285,6 +285,38 @@ fn a_source_that_cannot_be_read_is_an_error() {
     let file = Gguf::default();
     for good in [0, file.head().len() as u64, u64::MAX] {
         assert_eq!(rule(&Failing(file.build(), good), &Expect::default()), Some(Rule::Read), "{good}");
+    }
+}
+
+#[test]
+fn a_head_that_changes_between_parsing_and_hashing_is_caught() {
+    /// Gives the first file for so many reads, and the second one afterwards.
+    struct Changing([Vec<u8>; 2], Cell<u32>);
+    impl ReadAt for Changing {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.0[0].len() as u64)
+        }
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            let left = self.1.get();
+            self.1.set(left.saturating_sub(1));
+            self.0[usize::from(left == 0)].read_exact_at(buf, offset)
+        }
+    }
+    let good = Gguf::default().build();
+    let mut other = good.clone();
+    // In the text of the first key.
+    other[33] ^= 1;
+    let mut caught = 0;
+    for reads in 1..20 {
+        let file = Changing([good.clone(), other.clone()], Cell::new(reads));
+        match rule(&file, &Expect::default()) {
+            Some(rule) => {
+                assert_eq!(rule, Rule::Changed, "after {reads} reads");
+                caught += 1;
+            }
+            // Nothing of the head was read after the change.
+            None => assert!(caught > 0, "after {reads} reads"),
+        }
     }
 }
 

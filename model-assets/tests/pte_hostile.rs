@@ -4,7 +4,7 @@
 #[path = "../hostile/builder.rs"]
 mod builder;
 
-use std::io;
+use std::{cell::Cell, io};
 
 use builder::*;
 use model_assets::pte::{self, CheckId, Expect, Level, MetaValue, Operators, Quantization, ReadAt, Severity};
@@ -518,6 +518,49 @@ fn c0_reading_fails_midway() {
     }
 }
 
+/// Gives the first file for so many reads, and the second one afterwards.
+struct Changing([Vec<u8>; 2], Cell<i64>);
+
+impl ReadAt for Changing {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0[0].len() as u64)
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.1.set(self.1.get() - 1);
+        self.0[usize::from(self.1.get() < 0)].read_exact_at(buf, offset)
+    }
+}
+
+#[test]
+fn c11_the_file_changes_between_any_two_reads() {
+    let good = Pte::default().build();
+    // The name of a method: a sound file, but not the one that was checked.
+    let name = b"get_vocab_size";
+    let at = good.windows(name.len()).position(|window| window == name).expect("the name");
+    let mut other = good.clone();
+    other[at] = b'G';
+    let verified = |reads| {
+        let file = Changing([good.clone(), other.clone()], Cell::new(reads));
+        let report = pte::verify(&file, Level::Hash, &expect());
+        (report, file.1.get() >= 0)
+    };
+    assert!(verified(0).0.is_accepted(), "the other file is sound");
+    let mut reads = 1;
+    loop {
+        let (report, unchanged) = verified(reads);
+        if unchanged {
+            assert!(report.is_accepted() && reads > 3, "{reads}: {:#?}", report.findings);
+            break;
+        }
+        let caught = report.findings.iter().any(|finding| finding.id == CheckId::C11);
+        // What changes before the program is read is checked as it is.
+        let summary = report.summary.as_ref().expect("both can be read");
+        assert!(caught || summary.metadata.contains_key("Get_vocab_size"), "{reads}: {:#?}", report.findings);
+        reads += 1;
+    }
+}
+
 #[test]
 fn l1_program_of_65_mib() {
     let mut head = Pte::default().build();
@@ -543,7 +586,7 @@ fn l2_blob_of_a_terabyte_is_not_read() {
 
 #[test]
 fn every_check_has_a_hostile_file() {
-    let elsewhere = [CheckId::C0, CheckId::L1, CheckId::L2];
+    let elsewhere = [CheckId::C0, CheckId::C11, CheckId::L1, CheckId::L2];
     let missing: Vec<_> =
         CheckId::ALL.iter().filter(|id| !COVERED.contains(id) && !elsewhere.contains(id)).collect();
     assert!(missing.is_empty(), "checks without a hostile file: {missing:?}");

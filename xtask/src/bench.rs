@@ -157,8 +157,8 @@ fn show(comparison: &Comparison, json: bool) -> Outcome {
 
 /// A file without a claim must at least be sound before it is run.
 fn file(path: &Utf8Path) -> Result<Files, Failure> {
-    use model_assets::pte;
-    let pte = fs::File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
+    use model_assets::{pte, regular};
+    let pte = regular::open(path).with_context(|| format!("{path}: cannot be opened"))?;
     let expect = pte::Expect { kernels: Some(pte::linked_runtime().clone()), ..pte::Expect::default() };
     let report = pte::verify(&pte, pte::Level::Hash, &expect);
     if report.is_accepted()

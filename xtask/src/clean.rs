@@ -98,7 +98,7 @@ fn packed(folder: &Utf8Path) -> anyhow::Result<Option<String>> {
         if path.extension() != Some("bin") {
             continue;
         }
-        let file = fs::File::open(&path).with_context(|| format!("{path}: cannot be opened"))?;
+        let file = model_assets::regular::open(&path).with_context(|| format!("{path}: cannot be opened"))?;
         if file.try_lock().is_err() {
             used += 1;
             continue;

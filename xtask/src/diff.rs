@@ -83,7 +83,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
 
 impl Side {
     fn open(path: &Utf8Path) -> Result<Self, Failure> {
-        let file = File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
+        let file = model_assets::regular::open(path).with_context(|| format!("{path}: cannot be opened"))?;
         let items = pte::outline(&file).ok_or_else(|| {
             let error = anyhow!("{path}: got something else, expected a .pte whose program can be read");
             Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask verify {path}"))

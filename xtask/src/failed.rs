@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn findings_and_refusals_are_of_the_inputs_and_a_full_disk_is_not() {
-        let refusal = Refusal { model: "tiny".into(), findings: Vec::new(), hint: String::new() };
+        let refusal =
+            Refusal { model: "tiny".into(), findings: Vec::new(), hint: String::new(), checks: Vec::new() };
         for error in [anyhow::Error::new(refusal), anyhow!("model.pte: 3 findings reject the file")] {
             assert_eq!(cause(&error), Cause::Inputs, "{error:#}");
         }

@@ -13,6 +13,7 @@ use model_assets::{
         self, Expect, Level, ReadAt as _, Report, Summary,
         summary::{Delegate, Io, Plan},
     },
+    regular,
 };
 use serde_json::json;
 
@@ -46,10 +47,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if path.is_dir() {
         return inspect_package::run_folder(path, profile, args.json);
     }
-    let file = File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
+    let file = regular::open(path).with_context(|| format!("{path}: cannot be opened"))?;
     match kind(&file) {
         Kind::Pte if args.release => {
-            usage("--release is about an app; of a model run: cargo xtask verify MODEL --release")
+            usage("--release is about an app; of a model run: cargo xtask verify MODEL --level release")
         }
         Kind::Pte => {}
         Kind::Binary => return inspect_app::run(path, &file, profile, args.json),

@@ -3,7 +3,7 @@
 //! **Invariant:** what a loader maps is what is judged: a native file that cannot be read is refused, and so is a universal one
 //! with a proof in some of its slices.
 //!
-//! **Invariant:** the verdict is computed here, from the bytes in the binary, by the same function as the gate; what
+//! **Invariant:** every verdict is computed here, from the bytes in the binary, by the same function as the gate; what
 //! the binary says of itself is only what is checked.
 
 use std::{fs::File, ops::Range};
@@ -141,7 +141,8 @@ fn show(path: &Utf8Path, block: &Block, verdict: &Verdict) {
     println!("  size       {} bytes", manifest.file_bytes);
     println!("  weights    {:?}, {}", manifest.weights, manifest.export.quantization.as_str());
     println!("  exported   {} by executorch {}", manifest.published, manifest.toolchain.executorch);
-    println!("  prd        {}", if manifest.prd_compliant { "compliant" } else { "not compliant" });
+    let unmet = manifest.prd_findings(&block.claim.policy);
+    println!("  prd        {}", if unmet.is_empty() { "compliant" } else { "not compliant" });
     println!("  licence    {}", block.claim.recipe.licence.id);
     println!("  verdict    {}", verdict.text());
 }
@@ -153,6 +154,7 @@ fn show_json(block: &Block, verdict: &Verdict) -> Value {
         "proved_for_dev": verdict.dev.is_ok() && !verdict.linked,
         "proved_for_release": verdict.release.is_ok() && !verdict.linked,
         "verdict": verdict.text(),
+        "prd_reasons": block.claim.manifest.prd_findings(&block.claim.policy),
         "manifest": block.claim.manifest,
     })
 }

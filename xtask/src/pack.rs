@@ -112,7 +112,7 @@ fn write(
     writer.entry(MANIFEST_FILE, manifest.len() as u64, &mut manifest.as_slice())?;
     let mut pte = Some(pte);
     for (name, path) in files {
-        let open = || fs::File::open(path).with_context(|| format!("{path}: cannot be opened"));
+        let open = || model_assets::regular::open(path).with_context(|| format!("{path}: cannot be opened"));
         let mut file = match pte.take_if(|_| *name == claim.manifest.file) {
             Some(validated) => validated,
             None => open()?,

@@ -4,7 +4,7 @@
 //! **Invariant:** it is shown and never believed: no check reads it, no build and no bundle carries it. It is of the files that its
 //! binding names; of others it says nothing.
 
-use std::{fs, io::Write as _};
+use std::io::Write as _;
 
 use anyhow::{Context as _, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -157,9 +157,7 @@ pub(crate) fn read(dir: &ModelDir, claim: &Claim) -> Option<Refused> {
 }
 
 fn of_any(dir: &ModelDir) -> Option<Refused> {
-    let path = path(dir);
-    let small = fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() <= BYTES_MAX);
-    let bytes = small.then(|| fs::read(&path).ok()).flatten()?;
+    let bytes = model_assets::regular::read(path(dir), BYTES_MAX).ok()?;
     let refused: Refused = serde_json::from_slice(&bytes).ok()?;
     (refused.schema == SCHEMA).then_some(refused)
 }
@@ -206,6 +204,8 @@ pub(crate) fn of_export(work: &Utf8Path, claim: &Claim, refusal: Refusal) -> any
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use model_assets::check::{Finding, Severity};
 
     use super::*;
@@ -227,7 +227,12 @@ mod tests {
             got: "peak 9 bytes".into(),
             expected: "at most 8".into(),
         };
-        let refusal = Refusal { model: "tiny".into(), findings: vec![finding], hint: String::new() };
+        let refusal = Refusal {
+            model: "tiny".into(),
+            findings: vec![finding],
+            hint: String::new(),
+            checks: Vec::new(),
+        };
         Refused::new(claim, evidence, None, Profile::Release, &refusal).unwrap()
     }
 

@@ -18,7 +18,9 @@ use model_assets::{
     digest::Digest,
     dir::ModelDir,
     eq,
+    manifest::Check,
     recipe::EvidenceKind,
+    regular,
 };
 
 use self::{
@@ -49,8 +51,8 @@ pub(crate) struct Args {
 /// All that a page shows.
 struct Report {
     claim: Claim,
-    /// The verdict for each kind of build.
-    verdicts: Vec<(Profile, Result<usize, Refusal>)>,
+    /// The verdict for each kind of build, with the checks that it is made of.
+    verdicts: Vec<(Profile, Result<Vec<Check>, Refusal>)>,
     transcript: Option<Transcript>,
     /// What was measured last and refused.
     refused: Option<Refused>,
@@ -60,7 +62,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let (dir, claim, _) = verify::open(workspace, &args.model, args.rehearsed)?;
     let verdicts = [Profile::Dev, Profile::Release].map(|profile| {
         let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
-        Ok((profile, check::validate(pte, &claim, profile).map(|proved| proved.checks().len())))
+        Ok((profile, check::validate(pte, &claim, profile).map(|proved| proved.checks().to_vec())))
     });
     let verdicts = verdicts.into_iter().collect::<Result<Vec<_>, crate::Failure>>()?;
     let transcript = transcript(&dir, &claim);
@@ -82,8 +84,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 fn transcript(dir: &ModelDir, claim: &Claim) -> Option<Transcript> {
     let named = claim.manifest.evidence.as_ref()?.eq.as_ref()?.transcript;
     let path = dir.resolve(eq::TRANSCRIPT_FILE, named);
-    let small = fs::metadata(&path).is_ok_and(|file| file.len() <= eq::TRANSCRIPT_BYTES_MAX);
-    let bytes = small.then(|| fs::read(&path).ok()).flatten()?;
+    let bytes = regular::read(&path, eq::TRANSCRIPT_BYTES_MAX).ok()?;
     if Digest::of(&bytes) != named {
         return None;
     }
@@ -132,6 +133,7 @@ fn head(page: &mut Page, report: &Report) {
         escape(&manifest.file),
         escape(&manifest.published)
     ));
+    let unmet = manifest.prd_findings(&report.claim.policy);
     let passed = |profile| {
         let verdict = report.verdicts.iter().find(|(known, _)| *known == profile);
         let holds = verdict.is_some_and(|(_, verdict)| verdict.is_ok());
@@ -146,7 +148,7 @@ fn head(page: &mut Page, report: &Report) {
             format!("{} × {}", millions(manifest.export.parameters), manifest.export.quantization.as_str()),
         ),
         ("window", format!("{} tokens", manifest.export.seq_len)),
-        ("product requirements", if manifest.prd_compliant { "met" } else { "not met" }.to_owned()),
+        ("product requirements", if unmet.is_empty() { "met" } else { "not met" }.to_owned()),
     ]);
     page.raw("<nav aria-label=\"Sections\"><ul>");
     for (id, title) in SECTIONS {
@@ -160,7 +162,8 @@ fn verdicts(page: &mut Page, report: &Report) {
     for (profile, verdict) in &report.verdicts {
         match verdict {
             Ok(checks) => {
-                page.text(format!("A {} build takes this model: {checks} checks passed.", profile.as_str()))
+                let (profile, checks) = (profile.as_str(), checks.len());
+                page.text(format!("A {profile} build takes this model: {checks} checks passed."))
             }
             Err(refusal) => {
                 page.text(format!("A {} build refuses this model; {}", profile.as_str(), refusal.hint));
@@ -175,19 +178,23 @@ fn verdicts(page: &mut Page, report: &Report) {
             }
         }
     }
-    report
-        .claim
-        .manifest
-        .prd_reasons
-        .iter()
-        .for_each(|reason| page.text(format!("Requirement not met: {reason}")));
-    let row = |check: &model_assets::manifest::Check| {
+    let unmet = report.claim.manifest.prd_findings(&report.claim.policy);
+    unmet.iter().for_each(|reason| page.text(format!("Requirement not met: {reason}")));
+    let row = |check: &Check| {
         vec![Page::verdict(check.passed), escape(&check.id), escape(&check.got), escape(&check.expected)]
     };
-    let rows: Vec<_> = report.claim.manifest.checks.iter().map(row).collect();
-    page.raw("<details><summary>Every check at the last measurement</summary>");
-    page.markup_table("Checks", &["verdict", "check", "got", "expected"], &rows);
-    page.raw("</details>");
+    for (profile, verdict) in &report.verdicts {
+        let checks = verdict.as_ref().map_or_else(|refusal| &refusal.checks, |checks| checks);
+        let rows: Vec<_> = checks.iter().map(row).collect();
+        let profile = profile.as_str();
+        page.raw(&format!("<details><summary>Every check of a {profile} build</summary>"));
+        page.markup_table(
+            &format!("Checks of a {profile} build"),
+            &["verdict", "check", "got", "expected"],
+            &rows,
+        );
+        page.raw("</details>");
+    }
 }
 
 fn structure(page: &mut Page, claim: &Claim) {

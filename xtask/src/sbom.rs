@@ -16,6 +16,7 @@ use model_assets::{
     evidence::Parity,
     manifest::{FileRecord, MANIFEST_FILE, Manifest},
     recipe::{Licence, Source},
+    regular,
 };
 use serde_json::{Value, json};
 
@@ -25,6 +26,9 @@ use crate::{
     whole::{WholeFile, folder},
     workspace::Workspace,
 };
+
+/// Largest record of a training that is read.
+const TRAINING_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -132,7 +136,7 @@ fn format_of(io: &model_assets::pte::summary::Io) -> Value {
 
 /// What it was trained on: its own record where it has one; of a checkpoint from a hub nothing is known here.
 fn datasets(dir: &ModelDir, claim: &Claim) -> Value {
-    let training = fs::read(dir.path().join("training.json")).ok();
+    let training = regular::read(dir.path().join("training.json"), TRAINING_BYTES_MAX).ok();
     let training = training.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     let (Some(training), Source::Path { .. }) = (training, &claim.manifest.source.source) else {
         return json!([]);
@@ -195,7 +199,7 @@ fn properties(claim: &Claim) -> Value {
         ("policy", manifest.bound.policy.to_string()),
         ("export_lock", toolchain.lock.to_string()),
         ("export_worker", toolchain.worker.to_string()),
-        ("prd_compliant", manifest.prd_compliant.to_string()),
+        ("prd_compliant", manifest.prd_findings(&claim.policy).is_empty().to_string()),
         ("licence", recipe.licence.id.clone()),
     ];
     rows.sort_unstable();

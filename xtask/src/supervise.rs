@@ -53,7 +53,7 @@ impl Peaks {
 
 /// What a run may use.
 pub(crate) struct Bounds {
-    /// Resident memory of the group, bytes.
+    /// Resident memory of the group, bytes; where the system does not tell ([`sees_memory`]) nothing is bounded.
     pub(crate) memory_bytes_max: u64,
     /// Time without a line of output and without use of the processor.
     pub(crate) stall: Duration,
@@ -283,7 +283,12 @@ struct Usage {
     cpu_ticks: u64,
 }
 
-/// Sums over the processes of a group, from `/proc` (see proc(5)).
+/// Whether this system tells of the memory of a process group: whether [`Bounds::memory_bytes_max`] bounds anything.
+pub(crate) fn sees_memory() -> bool {
+    std::path::Path::new("/proc/self/stat").exists()
+}
+
+/// Sums over the processes of a group, from `/proc` (see proc(5)); nothing where there is none.
 fn usage(group: Pid) -> Usage {
     let mut sum = Usage::default();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

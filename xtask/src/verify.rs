@@ -19,6 +19,7 @@ use model_assets::{
     manifest::{Evidence, EvidenceBinding, Manifest},
     pte,
     recipe::{EvidenceKind, Recipe},
+    regular,
 };
 
 use crate::{
@@ -27,11 +28,11 @@ use crate::{
     engine::Files,
     evidence::{Bench, Checkpoint, Measured},
     refused::{self, Refused},
-    supervise,
+    supervise, usage,
     workspace::Workspace,
 };
 
-/// How much is proved.
+/// How much is proved of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Level {
     /// What the bytes say, and what was recorded: nothing is run
@@ -47,41 +48,44 @@ pub(crate) struct Args {
     /// A model's name, or the path of a `.pte` file
     #[arg(default_value = "tiny")]
     model: Utf8PathBuf,
-    /// How much is proved; evidence that is missing or void is measured and recorded
-    #[arg(long, value_enum, default_value_t = Level::Dev)]
-    level: Level,
-    /// The same as `--level release`
-    #[arg(long, conflicts_with = "level")]
-    release: bool,
-    /// Measure nothing: prove that what is recorded still stands for the level
+    /// Of a model: how much is proved; evidence that is missing or void is measured and recorded [default: dev]
+    #[arg(long, value_enum)]
+    level: Option<Level>,
+    /// Of a model: measure nothing, prove that what is recorded still stands for the level
     #[arg(long)]
     check: bool,
-    /// Leave weights unread (for a `.pte` file); nothing is run (for a model)
-    #[arg(long = "static", visible_alias = "structure", conflicts_with_all = ["level", "release", "hash"])]
-    only_static: bool,
-    /// Read every byte (for a `.pte` file; the default)
-    #[arg(long)]
-    hash: bool,
-    /// Look at the rehearsal of the model instead
+    /// Of a model: look at its rehearsal instead
     #[arg(long)]
     rehearsed: bool,
-    /// The checkpoint that was exported, where the recipe does not lead to one; EQ needs it
+    /// Of a model: the checkpoint that was exported, where the recipe does not lead to one; EQ needs it
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<Utf8PathBuf>,
-    /// Print the report as JSON (for a `.pte` file)
+    /// Of a `.pte` file: leave the weights unread
+    #[arg(long)]
+    structure: bool,
+    /// Of a `.pte` file: print the report as JSON
     #[arg(long)]
     json: bool,
-    /// Also write the report as SARIF 2.1.0, for code scanning (for a `.pte` file)
+    /// Of a `.pte` file: also write the report as SARIF 2.1.0, for code scanning
     #[arg(long, value_name = "FILE")]
     sarif: Option<Utf8PathBuf>,
 }
 
 impl Args {
-    fn level(&self) -> Level {
-        match (self.only_static, self.release) {
-            (true, _) => Level::Static,
-            (_, true) => Level::Release,
-            _ => self.level,
+    /// Ends the process over a flag that has no meaning here: it is not ignored.
+    fn demand_flags_of(&self, is_file: bool) {
+        let (kind, other) = if is_file { ("file", "model") } else { ("model", "`.pte` file") };
+        let of_a_model = [
+            ("--level", self.level.is_some()),
+            ("--check", self.check),
+            ("--rehearsed", self.rehearsed),
+            ("--checkpoint", self.checkpoint.is_some()),
+        ];
+        let of_a_file =
+            [("--structure", self.structure), ("--json", self.json), ("--sarif", self.sarif.is_some())];
+        let foreign = if is_file { &of_a_model[..] } else { &of_a_file[..] };
+        if let Some((flag, _)) = foreign.iter().find(|(_, given)| *given) {
+            usage(&format!("{flag} is about a {other}; {} is a {kind}", self.model));
         }
     }
 }
@@ -93,11 +97,13 @@ impl Level {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    if args.model.extension() == Some("pte") {
+    let is_file = args.model.extension() == Some("pte");
+    args.demand_flags_of(is_file);
+    if is_file {
         return file(args);
     }
     let (dir, claim, _) = open(workspace, args.model.as_str(), args.rehearsed)?;
-    let level = args.level();
+    let level = args.level.unwrap_or(Level::Dev);
     let claim = if args.check || level == Level::Static {
         reference(&dir, &claim)?;
         claim
@@ -198,8 +204,6 @@ fn renewed(
     };
     fresh.manifest.evidence = Some(evidence);
     fresh.manifest.checks = proved.checks().to_vec();
-    fresh.manifest.prd_reasons = fresh.manifest.prd_findings(&fresh.policy);
-    fresh.manifest.prd_compliant = fresh.manifest.prd_reasons.is_empty();
     // Measuring takes minutes, in which another command may have published another model.
     let _lock = crate::export::lock_when_free(&workspace.state().join("locks"), dir.name())?;
     still_published(dir, &claim.manifest)?;
@@ -252,7 +256,7 @@ pub(crate) fn reference(dir: &ModelDir, claim: &Claim) -> Result<Utf8PathBuf, Fa
     let record = &claim.manifest.reference;
     let path = dir.resolve(&record.name, record.sha256);
     let hint = format!("run: cargo xtask export {} --force", dir.name());
-    let mut file = File::open(&path)
+    let mut file = regular::open(&path)
         .with_context(|| format!("{path}: cannot be opened, expected the reference logits"))
         .map_err(|error| Failure::new(EXIT_REFUSED, error, hint.clone()))?;
     let got = Digest::of_reader(&mut file)?;
@@ -327,8 +331,8 @@ pub(crate) fn refused(error: GateError) -> Failure {
 
 /// A file without a claim: only the format itself is demanded.
 fn file(args: &Args) -> Outcome {
-    let pte = File::open(&args.model).with_context(|| format!("{}: cannot be opened", args.model))?;
-    let level = if args.only_static { pte::Level::Structure } else { pte::Level::Hash };
+    let pte = regular::open(&args.model).with_context(|| format!("{}: cannot be opened", args.model))?;
+    let level = if args.structure { pte::Level::Structure } else { pte::Level::Hash };
     let expect = pte::Expect { kernels: Some(pte::linked_runtime().clone()), ..pte::Expect::default() };
     let report = pte::verify(&pte, level, &expect);
     if let Some(path) = &args.sarif {

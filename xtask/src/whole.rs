@@ -96,7 +96,8 @@ pub(crate) fn folder(place: &Utf8Path) -> &Utf8Path {
     place.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."))
 }
 
-fn is_at(file: &fs::File, path: &Utf8Path) -> anyhow::Result<bool> {
+/// Whether the open file is what lies at the path, not what a link there leads to.
+pub(crate) fn is_at(file: &fs::File, path: &Utf8Path) -> anyhow::Result<bool> {
     let here = file.metadata()?;
     Ok(path.symlink_metadata().is_ok_and(|there| (here.dev(), here.ino()) == (there.dev(), there.ino())))
 }

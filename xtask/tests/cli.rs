@@ -67,6 +67,60 @@ fn a_dry_run_prints_the_request_and_does_nothing() {
 }
 
 #[test]
+fn a_dry_run_of_a_model_that_is_up_to_date_prints_the_request_too() {
+    let (code, text) = xtask(&["export", "tiny", "--dry-run"]);
+    assert_eq!(code, 0, "{text}");
+    let request: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(request["architecture"]["dim"], 192);
+}
+
+#[test]
+fn a_flag_of_verify_that_has_no_meaning_is_refused_and_not_ignored() {
+    for (arguments, expected) in [
+        (&["verify", "tiny", "--structure"], "--structure is about a `.pte` file; tiny is a model"),
+        (&["verify", "tiny", "--json"], "--json is about a `.pte` file; tiny is a model"),
+        (&["verify", "a.pte", "--check"], "--check is about a model; a.pte is a file"),
+        (&["verify", "a.pte", "--level=dev"], "--level is about a model; a.pte is a file"),
+    ] {
+        let (code, text) = xtask(arguments);
+        assert!(code == 2 && text.contains(expected), "{arguments:?}: {code}: {text}");
+    }
+}
+
+#[test]
+fn a_models_name_leads_nowhere_else() {
+    for name in ["../models/tiny", "tiny/../tiny", "tiny\ncargo::warning=x"] {
+        let (code, text) = xtask(&["verify", name]);
+        let expected = format!("model name: got {name:?}, expected letters, digits, `.`, `-` and `_`");
+        assert!(code == 5 && text.contains(&expected), "{code}: {text}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_pipe_or_a_device_in_place_of_a_file_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.pte");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let zeros = folder.path().join("zeros.pte");
+    std::os::unix::fs::symlink("/dev/zero", &zeros).unwrap();
+    let [pipe, zeros] = [pipe, zeros].map(|path| path.to_str().unwrap().to_owned());
+    for (arguments, got) in [
+        (&["verify", &pipe][..], "a named pipe"),
+        (&["verify", &zeros], "a device"),
+        (&["inspect", &pipe], "a named pipe"),
+        (&["diff", &zeros, &pipe], "a device"),
+        (&["bench", &pipe], "a named pipe"),
+        (&["fetch", &pipe], "a named pipe"),
+    ] {
+        let (code, text) = xtask(arguments);
+        let expected = format!("got {got}, expected a regular file");
+        assert!(code != 0 && text.contains(&expected), "{arguments:?}: {code}: {text}");
+    }
+}
+
+#[test]
 fn a_dry_run_of_the_reserve_says_what_would_be_written() {
     let (code, text) = xtask(&["export", "llama3.2-1b", "--rehearse", "--runtime", "llamacpp", "--dry-run"]);
     assert_eq!(code, 0, "{text}");

@@ -71,6 +71,10 @@ impl Models {
     }
 
     fn build(&self, arguments: &[&str]) -> Output {
+        self.build_with(arguments, &[])
+    }
+
+    fn build_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         Command::new(env!("CARGO"))
             .args(["build", "--package", "app"])
             .args(arguments)
@@ -79,6 +83,7 @@ impl Models {
             // What the gate demands depends on the profile's name, not on how well its code is optimized.
             .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
             .env_remove("PROOFMARK_MODEL")
+            .envs(variables.iter().copied())
             .output()
             .unwrap()
     }
@@ -95,10 +100,28 @@ impl Models {
         app.expect("cargo names the app's executable")
     }
 
+    /// The engine's build script, for running it alone: in a build it would compile for minutes afterwards.
+    fn engine_build_script(&self) -> PathBuf {
+        let built = self.build(&["--message-format=json-render-diagnostics"]);
+        let messages = String::from_utf8_lossy(&built.stdout).into_owned();
+        let messages =
+            messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let mut scripts = messages.filter(|message| {
+            let source = message["target"]["src_path"].as_str().unwrap_or_default();
+            message["target"]["kind"][0] == "custom-build" && source.ends_with("app/engine/build.rs")
+        });
+        let script = scripts.find_map(|message| message["filenames"][0].as_str().map(PathBuf::from));
+        script.expect("cargo names the engine's build script")
+    }
+
     /// The build fails, and says why and what to run.
     fn refused(&self, arguments: &[&str], reason: &str, hint: &str) {
+        self.refused_with(arguments, &[], reason, hint);
+    }
+
+    fn refused_with(&self, arguments: &[&str], variables: &[(&str, &str)], reason: &str, hint: &str) {
         let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let output = self.build(arguments);
+        let output = self.build_with(arguments, variables);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "the build passed; expected `{reason}`");
         for part in [reason, hint] {
@@ -207,6 +230,114 @@ fn another_tokenizer() {
     models.refused(&[], "tokenizer-digest: manifest.json: got ", "run: cargo xtask export tiny --force");
 }
 
+/// Verdicts are derived: a recorded one that says otherwise was forged.
+#[test]
+fn a_forged_verdict() {
+    let models = Models::proven();
+    models.replace("policy.toml", "seq_len = 512", "seq_len = 1024");
+    let policy = fs::read_to_string(models.path("policy.toml")).unwrap();
+    let policy = model_assets::policy::Policy::parse(&policy).unwrap().digest();
+    models.edit_manifest(|manifest| {
+        manifest.bound.policy = policy;
+        manifest.evidence.as_mut().unwrap().bound.bound.policy = policy;
+        assert!(manifest.prd_compliant, "recorded when the policy asked for less");
+    });
+    models.refused(
+        &[],
+        "prd-compliant: manifest.json: got compliant, expected not compliant: sequence length: got 512, expected 1024",
+        "run: cargo xtask export tiny --force",
+    );
+    let models = Models::proven();
+    models.edit_manifest(|manifest| manifest.checks[0].passed = false);
+    models.refused(&[], "recorded-checks: manifest.json: got ", "run: cargo xtask export tiny --force");
+}
+
+/// Printed as they are, they would end the line of a directive and begin another one.
+#[test]
+fn control_characters_in_a_variable() {
+    let models = Models::proven();
+    let name = [("PROOFMARK_MODEL", "tiny\ncargo::rustc-env=FORGED=1")];
+    let escaped = r#"got "tiny\ncargo::rustc-env=FORGED=1", expected no control characters"#;
+    models.refused_with(&[], &name, "environment variable PROOFMARK_MODEL: ", escaped);
+    let folder = [("PROOFMARK_MODELS_DIR", "/nowhere\r\ncargo::warning=forged")];
+    models.refused_with(&[], &folder, "environment variable PROOFMARK_MODELS_DIR: ", "no control characters");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_engines_build_script_takes_neither_control_characters_nor_a_pipe() {
+    let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let script = Models::proven().engine_build_script();
+    let sdk = tempfile::tempdir().unwrap();
+    let package = sdk.path().join("lib/cmake/executorch");
+    fs::create_dir_all(&package).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let pipe = package.join("executorch-config-version.cmake");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let folder = sdk.path().to_str().unwrap();
+    for (sdk, expected) in [
+        ("/sdk\ncargo::rustc-env=FORGED=1", "expected no control characters"),
+        (folder, "got no regular file, expected a staged ExecuTorch SDK"),
+    ] {
+        let mut command = Command::new(&script);
+        let output = command.env("EXECUTORCH_SDK_DIR", sdk).env("OUT_DIR", folder).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success() && text.contains(expected), "{text}");
+        assert!(!text.lines().any(|line| line.starts_with("cargo::rustc-env")), "{text}");
+    }
+}
+
+#[test]
+fn a_name_that_leads_out_of_the_models() {
+    let models = Models::proven();
+    let name = [("PROOFMARK_MODEL", "../models/tiny")];
+    let reason = r#"model name: got "../models/tiny", expected letters, digits, `.`, `-` and `_`"#;
+    models.refused_with(&[], &name, reason, "hint: name a directory of model-assets/models");
+}
+
+/// Opening a named pipe would wait for a writer, and reading a device would not end.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_is_no_regular_file_in_place_of_any_input() {
+    let files = [
+        "policy.toml",
+        "tiny/recipe.toml",
+        "tiny/manifest.json",
+        "tiny/tokenizer.json",
+        "tiny/chat_template.jinja",
+        &format!("tiny/{PTE}"),
+    ];
+    for name in files {
+        let models = Models::proven();
+        fs::remove_file(models.path(name)).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let pipe = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, models.path(name), pipe, mode, 0).unwrap();
+        models.refused(&[], &format!("{name}: got a named pipe, expected a regular file"), "hint: ");
+    }
+    for (what, got) in [("/dev/zero", "a device"), ("/tmp", "a directory")] {
+        let models = Models::proven();
+        let path = models.path("tiny").join(PTE);
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(what, &path).unwrap();
+        models.refused(&[], &format!("{PTE}: got {got}, expected a regular file"), "hint: ");
+    }
+}
+
+/// Its length alone refuses it: nobody waits for the hash of a terabyte of nothing.
+#[test]
+fn a_sparse_file_of_a_terabyte() {
+    let models = Models::proven();
+    models.replace("tiny/recipe.toml", "delivery = \"embed\"", "delivery = \"link\"");
+    let file = fs::File::options().write(true).open(models.path("tiny").join(PTE)).unwrap();
+    file.set_len(1 << 40).unwrap();
+    models.refused(
+        &[],
+        "file-size: manifest.json: got 1099511627776",
+        "run: cargo xtask export tiny --force",
+    );
+}
+
 #[test]
 fn random_weights_in_release() {
     let models = Models::proven();
@@ -278,7 +409,39 @@ fn an_older_mtime_swap_after_a_clean_build() {
     let output = Command::new(&app).arg("--provenance").output().unwrap();
     let provenance: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(provenance["embedded_sha256"], proven.as_str());
+    assert_eq!(provenance["intact"], true);
     inspected(&app, &proven);
+    altered(&app);
+
+    // Put in its place by a rename, as most tools do, it brings an old time stamp along; the folder has a new one.
+    let (path, other) = (models.path("tiny").join(PTE), models.path("other"));
+    fs::rename(&path, &other).unwrap();
+    fs::rename(&other, &path).unwrap();
+    let output = models.build(&[]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("sha256: manifest.json: got "), "{text}");
+}
+
+/// A binary whose block is another one than its code was built with: as when the one of two files in the build's cache is
+/// changed. It says so and runs nothing.
+fn altered(app: &str) {
+    let bytes = fs::read(app).unwrap();
+    let magic = b"PROOFMARK\0BLOCK\x01";
+    let block = bytes.windows(magic.len()).position(|window| window == magic).unwrap();
+    // Beside the app, where its libraries are found.
+    let beside = PathBuf::from(format!("{app}-altered"));
+    for (index, part) in [(block + 200, "texts"), (block + 1_500_000, "model")] {
+        fs::copy(app, &beside).unwrap();
+        fs::write(&beside, flip(bytes.clone(), index)).unwrap();
+        let expected = format!("the app itself was altered: {part}: got sha256 ");
+        for arguments in [&["--prompt", "hello"][..], &["--provenance"]] {
+            let output = Command::new(&beside).args(arguments).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+            assert!(text.contains(&expected), "{arguments:?}: {text}");
+        }
+    }
+    fs::remove_file(beside).unwrap();
 }
 
 #[test]

@@ -5,8 +5,10 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::{Duration, SystemTime},
 };
 
 use model_assets::{
@@ -144,6 +146,19 @@ fn a_forgery_fails_a_release_build_once_a_signature_is_demanded() {
     assert!(output.status.success(), "{}", said(&output));
     contains(&said(&output), &["5 files signed by `release`"]);
     assert!(!said(&output).contains(secret.lines().nth(1).unwrap()));
+
+    // Written in place and under an old time stamp, which Cargo does not see: a release runs the gate all the same.
+    let (good, path) = (fs::read(models.path(PTE)).unwrap(), models.path(PTE));
+    let mut other = good.clone();
+    *other.last_mut().unwrap() ^= 1;
+    for (bytes, passes) in [(&other, false), (&good, true)] {
+        let mut file = fs::File::options().write(true).open(&path).unwrap();
+        file.write_all(bytes).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
+        let (passed, text) = models.release();
+        assert_eq!(passed, passes, "{text}");
+        assert!(passes || text.contains("sha256: manifest.json: got "), "{text}");
+    }
 
     models.forge();
     let (passed, text) = models.release();

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use memmap2::{Advice, Mmap, MmapOptions};
-use model_assets::pte;
+use model_assets::{pte, regular};
 
 use crate::error::{Error, Result};
 use crate::resident::first_waits;
@@ -38,13 +38,13 @@ pub enum ModelBytes {
 }
 
 impl ModelBytes {
-    /// The whole of a file.
+    /// The whole of a regular file.
     ///
     /// # Errors
     /// When the file cannot be opened.
     pub fn open(path: &Utf8Path) -> Result<Self> {
         let io = |source| Error::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
+        let file = regular::open(path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
         Ok(Self::Map { file, path: path.to_owned(), offset: 0, len })
     }

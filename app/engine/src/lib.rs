@@ -4,7 +4,7 @@
 //! ModelBytes → Model::load → Session (cache) → generate (Tokenizer, Sampler) → pieces of text
 //! ```
 //!
-//! **Invariant:** all unsafe code of the crate is in the private modules `ffi`, `bytes` and `resident` and at the two
+//! **Invariant:** all unsafe code of the crate is in the modules `ffi`, `bytes`, `resident` and `stamp` and at the two
 //! places that call them (`model`, `runtime`), each with its reason; no input makes this crate panic, and no input that it
 //! accepts makes the runtime abort.
 #![deny(unsafe_code)]
@@ -28,6 +28,8 @@ mod resident;
 pub mod runtime;
 pub mod sample;
 mod session;
+#[expect(unsafe_code, reason = "asks the kernel for a digest")]
+pub mod stamp;
 pub mod text;
 
 pub use bytes::{MODEL_ALIGNMENT, ModelBytes};

@@ -115,6 +115,69 @@ fn an_asset_that_changes_after_install_is_proved_again_and_refused() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn on_a_file_system_whose_stamps_say_nothing_it_is_hashed_at_every_start() {
+    let bytes = MODEL.embedded().unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let cache = Utf8Path::from_path(cache.path()).unwrap();
+    let mut file =
+        rustix::fs::memfd_create("model", rustix::fs::MemfdFlags::CLOEXEC).map(fs::File::from).unwrap();
+    file.write_all(bytes).unwrap();
+    for _ in 0..2 {
+        let mut read = 0;
+        let asset = Asset::Range {
+            file: file.try_clone().unwrap(),
+            path: "memory".into(),
+            offset: 0,
+            len: MODEL.file_bytes,
+        };
+        let opened = open(&MODEL, asset, cache, &mut |done, _| {
+            read = read.max(done);
+            ControlFlow::Continue(())
+        });
+        assert_eq!((opened.is_ok(), read), (true, MODEL.file_bytes));
+    }
+    assert!(!record_path(cache).exists());
+}
+
+#[test]
+fn a_change_through_a_mapping_or_another_name_after_install_is_seen() {
+    let place = place(0, 0, |_| {});
+    let writer = fs::File::options().read(true).write(true).open(&place.asset).unwrap();
+    // SAFETY: the test writes to its own file.
+    let mut map = unsafe { memmap2::MmapMut::map_mut(&writer) }.unwrap();
+    // Dirty before the model is proved: without a sync nothing would show afterwards.
+    map[1_000_000] = std::hint::black_box(map[1_000_000]);
+    assert!(open_range(&place, 0).0.is_ok());
+    map[1_000_000] ^= 1;
+    assert!(open_range(&place, 0).0.unwrap_err().reason.contains("is not proved"));
+    map[1_000_000] ^= 1;
+    assert!(open_range(&place, 0).0.is_ok());
+    let link = place.asset.with_extension("link");
+    fs::hard_link(&place.asset, &link).unwrap();
+    assert!(open_range(&place, 0).0.is_ok());
+    std::os::unix::fs::FileExt::write_all_at(
+        &fs::File::options().write(true).open(&link).unwrap(),
+        b"another byte",
+        1_000_000,
+    )
+    .unwrap();
+    assert!(open_range(&place, 0).0.unwrap_err().reason.contains("is not proved"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_pipe_in_place_of_the_model_is_refused_and_not_waited_for() {
+    let place = place(0, 0, |_| {});
+    fs::remove_file(&place.asset).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let pipe = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, place.asset.as_std_path(), pipe, mode, 0).unwrap();
+    let refusal = open(&MODEL, Asset::File(place.asset.clone()), &place.cache, &mut on()).unwrap_err();
+    assert!(refusal.reason.contains("got a named pipe, expected a regular file"), "{refusal:?}");
+}
+
+#[test]
 fn a_wrong_offset_a_short_file_and_a_missing_one_are_refused() {
     let place = place(1 << 14, 0, |_| {});
     assert!(open_range(&place, 7).0.is_err(), "a copy of other bytes");

@@ -67,7 +67,7 @@ pub fn signed_by<S>(
 /// What a signature and a model's directory disagree on.
 pub fn refusal(model: &str, findings: Vec<Finding>) -> Refusal {
     let id = findings.first().map(|finding| finding.id.clone()).unwrap_or_default();
-    Refusal { model: model.to_owned(), hint: hint(model, &id), findings }
+    Refusal { model: model.to_owned(), hint: hint(model, &id), findings, checks: Vec::new() }
 }
 
 /// Name and digest of the files that decide what an app carries. What else belongs to the proof (recipe, policy, reference, transcript) is

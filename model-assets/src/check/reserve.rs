@@ -61,6 +61,7 @@ pub fn validate_reserve<S: ReadAt>(
             model: claim.recipe.name.clone(),
             hint: hint(claim, profile, &ledger.findings),
             findings: ledger.findings,
+            checks: ledger.checks,
         }),
     }
 }

@@ -41,11 +41,13 @@ pub enum Rule {
     Zero,
     /// The promised SHA-256.
     Digest,
+    /// The head is the same when it is hashed as it was when it was parsed.
+    Changed,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Read,
         Self::FileBytes,
         Self::Magic,
@@ -64,6 +66,7 @@ impl Rule {
         Self::Finite,
         Self::Zero,
         Self::Digest,
+        Self::Changed,
     ];
 
     /// The name used in messages.
@@ -87,6 +90,7 @@ impl Rule {
             Self::Finite => "gguf-finite",
             Self::Zero => "gguf-zero",
             Self::Digest => "gguf-digest",
+            Self::Changed => "gguf-changed",
         }
     }
 }

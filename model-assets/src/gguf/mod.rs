@@ -29,7 +29,7 @@ pub use self::{
     value::{ALIGNMENT_BYTES, BLOCK_BYTES, BLOCK_WEIGHTS, Head, Kind, Tensor, Value, head_bytes},
     vocabulary::{CONTROL, NORMAL, UNUSED, USER_DEFINED, Vocabulary},
 };
-use crate::pte::ReadAt;
+use crate::pte::{ReadAt, witness::Witness};
 
 /// The key that moves every tensor.
 const ALIGNMENT_KEY: &str = "general.alignment";
@@ -77,13 +77,15 @@ pub struct Verified {
 
 /// Checks a file: reads every byte once, and the head twice.
 ///
-/// The bytes must not change meanwhile: verify and load from the same open file or buffer.
+/// The head was the same when it was hashed: the digest is of the file that was checked. A file may change afterwards, so
+/// load from the same buffer, or compare the digest.
 ///
 /// # Errors
 /// The first rule that it breaks.
 pub fn verify(file: &dyn ReadAt, expect: &Expect) -> Result<Verified, Fault> {
-    let (head, summary) = structure(file, expect)?;
-    let sha256 = weights::check(file, &head, summary.file_bytes)?;
+    let witness = Witness::new(file);
+    let (head, summary) = structure(&witness, expect)?;
+    let sha256 = weights::check(file, &head, witness.into_same(), summary.file_bytes)?;
     if let Some(expected) = expect.sha256.filter(|expected| *expected != sha256) {
         let [got, expected] = [sha256, expected].map(crate::digest::Digest::from_bytes);
         return Err(Fault::new(Rule::Digest, "file", got, expected));

@@ -7,14 +7,14 @@ use super::{
     quantize::from_half,
     value::{ALIGNMENT_BYTES, BLOCK_BYTES, Head, Kind},
 };
-use crate::pte::ReadAt;
+use crate::pte::{ReadAt, witness::Same};
 
 /// A whole number of blocks and of `f32`s.
 const CHUNK_BYTES: u64 = BLOCK_BYTES * (1 << 15);
 
 /// Reads the file from start to end.
-pub(super) fn check(file: &dyn ReadAt, head: &Head, file_bytes: u64) -> Result<[u8; 32], Fault> {
-    let mut pass = Pass { file, at: 0, digest: Sha256::new(), buffer: Vec::new() };
+pub(super) fn check(file: &dyn ReadAt, head: &Head, same: Same, file_bytes: u64) -> Result<[u8; 32], Fault> {
+    let mut pass = Pass { file, at: 0, digest: Sha256::new(), same, buffer: Vec::new() };
     pass.each(head.bytes, &mut |_, _| Ok(()))?;
     for tensor in &head.tensors {
         let bytes = tensor.bytes().unwrap_or(0);
@@ -51,6 +51,10 @@ pub(super) fn check(file: &dyn ReadAt, head: &Head, file_bytes: u64) -> Result<[
     if pass.at != file_bytes {
         return Err(Fault::new(Rule::Size, "file", format!("{} bytes", pass.at), file_bytes));
     }
+    pass.same.judge().map_err(|range| {
+        let got = format!("other bytes at {} to {}", range.start, range.end);
+        Fault::new(Rule::Changed, "file", got, "the same bytes twice")
+    })?;
     Ok(pass.digest.finalize().into())
 }
 
@@ -88,6 +92,7 @@ struct Pass<'a> {
     file: &'a dyn ReadAt,
     at: u64,
     digest: Sha256,
+    same: Same,
     buffer: Vec<u8>,
 }
 
@@ -103,6 +108,7 @@ impl Pass<'_> {
                 Fault::new(Rule::Read, format!("byte {}", self.at), error, "a readable file")
             })?;
             self.digest.update(&self.buffer);
+            self.same.feed(self.at, &self.buffer);
             show(self.at, &self.buffer)?;
             self.at = self.at.saturating_add(step);
         }

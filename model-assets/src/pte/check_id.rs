@@ -45,6 +45,7 @@ checks! {
     C8 "nothing trails the last segment",
     C9 "the segments begin at a multiple of 16",
     C10 "padding outside the program and the segments is zero",
+    C11 "the file does not change while it is read",
     S1 "a segment's offset and size do not overflow",
     S2 "a segment lies inside the file",
     S3 "segments overlap only by one containing the other, and only when both are read-only",

@@ -6,12 +6,13 @@
 
 use sha2::{Digest, Sha256};
 
-use super::check_id::CheckId::{C0, N5, N6, Q11b, Q17, Q18};
+use super::check_id::CheckId::{C0, C11, N5, N6, Q11b, Q17, Q18};
 use super::expect::Expect;
 use super::limits;
 use super::read::ReadAt;
 use super::report::{Place, Report, Severity};
 use super::segment::Segments;
+use super::witness::Same;
 
 /// Floating-point formats whose exponents are inspected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +46,8 @@ const UNIFORM_BYTES_MIN: u64 = 64;
 pub(super) fn check(
     file: &dyn ReadAt,
     file_bytes: u64,
-    segments: &Segments<'_>,
-    watches: &[Watch],
+    (segments, watches): (&Segments<'_>, &[Watch]),
+    mut same: Same,
     expect: &Expect,
     report: &mut Report,
 ) {
@@ -54,21 +55,32 @@ pub(super) fn check(
     if expect.sha256.is_none() {
         observers.extend(named(segments));
     }
-    let Some(digest) = scan(file, file_bytes, &mut observers, report) else { return };
+    let look = &mut |offset: u64, bytes: &[u8]| same.feed(offset, bytes);
+    let Some(digest) = scan(file, file_bytes, &mut observers, look, report) else { return };
     report.sha256 = Some(digest);
+    if let Err(range) = same.judge() {
+        let got = format!("other bytes at {} to {}", range.start, range.end);
+        report.reject(
+            C11,
+            &Place::root("file"),
+            "the file changed while it was read",
+            got,
+            "the same bytes twice",
+        );
+    }
     observers.iter().for_each(|observer| observer.judge(expect, report));
     let Some(expected) = expect.sha256.filter(|expected| *expected != digest) else { return };
     let at = Place::root("file");
     report.reject(N6, &at, "the file is not the promised one", hex(&digest), hex(&expected));
     let mut observers: Vec<Observer<'_>> = named(segments).collect();
-    if scan(file, file_bytes, &mut observers, report).is_some() {
+    if scan(file, file_bytes, &mut observers, &mut |_, _| {}, report).is_some() {
         observers.iter().for_each(|observer| observer.judge(expect, report));
     }
 }
 
 /// The digest alone, for a file whose structure cannot be read.
 pub(super) fn digest_only(file: &dyn ReadAt, file_bytes: u64, expect: &Expect, report: &mut Report) {
-    report.sha256 = scan(file, file_bytes, &mut [], report);
+    report.sha256 = scan(file, file_bytes, &mut [], &mut |_, _| {}, report);
     if let (Some(digest), Some(expected)) = (report.sha256, expect.sha256)
         && digest != expected
     {
@@ -180,11 +192,12 @@ impl<'s> Observer<'s> {
     }
 }
 
-/// Reads the file once, from its first byte to its last.
+/// Reads the file once, from its first byte to its last; `look` sees all of it.
 fn scan(
     file: &dyn ReadAt,
     file_bytes: u64,
     observers: &mut [Observer<'_>],
+    look: &mut dyn FnMut(u64, &[u8]),
     report: &mut Report,
 ) -> Option<[u8; 32]> {
     observers.sort_by_key(|observer| observer.start);
@@ -202,6 +215,7 @@ fn scan(
             return None;
         }
         whole.update(&*buffer);
+        look(offset, buffer);
         let end = offset.saturating_add(u64::try_from(take).ok()?);
         while observers.get(begun).is_some_and(|observer| observer.start < end) {
             active.push(begun);

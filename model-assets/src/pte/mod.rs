@@ -37,6 +37,7 @@ mod shape;
 pub mod summary;
 mod value;
 mod view;
+pub(crate) mod witness;
 mod xnn;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -58,6 +59,7 @@ use hash::Watch;
 use program::{Plan, Program};
 use report::Place;
 use segment::Segments;
+use witness::Witness;
 
 /// How much of the file to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,9 +72,12 @@ pub enum Level {
 
 /// Checks a file.
 ///
-/// The bytes must not change meanwhile: verify and load from the same open file or buffer.
+/// At [`Level::Hash`] the structure was read from bytes that were the same when they were hashed: the digest is of the
+/// file that was checked. A file may change afterwards, so load from the same buffer, or compare the digest.
 pub fn verify(file: &dyn ReadAt, level: Level, expect: &Expect) -> Report {
     let mut report = Report::default();
+    let (whole, witness) = (file, Witness::new(file));
+    let file: &dyn ReadAt = if level == Level::Hash { &witness } else { whole };
     let file_bytes = match file.len() {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -87,13 +92,16 @@ pub fn verify(file: &dyn ReadAt, level: Level, expect: &Expect) -> Report {
         let program = parse_program(bytes, container, &mut report)?;
         container::check_headless(container, &program.segments, &mut report);
         let (segments, watches) = check_program(file, container, &program, expect, &mut report);
-        if level == Level::Hash {
-            hash::check(file, file_bytes, &segments, &watches, expect, &mut report);
-        }
-        Some(())
+        Some((segments, watches))
     });
-    if done.is_none() && level == Level::Hash {
-        hash::digest_only(file, file_bytes, expect, &mut report);
+    if level == Level::Hash {
+        match &done {
+            Some((segments, watches)) => {
+                let same = witness.into_same();
+                hash::check(whole, file_bytes, (segments, watches), same, expect, &mut report);
+            }
+            None => hash::digest_only(whole, file_bytes, expect, &mut report),
+        }
     }
     report
 }

@@ -24,7 +24,13 @@ pub(super) fn page(measured: &Measured) -> String {
         }
     };
     let profile = measured.profile.as_ref().map(profile).unwrap_or_default();
-    format!("{mode}\n\n{}{profile}", markdown(&measured.benchmark))
+    let starts = measured.packed.as_ref().map(|packed| {
+        format!(
+            "| start, packed weights known by their stamp | {:.1} ms | |\n| start, packed weights hashed | {:.1} ms | |\n",
+            packed.known_start.load_ms, packed.hashed_start.load_ms
+        )
+    });
+    format!("{mode}\n\n{}{}{profile}", markdown(&measured.benchmark), starts.unwrap_or_default())
 }
 
 /// Where a decoded token's time goes, as a Markdown table.
@@ -150,16 +156,21 @@ mod tests {
         use model_assets::evidence::{EventShare, Load, PackedWeights};
         let embedded = Measured { benchmark: sample(), packed: None, profile: None };
         assert!(page(&embedded).starts_with("embedded: weights are packed in memory"));
-        let first_start = Load {
-            load_ms: 9000.0,
+        let start = |load_ms| Load {
+            load_ms,
             first_prefill_ms: 400.0,
             prefill_tokens: 16,
             decode_tokens: 8,
             finite: true,
             peak_rss_bytes: 2_500_000_000,
         };
-        let linked =
-            Measured { packed: Some(Packed { found: PackedWeights::Warm, first_start }), ..embedded };
+        let packed = Packed {
+            found: PackedWeights::Warm,
+            first_start: start(9000.0),
+            hashed_start: start(800.0),
+            known_start: start(3.0),
+        };
+        let linked = Measured { packed: Some(packed), ..embedded };
         let text = page(&linked);
         assert!(!text.contains("outside the delegates"), "{text}");
         let event = EventShare {
@@ -177,7 +188,13 @@ mod tests {
         ] {
             assert!(profiled.contains(part), "{part} in\n{profiled}");
         }
-        for part in ["found warm", "took 9000 ms to load and 2500.0 MB", "steady over the file | 7.199"] {
+        for part in [
+            "found warm",
+            "took 9000 ms to load and 2500.0 MB",
+            "steady over the file | 7.199",
+            "known by their stamp | 3.0 ms",
+            "packed weights hashed | 800.0 ms",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }

@@ -8,8 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::Read as _,
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     rc::Rc,
 };
 
@@ -25,6 +24,7 @@ use model_assets::{
     manifest::FileRecord,
     name::is_plain,
     recipe::{Architecture, Recipe},
+    regular,
 };
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
@@ -297,26 +297,14 @@ impl Checkpoint {
     }
 }
 
-/// Opens what a name leads to, if it is a regular file: a pipe or a device would never come to an end.
+/// Opens what a name leads to, if it is a regular file.
 fn open(path: &Utf8Path) -> anyhow::Result<fs::File> {
-    let mut options = fs::OpenOptions::new();
-    options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
-    let file = options.open(path).with_context(|| format!("{path}: cannot be read"))?;
-    let kind = file.metadata().with_context(|| format!("{path}: cannot be looked at"))?.file_type();
-    ensure!(
-        kind.is_file(),
-        "{path}: got {}, expected a file",
-        if kind.is_dir() { "a folder" } else { "a device" }
-    );
-    Ok(file)
+    regular::open(path).with_context(|| format!("{path}: cannot be read"))
 }
 
 /// The bytes of a small file.
 pub(super) fn content(path: &Utf8Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
-    let (mut bytes, file) = (Vec::new(), open(path)?);
-    file.take(bytes_max + 1).read_to_end(&mut bytes).with_context(|| format!("{path}: cannot be read"))?;
-    ensure!(bytes.len() as u64 <= bytes_max, "{path}: got more than {bytes_max} bytes");
-    Ok(bytes)
+    regular::read(path, bytes_max).with_context(|| format!("{path}: cannot be read"))
 }
 
 /// Whether a name is there. A link that leads nowhere, or in a circle, is: reading it is an error that names it.

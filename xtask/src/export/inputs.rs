@@ -142,7 +142,8 @@ pub(super) fn inputs_digest(
 ) -> anyhow::Result<Digest> {
     let mut parts = vec![recipe.digest(), setup::lock_digest(), worker_digest(workspace)?];
     // They decide the bytes of the reference.
-    let texts = &mut fs::File::open(heldout).with_context(|| format!("{heldout}: cannot be opened"))?;
+    let texts =
+        &mut model_assets::regular::open(heldout).with_context(|| format!("{heldout}: cannot be opened"))?;
     parts.push(Digest::of_reader(texts)?);
     parts.push(Digest::of(&serde_json::to_vec(source)?));
     if let Some(Inputs { files, words }) = inputs {

@@ -192,7 +192,7 @@ impl Job<'_> {
         let words = self.read.as_ref().map(|read| read.words.clone());
         let (tokenizer, chat_template) = words.map(|words| (words.tokenizer, words.chat_template)).unzip();
         let reference = self.work.join(WORK_REFERENCE);
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             schema: MANIFEST_SCHEMA,
             model: self.recipe.name.clone(),
             file: self.recipe.file_name(),
@@ -240,6 +240,7 @@ impl Job<'_> {
             prd_reasons: Vec::new(),
             published: now(),
         };
+        manifest.record_prd(&self.policy);
         let mut claim = Claim {
             recipe: self.recipe.clone(),
             policy: self.policy.clone(),
@@ -259,8 +260,6 @@ impl Job<'_> {
         let proved = check::validate(pte, &claim, Profile::Dev);
         let proved = proved.map_err(|refusal| refused::of_export(&self.work, &claim, refusal))?;
         claim.manifest.checks = proved.checks().to_vec();
-        claim.manifest.prd_reasons = claim.manifest.prd_findings(&claim.policy);
-        claim.manifest.prd_compliant = claim.manifest.prd_reasons.is_empty();
         Ok(claim)
     }
 }

@@ -107,6 +107,14 @@ impl Args {
         }
     }
 
+    /// Why a bound that was asked for cannot be kept: it is refused, not ignored.
+    fn unbounded(&self, sees_memory: bool) -> Option<String> {
+        let ask = self.memory_max.is_some() && !sees_memory;
+        ask.then(|| {
+            "--memory-max: this system does not tell how much memory the worker takes (no /proc)".to_owned()
+        })
+    }
+
     /// As if `cargo xtask export` had been typed.
     pub(crate) fn of_default_model() -> Self {
         Self::typed(&[])
@@ -146,6 +154,9 @@ pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Out
             }
         }
     }
+    if let Some(refusal) = args.unbounded(supervise::sees_memory()) {
+        usage(&refusal);
+    }
     let dir = ModelDir::new(workspace.models(), &args.model);
     let recipe = dir.recipe().map_err(refused)?;
     let policy = dir.policy().map_err(refused)?;
@@ -177,6 +188,10 @@ pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Out
     let texts = job::heldout_texts(workspace, &dir);
     let inputs = inputs_digest(read.as_ref(), &recipe, &source, &texts, workspace)?;
     let job = Job { workspace, dir, recipe, policy, source, checkpoint, read, inputs, work, console };
+    if args.dry_run {
+        println!("{}", serde_json::to_string_pretty(&job.request()?)?);
+        return Ok(());
+    }
     let published = job.dir.manifest().ok().flatten();
     if let Some(manifest) = &published
         && !args.force
@@ -184,10 +199,6 @@ pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Out
         && is_proved(&job.dir)
     {
         job.console.unchanged(&manifest.file, manifest.sha256);
-        return Ok(());
-    }
-    if args.dry_run {
-        println!("{}", serde_json::to_string_pretty(&job.request()?)?);
         return Ok(());
     }
     preflight(&job, args)?;
@@ -357,6 +368,13 @@ pub(crate) fn lock(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_memory_bound_that_cannot_be_kept_is_refused() {
+        let bounded = Args::typed(&["tiny", "--memory-max", "1000"]);
+        assert!(bounded.unbounded(false).unwrap().starts_with("--memory-max: "));
+        assert_eq!((bounded.unbounded(true), Args::typed(&["tiny"]).unbounded(false)), (None, None));
+    }
 
     #[test]
     fn the_reserve_is_advised_where_there_is_one() {

@@ -41,9 +41,11 @@ pub(crate) fn publish(
 ) -> anyhow::Result<()> {
     let (proven, claimed) = (validated.sha256(), manifest.sha256);
     ensure!(proven == claimed, "manifest: got sha256 {claimed}, expected the proven file's {proven}");
-    let place = dir.path();
+    let (place, path) = (dir.path(), work.join(WORK_PTE));
+    // By its name a file is moved that was proved by its descriptor.
+    ensure!(whole::is_at(validated.source(), &path)?, "{path}: got another file than was proved");
     let mut files = vec![
-        (work.join(WORK_PTE), manifest.file.as_str(), manifest.sha256),
+        (path, manifest.file.as_str(), manifest.sha256),
         (work.join(WORK_REFERENCE), &manifest.reference.name, manifest.reference.sha256),
     ];
     let eq = manifest.evidence.as_ref().and_then(|evidence| evidence.eq.as_ref());

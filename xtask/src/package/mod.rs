@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use flate2::read::DeflateDecoder;
-use model_assets::{limits::MODEL_BYTES_MAX, provenance::Part, pte::ReadAt};
+use model_assets::{limits::MODEL_BYTES_MAX, provenance::Part, pte::ReadAt, regular};
 use rawzip::{FileReader, ZipArchive, ZipArchiveEntryWayfinder};
 
 /// Largest file of a package that is read.
@@ -147,7 +147,7 @@ impl Package {
         Ok(match &item.place {
             Place::Stored { offset } => Box::new(Part::new(self.file()?, *offset, item.bytes)),
             Place::Disk(path) => {
-                let file = File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
+                let file = regular::open(path).with_context(|| format!("{path}: cannot be opened"))?;
                 let bytes = file.metadata()?.len();
                 ensure!(bytes == item.bytes, "{path}: got {bytes} bytes, expected {} as listed", item.bytes);
                 Box::new(file)

@@ -61,9 +61,28 @@ fn report() -> Report {
             expected: "quality".into(),
         }],
         hint: "run: cargo xtask verify tiny --level release".into(),
+        checks: vec![check("evidence-quality", false)],
     };
-    let verdicts = vec![(Profile::Dev, Ok(21)), (Profile::Release, Err(refusal))];
+    // What the manifest records is not what the page shows.
+    claim.manifest.checks = vec![check("made-up", true)];
+    (claim.manifest.prd_compliant, claim.policy.prd.seq_len) = (true, 4096);
+    let passed = vec![check("sha256", true); 21];
+    let verdicts = vec![(Profile::Dev, Ok(passed)), (Profile::Release, Err(refusal))];
     Report { claim, verdicts, transcript: Some(transcript), refused: None }
+}
+
+fn check(id: &str, passed: bool) -> Check {
+    Check { id: id.to_owned(), passed, got: "a".to_owned(), expected: "b".to_owned() }
+}
+
+#[test]
+fn verdicts_are_derived_and_not_read_from_the_record() {
+    let html = page(&report()).unwrap();
+    for part in ["Checks of a dev build", "Checks of a release build", "Requirement not met: sequence length"]
+    {
+        assert!(html.contains(part), "{part}");
+    }
+    assert!(html.contains("not met") && !html.contains("made-up"));
 }
 
 #[test]
@@ -153,7 +172,12 @@ fn what_was_refused_is_shown_with_the_bound_that_it_missed() {
         got: "peak 9 bytes".into(),
         expected: "at most 8".into(),
     };
-    let refusal = Refusal { model: "tiny".into(), findings: vec![missed("benchmark")], hint: String::new() };
+    let refusal = Refusal {
+        model: "tiny".into(),
+        findings: vec![missed("benchmark")],
+        hint: String::new(),
+        checks: Vec::new(),
+    };
     let refused = Refused::new(&report.claim, &measured, None, Profile::Release, &refusal).unwrap();
     report.refused = Some(refused);
     let html = page(&missed::shown(report)).unwrap();

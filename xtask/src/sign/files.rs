@@ -7,10 +7,7 @@
 //! Passed over: the signature, what git keeps, the log, and what else lay there when the model was signed. A file that
 //! comes later is a stranger, to the public tool as to ours.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, anyhow};
 use camino::Utf8Path;
@@ -140,6 +137,6 @@ fn regular_or_folder(path: &Utf8Path) -> anyhow::Result<bool> {
 }
 
 fn digest(path: &Utf8Path) -> anyhow::Result<Digest> {
-    let mut file = fs::File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
+    let mut file = model_assets::regular::open(path).with_context(|| format!("{path}: cannot be opened"))?;
     Digest::of_reader(&mut file).with_context(|| format!("{path}: cannot be read"))
 }

@@ -14,7 +14,7 @@ mod key;
 #[cfg(test)]
 mod tests;
 
-use std::{fs, time::SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -176,5 +176,7 @@ fn companion(artifact: &Utf8Path, name: &str, bytes_max: u64) -> anyhow::Result<
         data.is_file() && data.len() <= bytes_max,
         "{path}: expected a regular file of at most {bytes_max} bytes"
     );
-    Ok(Some(fs::read(&path).with_context(|| format!("{path}: cannot be read"))?))
+    Ok(Some(
+        model_assets::regular::read(&path, bytes_max).with_context(|| format!("{path}: cannot be read"))?,
+    ))
 }

@@ -2,7 +2,7 @@
 //!
 //! Needs `cargo xtask export` first, as `cargo xtask test` does; a missing model fails these tests.
 
-use std::{process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use model_assets::{digest::Digest, dir::pending_name, manifest::Manifest, signature::PrivateKey, signers};
 

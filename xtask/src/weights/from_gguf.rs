@@ -208,7 +208,7 @@ fn finish(made: &Utf8Path, gguf: FileRecord) -> anyhow::Result<Origin> {
 
 fn record(folder: &Utf8Path, name: &str) -> anyhow::Result<FileRecord> {
     let path = folder.join(name);
-    let mut file = fs::File::open(&path).with_context(|| format!("{path}: cannot be opened"))?;
+    let mut file = model_assets::regular::open(&path).with_context(|| format!("{path}: cannot be opened"))?;
     let sha256 = Digest::of_reader(&mut file).with_context(|| format!("{path}: cannot be read"))?;
     Ok(FileRecord { name: name.to_owned(), bytes: file.metadata()?.len(), sha256 })
 }

@@ -108,5 +108,5 @@ fn a_release_wants_what_a_release_needs() {
     let small = elf_with(ARM64, &contents, contents.len(), 1 << 12);
     assert_eq!(judged(&zip(&[File::stored(LIB, &small)]), "phones with pages of 16384"), 5);
     let (code, _, stderr) = inspect_for(&tiny().join(PTE), &["--release"]);
-    assert!(code == 2 && stderr.contains("cargo xtask verify MODEL --release"), "{code}: {stderr}");
+    assert!(code == 2 && stderr.contains("cargo xtask verify MODEL --level release"), "{code}: {stderr}");
 }

@@ -3,31 +3,32 @@
 //! Three files a key: `packed-<key>.bin`, the runtime's; `.json`, its digest and what it was made of, written last, so
 //! that a packed file without it does not count; `.stamp`, what the file looked like when its whole digest was last
 //! checked. The key is the digest of everything the packed bytes depend on, so another model, runtime or CPU has
-//! other names. The digest is checked in full once per install and once per boot; between, the stamp speaks.
+//! other names. The digest is checked in full once per install and once per boot; between, the stamp speaks, where it is
+//! worth something ([`crate::stamp`]).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::time::{Duration, SystemTime};
+use std::os::unix::fs::PermissionsExt as _;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::digest::Digest;
+use model_assets::regular;
 use serde::{Deserialize, Serialize};
 
 use super::{PackedCache, cpu, lock};
 use crate::runtime;
+use crate::stamp::{Hashing, Stamp};
 
 /// Version of these rules and files.
 const SCHEMA: u32 = 1;
 /// Largest sidecar that is read.
 const SIDECAR_BYTES_MAX: u64 = 16 * 1024;
+/// Largest record of a stamp that is read.
+const STAMP_BYTES_MAX: u64 = 1024;
 const COPY_BYTES: usize = 1 << 20;
 /// How the name of a file ends that is not whole yet.
 const TEMPORARY: &str = ".new";
-/// How long a file must have been left alone before its stamp is believed: a change within one tick of the
-/// filesystem's clock would not show.
-const SETTLED: Duration = Duration::from_millis(20);
 
 /// Everything that the packed bytes depend on, and their digest.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +80,7 @@ impl Place {
             format!("{path}: got {what} {}, expected {}", got.to_string(), expected.to_string())
         };
         let io = |error: io::Error| format!("{path}: {error}");
-        let mut file = match File::open(&path) {
+        let file = match regular::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io(error)),
@@ -90,17 +91,20 @@ impl Place {
         if bytes != sidecar.packed_bytes {
             return Err(wrong("size", &bytes, &sidecar.packed_bytes));
         }
-        let stamp = stamp_of(&file, &sidecar.packed_sha256).map_err(io)?;
-        if fs::read_to_string(self.stamp()).is_ok_and(|recorded| recorded == stamp) {
+        let expected = record(&sidecar.packed_sha256, &Stamp::of(&file).map_err(io)?);
+        let recorded = || regular::read(self.stamp(), STAMP_BYTES_MAX);
+        if expected.is_some_and(|text| recorded().is_ok_and(|recorded| recorded == text.as_bytes())) {
             return Ok(Some((file, true)));
         }
-        let digest = Digest::of_reader(&mut file).map_err(io)?;
+        let hashing = Hashing::begin(&file).map_err(io)?;
+        let digest = Digest::of_reader(&mut &file).map_err(io)?;
         if digest != sidecar.packed_sha256 {
             return Err(wrong("sha256", &digest, &sidecar.packed_sha256));
         }
-        if settled(&file) && stamp_of(&file, &digest).is_ok_and(|now| now == stamp) {
+        let stamp = hashing.end().map_err(io)?;
+        if let Some(text) = stamp.and_then(|stamp| record(&digest, &stamp)) {
             // Not being able to remember costs a hash at the next start, nothing else.
-            let _ = self.replace(&self.stamp(), stamp.as_bytes());
+            let _ = self.replace(&self.stamp(), text.as_bytes());
         }
         Ok(Some((file, false)))
     }
@@ -108,13 +112,11 @@ impl Place {
     /// `None` when there is none; one that does not fit the key it is named for is wrong.
     fn read_sidecar(&self) -> Result<Option<Sidecar>, String> {
         let path = self.sidecar();
-        let mut text = Vec::new();
-        match File::open(&path) {
-            Ok(file) => file.take(SIDECAR_BYTES_MAX).read_to_end(&mut text),
+        let text = match regular::read(&path, SIDECAR_BYTES_MAX) {
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => Err(error),
-        }
-        .map_err(|error| format!("{path}: {error}"))?;
+            Err(error) => return Err(format!("{path}: {error}")),
+        };
         let sidecar: Sidecar = serde_json::from_slice(&text).map_err(|error| format!("{path}: {error}"))?;
         let expected = self.describe(sidecar.packed_bytes, sidecar.packed_sha256);
         if sidecar == expected {
@@ -293,30 +295,13 @@ impl io::Read for Tee<'_> {
     }
 }
 
-/// What must not have changed since the file was hashed. The boot counts: what lay on a disk meanwhile is read again.
-fn stamp_of(file: &File, digest: &Digest) -> io::Result<String> {
-    let data = file.metadata()?;
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Ok(format!(
-        "{digest} {} {}:{} {}.{:09} {}.{:09} {}\n",
-        data.len(),
-        data.dev(),
-        data.ino(),
-        data.mtime(),
-        data.mtime_nsec(),
-        data.ctime(),
-        data.ctime_nsec(),
-        boot.trim()
-    ))
-}
-
-/// Whether the last change is so long ago that the next one will have another time.
-fn settled(file: &File) -> bool {
-    let Ok(data) = file.metadata() else { return false };
-    let (Ok(seconds), Ok(nanoseconds)) = (u64::try_from(data.ctime()), u32::try_from(data.ctime_nsec()))
-    else {
-        return false;
+/// What must not have changed since the file was hashed. The boot counts, unless the kernel answers for the bytes: what lay
+/// on a disk meanwhile is read again.
+fn record(digest: &Digest, stamp: &Stamp) -> Option<String> {
+    let text = stamp.text()?;
+    let boot = match stamp.is_sealed() {
+        true => String::new(),
+        false => fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
     };
-    let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
-    SystemTime::now().duration_since(changed).is_ok_and(|since| since >= SETTLED)
+    Some(format!("{digest} {text} {}\n", boot.trim()))
 }

@@ -105,9 +105,9 @@ fn what_is_no_file_is_refused_by_its_name() {
         symlink("nowhere", &path).unwrap();
         refused("cannot be read");
         fs::create_dir(&path).unwrap();
-        refused("got a folder, expected a file");
+        refused("got a directory, expected a regular file");
         symlink(it.dir.path(), &path).unwrap();
-        refused("got a folder, expected a file");
+        refused("got a directory, expected a regular file");
         rustix::fs::mknodat(
             rustix::fs::CWD,
             path.as_std_path(),
@@ -116,7 +116,7 @@ fn what_is_no_file_is_refused_by_its_name() {
             0,
         )
         .unwrap();
-        refused("got a device, expected a file");
+        refused("got a named pipe, expected a regular file");
     }
 }
 
