@@ -28,6 +28,7 @@ mod resident;
 pub mod runtime;
 pub mod sample;
 mod session;
+mod stream;
 pub mod text;
 
 pub use bytes::{MODEL_ALIGNMENT, ModelBytes};

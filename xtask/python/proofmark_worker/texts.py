@@ -32,6 +32,9 @@ class Writer:
         from tokenizers import Tokenizer
 
         self.tokenizer = Tokenizer.from_file(str(tokenizer))
+        # Left in the file by a training run. A conversation is encoded whole, in the engine too.
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = _refuse
         self.template = environment.from_string(template.read_text(encoding="utf-8"))
