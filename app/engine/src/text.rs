@@ -21,6 +21,7 @@ use crate::stream::Stage;
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    rows: usize,
     decoding: Decoding,
 }
 
@@ -57,7 +58,7 @@ impl Tokenizer {
                     [DecoderStep::ByteLevel] => Decoding::Bytes(TokenBytes::of_tokenizer(&inner, id).into()),
                     steps => Decoding::Steps(Stage::all(steps).into()),
                 };
-                Ok(Self { inner, decoding })
+                Ok(Self { inner, rows: (id as usize).saturating_add(1), decoding })
             }
         }
     }
@@ -112,6 +113,12 @@ impl Tokenizer {
         let added = self.inner.get_added_vocabulary();
         let token = added.simple_id_to_token(id).or_else(|| self.inner.get_model().id_to_token(id));
         token.filter(|token| !added.is_special_token(token))
+    }
+
+    /// Rows of the vocabulary up to the last token. What a model has beyond them pads its matrix: it stands for no text, and
+    /// is never to be chosen.
+    pub fn rows(&self) -> usize {
+        self.rows
     }
 
     /// The written form of a token.

@@ -2,7 +2,7 @@
 
 use super::{Finding, Ledger, Profile, Record, Refusal, Severity, Validated, judge, text};
 use crate::{
-    digest::Digest,
+    claim, digest::Digest,
     gguf,
     manifest::WeightsKind,
     pte::ReadAt,
@@ -80,6 +80,9 @@ fn claim_rules(claim: &ReserveClaim, ledger: &mut Ledger) {
     let random = manifest.weights == WeightsKind::Random;
     if !random && (claim.tokenizer.is_none() || claim.chat_template.is_none()) {
         ledger.fail("tokenizer", "tokenizer.json", "no tokenizer or template", "the model's");
+    }
+    if let Some(Err(error)) = claim.tokenizer.as_deref().map(|bytes| claim::token_rows(recipe, bytes)) {
+        ledger.fail("tokenizer-vocabulary", "tokenizer.json", error, "the model's tokenizer");
     }
 }
 
