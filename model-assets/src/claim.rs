@@ -13,7 +13,7 @@ use crate::{
     policy::Policy,
     pte,
     recipe::{Backend, Delivery, Recipe},
-    tokenizer,
+    template, tokenizer,
 };
 
 /// What is claimed about a model.
@@ -142,6 +142,29 @@ pub fn expect(recipe: &Recipe) -> pte::Expect {
 /// Metadata methods that runners read: upstream's, and the engine's.
 const METADATA_METHODS: [&str; 6] =
     ["get_max_seq_len", "get_max_context_len", "get_vocab_size", "use_kv_cache", "get_bos_id", "get_eos_ids"];
+
+/// Prompts of the reference conversation, as the app renders them with these files.
+///
+/// # Errors
+/// A message: what the tokenizer is refused for, or the template with the line.
+pub fn prompts(recipe: &Recipe, tokenizer: &[u8], chat_template: &str) -> Result<Prompts, String> {
+    let facts = tokenizer::judge(tokenizer)?;
+    let text = |id: Option<&u32>| id.and_then(|id| facts.token(*id)).unwrap_or_default().to_owned();
+    let (bos_token, eos_token) = (text(Some(&recipe.tokens.bos)), text(recipe.tokens.eos.first()));
+    let renderings = template::judge(chat_template, &bos_token, &eos_token).map_err(|fault| fault.to_string())?;
+    Ok(Prompts { bos_token, eos_token, renderings })
+}
+
+/// The reference conversation with what its template may print.
+#[derive(Debug, Clone)]
+pub struct Prompts {
+    /// The text of the start token.
+    pub bos_token: String,
+    /// The text of the first stop token.
+    pub eos_token: String,
+    /// The conversation in its lengths.
+    pub renderings: Vec<template::Rendering>,
+}
 
 /// Rows of the vocabulary that a tokenizer of this recipe's model can emit. A model may have more: rows that only pad the matrix
 /// stand behind the last token, and are never sampled.

@@ -29,6 +29,7 @@ pub mod reserve;
 pub mod signature;
 #[cfg(feature = "signature")]
 pub mod signers;
+pub mod template;
 pub mod tokenizer;
 
 /// Digest of a value's meaning: its canonical JSON, with keys in declaration order.

@@ -37,12 +37,22 @@ const POST_PROCESSOR_PARTS_MAX: usize = 64;
 const WORD_CHARS_MAX: u64 = 1000;
 
 /// What a reader of conversations must know of an accepted file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Facts {
     /// The highest id plus one.
     pub rows: u32,
     /// How tokens become text, in order; empty when tokens are joined by spaces.
     pub decoder: Vec<DecoderStep>,
+    vocab: HashMap<String, u32>,
+    added: HashMap<u32, String>,
+}
+
+impl Facts {
+    /// The text of a token.
+    pub fn token(&self, id: u32) -> Option<&str> {
+        let known = || self.vocab.iter().find(|(_, known)| **known == id).map(|(text, _)| text);
+        self.added.get(&id).or_else(known).map(String::as_str)
+    }
 }
 
 #[derive(Deserialize)]
@@ -91,9 +101,10 @@ pub fn judge(json: &[u8]) -> Result<Facts, String> {
     }
     post_processor(&file.post_processor, 0)?;
     let decoder = decoder_steps(&file.decoder)?;
-    let highest = file.model.vocab.0.values().copied().chain(added).max();
+    let vocab = file.model.vocab.0;
+    let highest = vocab.values().chain(added.keys()).max();
     let rows = highest.and_then(|id| id.checked_add(1)).ok_or("model: got an empty vocabulary")?;
-    Ok(Facts { rows, decoder })
+    Ok(Facts { rows, decoder, vocab, added })
 }
 
 fn model(model: &Model) -> Result<(), String> {
@@ -114,8 +125,8 @@ fn model(model: &Model) -> Result<(), String> {
     }
 }
 
-/// Ids of the added tokens, which say one thing each and agree with the vocabulary.
-fn added_tokens(added: &[Added], vocab: &HashMap<String, u32>) -> Result<Vec<u32>, String> {
+/// The added tokens by id, which say one thing each and agree with the vocabulary.
+fn added_tokens(added: &[Added], vocab: &HashMap<String, u32>) -> Result<HashMap<u32, String>, String> {
     if added.len() > ADDED_TOKENS_MAX {
         return Err(format!("added_tokens: got {}, expected at most {ADDED_TOKENS_MAX}", added.len()));
     }
@@ -144,7 +155,7 @@ fn added_tokens(added: &[Added], vocab: &HashMap<String, u32>) -> Result<Vec<u32
             _ => {}
         }
     }
-    Ok(by_id.into_keys().collect())
+    Ok(by_id.into_iter().map(|(id, text)| (id, text.to_owned())).collect())
 }
 
 fn post_processor(it: &Value, depth: usize) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! The door for the reserve: [`validate_reserve`] does for a `.gguf` what [`validate`](super::validate) does for a `.pte`.
 
-use super::{Finding, Ledger, Profile, Record, Refusal, Severity, Validated, judge, text};
+use super::{Finding, Ledger, Profile, Record, Refusal, Severity, Validated, judge, template_rule, text};
 use crate::{
     claim, digest::Digest,
     gguf,
@@ -81,6 +81,7 @@ fn claim_rules(claim: &ReserveClaim, ledger: &mut Ledger) {
     if !random && (claim.tokenizer.is_none() || claim.chat_template.is_none()) {
         ledger.fail("tokenizer", "tokenizer.json", "no tokenizer or template", "the model's");
     }
+    template_rule(recipe, claim.tokenizer.as_deref(), claim.chat_template.as_deref(), ledger);
     if let Some(Err(error)) = claim.tokenizer.as_deref().map(|bytes| claim::token_rows(recipe, bytes)) {
         ledger.fail("tokenizer-vocabulary", "tokenizer.json", error, "the model's tokenizer");
     }
