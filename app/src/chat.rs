@@ -77,7 +77,8 @@ impl Chat {
         let tokenizer = Tokenizer::from_bytes(tokenizer, model.vocab())?;
         let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let stop = model.eos().to_vec();
-        let template = ChatTemplate::new(template, &name(model.bos()), &name(stop.first().copied()))?.at(now());
+        let template =
+            ChatTemplate::new(template, &name(model.bos()), &name(stop.first().copied()))?.at(now());
         let chat = Self {
             session: Session::new(model),
             tokenizer,

@@ -151,7 +151,8 @@ pub fn prompts(recipe: &Recipe, tokenizer: &[u8], chat_template: &str) -> Result
     let facts = tokenizer::judge(tokenizer)?;
     let text = |id: Option<&u32>| id.and_then(|id| facts.token(*id)).unwrap_or_default().to_owned();
     let (bos_token, eos_token) = (text(Some(&recipe.tokens.bos)), text(recipe.tokens.eos.first()));
-    let renderings = template::judge(chat_template, &bos_token, &eos_token).map_err(|fault| fault.to_string())?;
+    let renderings =
+        template::judge(chat_template, &bos_token, &eos_token).map_err(|fault| fault.to_string())?;
     Ok(Prompts { bos_token, eos_token, renderings })
 }
 

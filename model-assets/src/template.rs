@@ -15,7 +15,9 @@
 //! **Invariant:** parsing takes a bounded stack and work linear in the source; rendering takes at most [`STEPS_MAX`]
 //! steps, [`MEMORY_BYTES_MAX`] bytes and [`RECURSION_MAX`] levels, whatever the template and the conversation.
 
+mod access;
 mod ast;
+mod blocks;
 mod budget;
 mod call;
 mod clock;
@@ -26,7 +28,9 @@ mod filters;
 mod lex;
 mod machine;
 mod methods;
+mod operators;
 mod parse;
+mod parts;
 mod predicates;
 mod printf;
 mod rows;
@@ -49,8 +53,11 @@ pub struct Template {
 }
 
 /// A conversation that every template must be able to render: what it is for.
-const REFERENCE: [(&str, &str); 3] =
-    [("user", "What is 2 + 3?"), ("assistant", "It is 5."), ("user", "Thank you! Say it in Greek: π, é, 🙂.")];
+const REFERENCE: [(&str, &str); 3] = [
+    ("user", "What is 2 + 3?"),
+    ("assistant", "It is 5."),
+    ("user", "Thank you! Say it in Greek: π, é, 🙂."),
+];
 
 /// Reads a template and renders the reference conversation in all its lengths, for training and for a reply.
 ///
@@ -70,7 +77,8 @@ pub fn judge(source: &str, bos_token: &str, eos_token: &str) -> Result<Vec<Rende
         let prompt = template.render(&input)?;
         let missing = said.last().filter(|(_, content)| !prompt.contains(content));
         if let Some((role, content)) = missing {
-            let message = format!("got a prompt without what the {role} said last, expected {content:?} in it");
+            let message =
+                format!("got a prompt without what the {role} said last, expected {content:?} in it");
             return Err(Fault { line: 0, message, raised: false });
         }
         found.push(Rendering { turns, add_generation_prompt, prompt });
@@ -122,7 +130,15 @@ impl<'i> Input<'i> {
     #[must_use]
     pub fn of(messages: &'i Data, bos_token: &'i str, eos_token: &'i str) -> Self {
         let (tools, documents) = (&Data::Null, &Data::Null);
-        Self { messages, tools, documents, bos_token, eos_token, add_generation_prompt: true, clock: Clock::FIXED }
+        Self {
+            messages,
+            tools,
+            documents,
+            bos_token,
+            eos_token,
+            add_generation_prompt: true,
+            clock: Clock::FIXED,
+        }
     }
 }
 

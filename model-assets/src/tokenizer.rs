@@ -93,7 +93,8 @@ pub fn judge(json: &[u8]) -> Result<Facts, String> {
     let file: File = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     model(&file.model)?;
     let added = added_tokens(&file.added_tokens, &file.model.vocab.0)?;
-    let grown = growth::normalizer(&file.normalizer)?.saturating_mul(growth::pre_tokenizer(&file.pre_tokenizer)?);
+    let grown =
+        growth::normalizer(&file.normalizer)?.saturating_mul(growth::pre_tokenizer(&file.pre_tokenizer)?);
     if grown > GROWTH_MAX {
         return Err(format!(
             "normalizer and pre_tokenizer: got steps that turn one byte into {grown}, expected at most {GROWTH_MAX}"
@@ -150,7 +151,9 @@ fn added_tokens(added: &[Added], vocab: &HashMap<String, u32>) -> Result<HashMap
         match by_id.insert(*id, content) {
             Some(other) if other != content => {
                 let other = other.escape_debug();
-                return Err(format!("added_tokens: got `{other}` and `{name}` with id {id}, expected one text"));
+                return Err(format!(
+                    "added_tokens: got `{other}` and `{name}` with id {id}, expected one text"
+                ));
             }
             _ => {}
         }

@@ -129,7 +129,8 @@ impl State {
     }
 
     fn byte_level(&mut self, table: &[Option<u8>], token: &str, next: Next<'_>) {
-        let bytes: Option<Vec<u8>> = token.chars().map(|c| table.get(c as usize).copied().flatten()).collect();
+        let bytes: Option<Vec<u8>> =
+            token.chars().map(|c| table.get(c as usize).copied().flatten()).collect();
         self.bytes.extend(bytes.unwrap_or_else(|| token.as_bytes().to_vec()));
         self.pass_characters(next);
     }
@@ -170,7 +171,15 @@ impl State {
         }
     }
 
-    fn strip(&mut self, content: char, start: usize, stop: usize, fragment: &str, ends: bool, next: Next<'_>) {
+    fn strip(
+        &mut self,
+        content: char,
+        start: usize,
+        stop: usize,
+        fragment: &str,
+        ends: bool,
+        next: Next<'_>,
+    ) {
         let mut rest = fragment;
         while let Some(taken) = self.taken.filter(|_| !rest.is_empty()) {
             match rest.strip_prefix(content) {

@@ -45,7 +45,8 @@ impl Tokenizer {
             return wrong(format!("got {} bytes, expected at most {TOKENIZER_BYTES_MAX}", json.len()));
         }
         let facts = tokenizer::judge(json).map_err(Error::Tokenizer)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(json).map_err(|e| Error::Tokenizer(e.to_string()))?;
         inner.with_padding(None).with_truncation(None).map_err(|e| Error::Tokenizer(e.to_string()))?;
         // Ids may have gaps, so the number of tokens says nothing: look at the largest id.
         match inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id) {

@@ -2,7 +2,8 @@
 
 use super::{Finding, Ledger, Profile, Record, Refusal, Severity, Validated, judge, template_rule, text};
 use crate::{
-    claim, digest::Digest,
+    claim,
+    digest::Digest,
     gguf,
     manifest::WeightsKind,
     pte::ReadAt,

@@ -17,14 +17,33 @@ pub(super) enum Node {
     Text(String),
     Print(Expr),
     For(Arc<For>),
-    If { branches: Vec<(Expr, Vec<Stmt>)>, otherwise: Vec<Stmt> },
-    Set { target: Target, value: Expr },
-    SetBlock { target: Target, filters: Vec<Post>, body: Vec<Stmt> },
+    If {
+        branches: Vec<(Expr, Vec<Stmt>)>,
+        otherwise: Vec<Stmt>,
+    },
+    Set {
+        target: Target,
+        value: Expr,
+    },
+    SetBlock {
+        target: Target,
+        filters: Vec<Post>,
+        body: Vec<Stmt>,
+    },
     Macro(Arc<Macro>),
     /// A macro is called with the block as its `caller`.
-    Call { call: Expr, caller: Arc<Macro> },
-    Filter { filters: Vec<Post>, body: Vec<Stmt> },
-    With { values: Vec<(Target, Expr)>, body: Vec<Stmt> },
+    Call {
+        call: Expr,
+        caller: Arc<Macro>,
+    },
+    Filter {
+        filters: Vec<Post>,
+        body: Vec<Stmt>,
+    },
+    With {
+        values: Vec<(Target, Expr)>,
+        body: Vec<Stmt>,
+    },
     /// What a model is trained on; renders as its body, with a scope of its own.
     Generation(Vec<Stmt>),
     Break,

@@ -34,7 +34,11 @@ impl Passed {
             match place {
                 Some(place @ None) => *place = Some(value),
                 Some(_) => return fail(format!("got two values for `{name}` of `{of}`")),
-                None => return fail(format!("got the argument `{name}` for `{of}`, which has none of that name")),
+                None => {
+                    return fail(format!(
+                        "got the argument `{name}` for `{of}`, which has none of that name"
+                    ));
+                }
             }
         }
         Ok(found)
@@ -98,9 +102,10 @@ impl<'t> Machine<'t> {
             Value::Loop(place) => self.recurse(*place, passed),
             Value::Joiner(place) => {
                 passed.none("joiner")?;
-                let (text, used) = self.joiners.get_mut(*place).map_or_else(Default::default, |(text, used)| {
-                    (Rc::clone(text), std::mem::replace(used, true))
-                });
+                let (text, used) =
+                    self.joiners.get_mut(*place).map_or_else(Default::default, |(text, used)| {
+                        (Rc::clone(text), std::mem::replace(used, true))
+                    });
                 if used { Ok(Value::Text(text)) } else { Ok(Value::text("")) }
             }
             Value::Undefined(name) => fail(format!("{name} is undefined, so it cannot be called")),
@@ -186,7 +191,9 @@ impl<'t> Machine<'t> {
             Some(pairs) => {
                 for pair in self.items(pairs)? {
                     let pair = self.items(&pair)?;
-                    let [key, value] = pair.as_slice() else { return fail(format!("got no pairs for `{of}`")) };
+                    let [key, value] = pair.as_slice() else {
+                        return fail(format!("got no pairs for `{of}`"));
+                    };
                     self.insert(&mut entries, key.clone(), value.clone())?;
                 }
             }
@@ -229,9 +236,10 @@ impl<'t> Machine<'t> {
                 let item = index.checked_sub(1).and_then(|before| items.get(before));
                 item.cloned().unwrap_or_else(|| Value::Undefined("the item before the first".into()))
             }
-            "nextitem" => {
-                items.get(index + 1).cloned().unwrap_or_else(|| Value::Undefined("the item after the last".into()))
-            }
+            "nextitem" => items
+                .get(index + 1)
+                .cloned()
+                .unwrap_or_else(|| Value::Undefined("the item after the last".into())),
             "cycle" | "changed" => Value::Method(Rc::new((Value::Loop(place), name.to_owned()))),
             other => Value::Undefined(other.into()),
         })

@@ -18,7 +18,17 @@ pub struct Clock {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -54,7 +64,8 @@ impl Clock {
 
     /// Days since the year began, from 0.
     fn day_of_year(&self) -> u32 {
-        let leap = self.year.is_multiple_of(4) && (!self.year.is_multiple_of(100) || self.year.is_multiple_of(400));
+        let leap =
+            self.year.is_multiple_of(4) && (!self.year.is_multiple_of(100) || self.year.is_multiple_of(400));
         let before = [0_u32, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
         let month = usize::from(self.month.saturating_sub(1));
         let days = before.get(month).copied().unwrap_or_default();

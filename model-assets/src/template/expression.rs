@@ -51,8 +51,7 @@ impl Parser {
             return Ok(found);
         }
         let condition = self.or()?;
-        let otherwise =
-            if self.skip_name("else") { self.expression()? } else { expr(line, Kind::Undefined) };
+        let otherwise = if self.skip_name("else") { self.expression()? } else { expr(line, Kind::Undefined) };
         let again = expr(line, Kind::If(Box::new((condition, found, otherwise))));
         if !self.is_name("if") {
             return Ok(again);
@@ -185,7 +184,8 @@ impl Parser {
     }
 
     fn product(&mut self) -> Result<Expr> {
-        let operators = [("*", Binary::Mul), ("/", Binary::Div), ("//", Binary::FloorDiv), ("%", Binary::Rem)];
+        let operators =
+            [("*", Binary::Mul), ("/", Binary::Div), ("//", Binary::FloorDiv), ("%", Binary::Rem)];
         self.chain(Self::power, &operators)
     }
 
@@ -290,7 +290,11 @@ impl Parser {
         let line = self.line();
         let name = self.dotted_name()?;
         if !FILTERS.contains(&name.as_str()) {
-            return Err(self.fault(format!("got the filter `{}`, expected one of {}", name.escape_debug(), FILTERS.join(", "))));
+            return Err(self.fault(format!(
+                "got the filter `{}`, expected one of {}",
+                name.escape_debug(),
+                FILTERS.join(", ")
+            )));
         }
         let arguments = if self.is_op("(") { self.arguments()? } else { Arguments::default() };
         Ok(Post { line, kind: PostKind::Filter(name, arguments) })
@@ -308,7 +312,11 @@ impl Parser {
         let negated = self.skip_name("not");
         let name = self.dotted_name()?;
         if !TESTS.contains(&name.as_str()) {
-            return Err(self.fault(format!("got the test `{}`, expected one of {}", name.escape_debug(), TESTS.join(", "))));
+            return Err(self.fault(format!(
+                "got the test `{}`, expected one of {}",
+                name.escape_debug(),
+                TESTS.join(", ")
+            )));
         }
         let arguments = match self.peek() {
             Some(Token::Op("(")) => self.arguments()?,
@@ -320,7 +328,9 @@ impl Parser {
             Some(Token::Name(name)) if matches!(name.as_str(), "if" | "in" | "not" | "recursive") => {
                 Arguments::default()
             }
-            Some(Token::Name(_) | Token::Literal(_) | Token::Int(_) | Token::Float(_) | Token::Op("[" | "{")) => {
+            Some(
+                Token::Name(_) | Token::Literal(_) | Token::Int(_) | Token::Float(_) | Token::Op("[" | "{"),
+            ) => {
                 self.deeper()?;
                 let line = self.line();
                 let mut argument = self.primary()?;
@@ -355,7 +365,8 @@ impl Parser {
                 found.more = Some(self.expression()?);
             } else if self.skip_op("**") {
                 found.more_named = Some(self.expression()?);
-            } else if matches!((self.peek(), self.peek_after()), (Some(Token::Name(_)), Some(Token::Op("=")))) {
+            } else if matches!((self.peek(), self.peek_after()), (Some(Token::Name(_)), Some(Token::Op("="))))
+            {
                 let name = self.name()?;
                 self.expect_op("=")?;
                 found.named.push((name, self.expression()?));

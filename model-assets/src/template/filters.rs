@@ -10,10 +10,49 @@ use super::value::Value;
 
 /// Those that a template may name. Filters for HTML, and one that draws by chance, are not here.
 pub(super) const FILTERS: [&str; 44] = [
-    "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "first", "float",
-    "format", "groupby", "indent", "int", "items", "join", "last", "length", "list", "lower", "map", "max",
-    "min", "reject", "rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr", "slice",
-    "sort", "string", "sum", "title", "tojson", "trim", "truncate", "unique", "upper", "urlencode",
+    "abs",
+    "attr",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "first",
+    "float",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "urlencode",
     "wordcount",
 ];
 
@@ -47,15 +86,17 @@ impl Machine<'_> {
             "attr" => {
                 let [name] = passed.bind("attr", ["name"])?;
                 match name {
-                    Some(Value::Text(name)) if !matches!(value, Value::Dict(_)) || self.has_method(&value, &name) => {
+                    Some(Value::Text(name))
+                        if !matches!(value, Value::Dict(_)) || self.has_method(&value, &name) =>
+                    {
                         self.attribute(&value, &name)
                     }
                     Some(Value::Text(name)) => Ok(Value::Undefined(name)),
                     _ => fail("got no name for `attr`"),
                 }
             }
-            "upper" | "lower" | "capitalize" | "title" | "trim" | "center" | "indent" | "truncate" | "wordcount"
-            | "urlencode" | "replace" | "format" => self.text_filter(name, &value, passed),
+            "upper" | "lower" | "capitalize" | "title" | "trim" | "center" | "indent" | "truncate"
+            | "wordcount" | "urlencode" | "replace" | "format" => self.text_filter(name, &value, passed),
             _ => self.row_filter(name, value, passed),
         }
     }
@@ -134,7 +175,8 @@ impl Machine<'_> {
     fn round(&mut self, value: &Value, passed: Passed) -> Result<Value> {
         let [precision, method] = passed.bind("round", ["precision", "method"])?;
         let precision = int_or(precision, 0, "round")?;
-        let number = value.as_float().ok_or_else(|| Fault::new(format!("got `round` of a {}", value.kind())))?;
+        let number =
+            value.as_float().ok_or_else(|| Fault::new(format!("got `round` of a {}", value.kind())))?;
         let method = method.as_ref().map_or(Some("common"), Value::as_str);
         if !(0..=15).contains(&precision) {
             return fail(format!("got the precision {precision} for `round`, expected 0 to 15"));
@@ -166,7 +208,8 @@ impl Machine<'_> {
             "title" => passed.none(name).and_then(|()| done(titled(&text))),
             "wordcount" => {
                 passed.none(name)?;
-                let words = text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+                let words =
+                    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
                 Ok(Value::Int(words.count() as i64))
             }
             "trim" => {
@@ -181,7 +224,9 @@ impl Machine<'_> {
             }
             "replace" => {
                 let [old, new, count] = passed.bind(name, ["old", "new", "count"])?;
-                let (Some(old), Some(new)) = (old, new) else { return fail("got too few arguments for `replace`") };
+                let (Some(old), Some(new)) = (old, new) else {
+                    return fail("got too few arguments for `replace`");
+                };
                 let (old, new) = (Value::Text(self.to_text(&old)?), Value::Text(self.to_text(&new)?));
                 let count = count.filter(|count| !matches!(count, Value::None));
                 let passed = Passed::of([Some(old), Some(new), count].into_iter().flatten().collect());
@@ -195,7 +240,8 @@ impl Machine<'_> {
                 if !passed.positional.is_empty() {
                     return fail("got positional and named arguments for `format`, expected one kind");
                 }
-                let entries = passed.named.into_iter().map(|(name, value)| (Value::Text(name), value)).collect();
+                let entries =
+                    passed.named.into_iter().map(|(name, value)| (Value::Text(name), value)).collect();
                 let arguments = self.dict(entries)?;
                 self.printf(&text, &arguments)
             }
@@ -254,7 +300,8 @@ impl Machine<'_> {
     }
 
     fn truncate(&mut self, text: &str, passed: Passed) -> Result<Value> {
-        let [length, kill, end, leeway] = passed.bind("truncate", ["length", "killwords", "end", "leeway"])?;
+        let [length, kill, end, leeway] =
+            passed.bind("truncate", ["length", "killwords", "end", "leeway"])?;
         let length = usize::try_from(int_or(length, 255, "truncate")?).unwrap_or_default();
         let leeway = usize::try_from(int_or(leeway, 5, "truncate")?).unwrap_or_default();
         let kill = self.is_true(&kill.unwrap_or(Value::None))?;
@@ -279,7 +326,11 @@ impl Machine<'_> {
 
 fn whole(value: f64) -> Result<Value> {
     let value = value.trunc();
-    if value.abs() < 9.0e18 { Ok(Value::Int(value as i64)) } else { fail("got a number beyond 64 bits for `int`") }
+    if value.abs() < 9.0e18 {
+        Ok(Value::Int(value as i64))
+    } else {
+        fail("got a number beyond 64 bits for `int`")
+    }
 }
 
 /// Python's `capitalize`.
@@ -296,7 +347,11 @@ fn titled(text: &str) -> String {
     let mut written = String::new();
     let mut begins = true;
     for c in text.chars() {
-        if begins { written.extend(c.to_uppercase()) } else { written.extend(c.to_lowercase()) }
+        if begins {
+            written.extend(c.to_uppercase())
+        } else {
+            written.extend(c.to_lowercase())
+        }
         begins = is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
     }
     written
@@ -304,7 +359,12 @@ fn titled(text: &str) -> String {
 
 /// Python's `splitlines`.
 pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
-    let ends = |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let ends = |c: char| {
+        matches!(
+            c,
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
+    };
     let mut lines = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find(ends) {

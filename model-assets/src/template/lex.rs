@@ -24,8 +24,8 @@ pub(super) enum Token {
 
 /// Longest first.
 const OPERATORS: [&str; 25] = [
-    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<", "=",
-    ".", ":", "|", ",",
+    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<",
+    "=", ".", ":", "|", ",",
 ];
 
 /// Tokens with their lines.
@@ -129,7 +129,10 @@ impl<'s> Lexer<'s> {
 
     fn comment(&mut self) -> Result<bool> {
         let line = self.line;
-        let end = self.rest.find("#}").ok_or_else(|| Fault::at(line, "got a comment without its end, expected `#}`"))?;
+        let end = self
+            .rest
+            .find("#}")
+            .ok_or_else(|| Fault::at(line, "got a comment without its end, expected `#}`"))?;
         let signed = self.rest.get(..end).is_some_and(|text| text.ends_with(['-', '+']));
         self.skip(end - usize::from(signed));
         Ok(self.end("#}", true).unwrap_or_default())
@@ -184,7 +187,8 @@ impl<'s> Lexer<'s> {
             if first.is_ascii_digit() {
                 self.number()?;
             } else if first.is_alphanumeric() || first == '_' {
-                let end = self.rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(self.rest.len());
+                let end =
+                    self.rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(self.rest.len());
                 let name = self.skip(end);
                 self.push(Token::Name(name.to_owned()));
             } else if matches!(first, '\'' | '"') {
@@ -231,7 +235,9 @@ impl<'s> Lexer<'s> {
         let mut float = false;
         if radix == 10 && !after_dot {
             let tail = |end: usize| self.rest.get(end..).unwrap_or_default();
-            if let Some(fraction) = tail(end).strip_prefix('.').filter(|f| f.starts_with(|c: char| c.is_ascii_digit())) {
+            if let Some(fraction) =
+                tail(end).strip_prefix('.').filter(|f| f.starts_with(|c: char| c.is_ascii_digit()))
+            {
                 (end, float) = (end + 1 + digits(fraction), true);
             }
             if let Some(power) = tail(end).strip_prefix(['e', 'E']) {

@@ -223,7 +223,10 @@ impl Parser {
             other if REFUSED_TAGS.contains(&other) => {
                 Err(self.fault(format!("got the tag `{other}`, which chat templates do not have")))
             }
-            other => Err(self.fault(format!("got the tag `{}`, expected one that Jinja knows", other.escape_debug()))),
+            other => {
+                Err(self
+                    .fault(format!("got the tag `{}`, expected one that Jinja knows", other.escape_debug())))
+            }
         }
     }
 
@@ -236,7 +239,11 @@ impl Parser {
         let test = if self.skip_name("if") { Some(self.expression()?) } else { None };
         let recursive = self.skip_name("recursive");
         let (body, end) = self.block_to(&["endfor", "else"], Some(true))?;
-        let otherwise = if end == "else" { self.block("endfor", None)? } else { self.block_end().map(|()| Vec::new())? };
+        let otherwise = if end == "else" {
+            self.block("endfor", None)?
+        } else {
+            self.block_end().map(|()| Vec::new())?
+        };
         Ok(Node::For(Arc::new(For { target, iter, test, recursive, body, otherwise })))
     }
 
@@ -293,7 +300,12 @@ impl Parser {
         self.macro_of(name, parameters, end)
     }
 
-    fn macro_of(&mut self, name: String, parameters: Vec<(String, Option<Expr>)>, end: &str) -> Result<Macro> {
+    fn macro_of(
+        &mut self,
+        name: String,
+        parameters: Vec<(String, Option<Expr>)>,
+        end: &str,
+    ) -> Result<Macro> {
         self.uses.push(Uses::default());
         let body = self.block(end, Some(false))?;
         let uses = self.uses.pop().unwrap_or_default();

@@ -10,9 +10,44 @@ use super::value::Value;
 
 /// Those that a template may name.
 pub(super) const TESTS: [&str; 38] = [
-    "boolean", "callable", "defined", "divisibleby", "eq", "equalto", "even", "false", "filter", "float", "ge", "gt",
-    "greaterthan", "in", "integer", "iterable", "le", "lessthan", "lower", "lt", "mapping", "ne", "none", "number",
-    "odd", "sameas", "sequence", "string", "test", "true", "undefined", "upper", "==", "!=", "<", "<=", ">", ">=",
+    "boolean",
+    "callable",
+    "defined",
+    "divisibleby",
+    "eq",
+    "equalto",
+    "even",
+    "false",
+    "filter",
+    "float",
+    "ge",
+    "gt",
+    "greaterthan",
+    "in",
+    "integer",
+    "iterable",
+    "le",
+    "lessthan",
+    "lower",
+    "lt",
+    "mapping",
+    "ne",
+    "none",
+    "number",
+    "odd",
+    "sameas",
+    "sequence",
+    "string",
+    "test",
+    "true",
+    "undefined",
+    "upper",
+    "==",
+    "!=",
+    "<",
+    "<=",
+    ">",
+    ">=",
 ];
 
 impl Machine<'_> {
@@ -57,7 +92,12 @@ impl Machine<'_> {
             // What has a length and items; Jinja's undefined has a length and fails on the items.
             "sequence" => matches!(
                 value,
-                Value::List(_) | Value::Tuple(_) | Value::Dict(_) | Value::Text(_) | Value::Range(_) | Value::Undefined(_)
+                Value::List(_)
+                    | Value::Tuple(_)
+                    | Value::Dict(_)
+                    | Value::Text(_)
+                    | Value::Range(_)
+                    | Value::Undefined(_)
             ),
             "iterable" => matches!(
                 value,
@@ -72,7 +112,12 @@ impl Machine<'_> {
             ),
             "callable" => matches!(
                 value,
-                Value::Macro(_) | Value::Method(_) | Value::Function(_) | Value::Joiner(_) | Value::Loop(_) | Value::Undefined(_)
+                Value::Macro(_)
+                    | Value::Method(_)
+                    | Value::Function(_)
+                    | Value::Joiner(_)
+                    | Value::Loop(_)
+                    | Value::Undefined(_)
             ),
             "even" | "odd" => match value.as_int() {
                 Some(value) => (value % 2 == 0) == (name == "even"),
@@ -85,7 +130,12 @@ impl Machine<'_> {
             }
             "filter" => value.as_str().is_some_and(|name| FILTERS.contains(&name)),
             "test" => value.as_str().is_some_and(|name| TESTS.contains(&name)),
-            other => return fail(format!("got the test `{}`, expected one that Jinja knows", other.escape_debug())),
+            other => {
+                return fail(format!(
+                    "got the test `{}`, expected one that Jinja knows",
+                    other.escape_debug()
+                ));
+            }
         })
     }
 

@@ -41,8 +41,11 @@ impl Machine<'_> {
             let mut value = None;
             let mut spec_text = after;
             if let Some(named) = after.strip_prefix('(') {
-                let (name, more) = named.split_once(')').ok_or_else(|| Fault::new("got a `%(` without its end"))?;
-                let Value::Dict(dict) = arguments else { return fail("got a name in a format without a dict") };
+                let (name, more) =
+                    named.split_once(')').ok_or_else(|| Fault::new("got a `%(` without its end"))?;
+                let Value::Dict(dict) = arguments else {
+                    return fail("got a name in a format without a dict");
+                };
                 value = self.get(&Rc::clone(dict), &Value::text(name))?;
                 if value.is_none() {
                     return fail(format!("got no `{name}` for a format"));
@@ -84,7 +87,8 @@ impl Machine<'_> {
                 continue;
             }
             let field = tail.strip_prefix('{').and_then(|tail| tail.split_once('}'));
-            let (field, more) = field.ok_or_else(|| Fault::new("got a bracket without its other in a format"))?;
+            let (field, more) =
+                field.ok_or_else(|| Fault::new("got a bracket without its other in a format"))?;
             rest = more;
             let (field, spec) = field.split_once(':').unwrap_or((field, ""));
             let (field, conversion) = field.split_once('!').unwrap_or((field, ""));
@@ -126,7 +130,8 @@ impl Machine<'_> {
                 let item = item.parse().map_or_else(|_| Value::text(item), Value::Int);
                 (value, path) = (self.item(&value, &item)?, more);
             } else {
-                let name = path.strip_prefix('.').ok_or_else(|| Fault::new("got a broken field in a format"))?;
+                let name =
+                    path.strip_prefix('.').ok_or_else(|| Fault::new("got a broken field in a format"))?;
                 let end = name.find(['.', '[']).unwrap_or(name.len());
                 let (name, more) = name.split_at(end);
                 (value, path) = (self.attribute(&value, name)?, more);
@@ -136,7 +141,8 @@ impl Machine<'_> {
     }
 
     fn formatted(&mut self, value: &Value, spec: &Spec, printf: bool) -> Result<String> {
-        let number = value.as_float().filter(|_| !matches!(value, Value::Bool(_)) || printf || spec.kind.is_some());
+        let number =
+            value.as_float().filter(|_| !matches!(value, Value::Bool(_)) || printf || spec.kind.is_some());
         let kind = match spec.kind {
             Some(kind) => kind,
             None if number.is_some() && matches!(value, Value::Float(_)) => 'g',
@@ -158,7 +164,11 @@ impl Machine<'_> {
             'c' if printf => {
                 let text = match value {
                     Value::Text(text) if text.chars().count() == 1 => text.to_string(),
-                    other => match other.as_int().and_then(|code| u32::try_from(code).ok()).and_then(char::from_u32) {
+                    other => match other
+                        .as_int()
+                        .and_then(|code| u32::try_from(code).ok())
+                        .and_then(char::from_u32)
+                    {
                         Some(c) => c.to_string(),
                         None => return fail("got no character for `%c`"),
                     },
@@ -167,13 +177,27 @@ impl Machine<'_> {
             }
             'd' | 'i' | 'u' | 'x' | 'X' | 'o' | 'b' => {
                 let whole = match value {
-                    Value::Float(value) if printf && value.is_finite() && value.abs() < 9.0e18 => Some(value.trunc() as i64),
+                    Value::Float(value) if printf && value.is_finite() && value.abs() < 9.0e18 => {
+                        Some(value.trunc() as i64)
+                    }
                     value => value.as_int(),
                 };
-                let Some(whole) = whole else { return fail(format!("got a {} for `{kind}` of a format", value.kind())) };
+                let Some(whole) = whole else {
+                    return fail(format!("got a {} for `{kind}` of a format", value.kind()));
+                };
                 let size = whole.unsigned_abs();
                 let sign = if whole < 0 { "-" } else { "" };
-                let prefix = if spec.alternate { match kind { 'x' => "0x", 'X' => "0X", 'o' => "0o", 'b' => "0b", _ => "" } } else { "" };
+                let prefix = if spec.alternate {
+                    match kind {
+                        'x' => "0x",
+                        'X' => "0X",
+                        'o' => "0o",
+                        'b' => "0b",
+                        _ => "",
+                    }
+                } else {
+                    ""
+                };
                 let digits = match kind {
                     'x' => format!("{size:x}"),
                     'X' => format!("{size:X}"),
@@ -184,7 +208,9 @@ impl Machine<'_> {
                 format!("{sign}{prefix}{}", if spec.commas { grouped(&digits) } else { digits })
             }
             'f' | 'F' | 'e' | 'E' | 'g' | 'G' | '%' => {
-                let Some(number) = number else { return fail(format!("got a {} for `{kind}` of a format", value.kind())) };
+                let Some(number) = number else {
+                    return fail(format!("got a {} for `{kind}` of a format", value.kind()));
+                };
                 let precision = spec.precision.unwrap_or(6);
                 match kind {
                     _ if plain_float => super::write::float(number),
@@ -195,7 +221,12 @@ impl Machine<'_> {
                     _ => general(number, precision.max(1), spec.kind.is_none()),
                 }
             }
-            other => return fail(format!("got `{}` in a format, expected a kind that Python knows", other.escape_debug())),
+            other => {
+                return fail(format!(
+                    "got `{}` in a format, expected a kind that Python knows",
+                    other.escape_debug()
+                ));
+            }
         };
         let digits = match spec.sign {
             Some(sign @ ('+' | ' ')) if !digits.starts_with('-') => format!("{sign}{digits}"),
@@ -208,8 +239,15 @@ impl Machine<'_> {
         let missing = spec.width.saturating_sub(text.chars().count());
         self.budget.bytes((text.len() + missing * 4) as u64)?;
         let zeros = spec.zeros && usual == '>' && spec.align.is_none();
-        let align = spec.align.unwrap_or(if zeros { '=' } else if printf { '>' } else { usual });
-        let pad = |count: usize| String::from(spec.fill.unwrap_or(if zeros { '0' } else { ' ' })).repeat(count);
+        let align = spec.align.unwrap_or(if zeros {
+            '='
+        } else if printf {
+            '>'
+        } else {
+            usual
+        });
+        let pad =
+            |count: usize| String::from(spec.fill.unwrap_or(if zeros { '0' } else { ' ' })).repeat(count);
         Ok(match align {
             '<' => text + &pad(missing),
             '^' => format!("{}{text}{}", pad(missing / 2), pad(missing - missing / 2)),

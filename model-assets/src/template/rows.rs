@@ -56,7 +56,9 @@ impl Machine<'_> {
             "min" | "max" => self.extreme(name, &value, passed),
             "batch" => self.batch(&value, passed),
             "slice" => self.slices(&value, passed),
-            other => fail(format!("got the filter `{}`, expected one that Jinja knows", other.escape_debug())),
+            other => {
+                fail(format!("got the filter `{}`, expected one that Jinja knows", other.escape_debug()))
+            }
         }
     }
 
@@ -122,7 +124,12 @@ impl Machine<'_> {
     fn map(&mut self, value: &Value, mut passed: Passed) -> Result<Value> {
         let items = self.items(value)?;
         let mut found = Vec::new();
-        if let Some(at) = passed.named.iter().position(|(name, _)| &**name == "attribute").filter(|_| passed.positional.is_empty()) {
+        if let Some(at) = passed
+            .named
+            .iter()
+            .position(|(name, _)| &**name == "attribute")
+            .filter(|_| passed.positional.is_empty())
+        {
             let (_, attribute) = passed.named.remove(at);
             let [default] = passed.bind("map", ["default"])?;
             for item in items {
@@ -132,7 +139,9 @@ impl Machine<'_> {
             if passed.positional.is_empty() {
                 return fail("got neither a filter nor an attribute for `map`");
             }
-            let Value::Text(filter) = passed.positional.remove(0) else { return fail("got no filter's name for `map`") };
+            let Value::Text(filter) = passed.positional.remove(0) else {
+                return fail("got no filter's name for `map`");
+            };
             for item in items {
                 self.budget.slots(passed.positional.len() + passed.named.len())?;
                 let again = Passed { positional: passed.positional.clone(), named: passed.named.clone() };
@@ -278,7 +287,8 @@ impl Machine<'_> {
     }
 
     fn groupby(&mut self, value: &Value, passed: Passed) -> Result<Value> {
-        let [attribute, default, case] = passed.bind("groupby", ["attribute", "default", "case_sensitive"])?;
+        let [attribute, default, case] =
+            passed.bind("groupby", ["attribute", "default", "case_sensitive"])?;
         let Some(attribute) = attribute else { return fail("got no attribute for `groupby`") };
         let case = self.is_true(&case.unwrap_or(Value::None))?;
         let mut keyed = Vec::new();
@@ -309,7 +319,10 @@ impl Machine<'_> {
         let [attribute, start] = passed.bind("sum", ["attribute", "start"])?;
         let (mut whole, mut float) = match start {
             None => (Some(0_i64), 0.0),
-            Some(start) => (start.as_int(), start.as_float().ok_or_else(|| Fault::new("got a `start` for `sum` that is no number"))?),
+            Some(start) => (
+                start.as_int(),
+                start.as_float().ok_or_else(|| Fault::new("got a `start` for `sum` that is no number"))?,
+            ),
         };
         for item in self.items(value)? {
             let item = match &attribute {
@@ -318,7 +331,9 @@ impl Machine<'_> {
             };
             float += item.as_float().ok_or_else(|| Fault::new(format!("got a {} to add up", item.kind())))?;
             whole = match (whole, item.as_int()) {
-                (Some(a), Some(b)) => Some(a.checked_add(b).ok_or_else(|| Fault::new("got a sum beyond 64 bits"))?),
+                (Some(a), Some(b)) => {
+                    Some(a.checked_add(b).ok_or_else(|| Fault::new("got a sum beyond 64 bits"))?)
+                }
                 _ => None,
             };
         }
@@ -377,7 +392,9 @@ impl Machine<'_> {
             let len = each + usize::from(index < more);
             let mut row: Vec<Value> = items.iter().skip(at).take(len).cloned().collect();
             at += len;
-            if let Some(fill) = fill.as_ref().filter(|fill| !matches!(fill, Value::None)) && index >= more {
+            if let Some(fill) = fill.as_ref().filter(|fill| !matches!(fill, Value::None))
+                && index >= more
+            {
                 row.push(fill.clone());
             }
             found.push(self.list(row)?);

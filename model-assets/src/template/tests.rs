@@ -93,7 +93,10 @@ fn the_reference_conversation_is_rendered_or_refused() {
         assert_eq!(found.last().unwrap().messages().count(), 3);
     }
     let refused = |source: &str| judge(source, "", "").unwrap_err().to_string();
-    assert_eq!(refused("a\n{{ 'x'|nosuch }}").split(", expected").next(), Some("line 2: got the filter `nosuch`"));
+    assert_eq!(
+        refused("a\n{{ 'x'|nosuch }}").split(", expected").next(),
+        Some("line 2: got the filter `nosuch`")
+    );
     assert_eq!(refused("{{ raise_exception('not me') }}"), "line 1: not me");
     assert_eq!(
         refused("nothing of it"),
@@ -174,11 +177,23 @@ const GROWING: [&str; 47] = [
     "{% set ns=namespace(x=1) %}{% for i in range(90000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
     "{% set ns=namespace(x=1) %}{% for i in range(90000) %}{% set ns.x = {1: ns.x} %}{% endfor %}{{ ns.x }}",
     "{% set ns=namespace(x=[]) %}{% for i in range(90000) %}{% set ns.x = ns.x + [i] %}{% endfor %}",
-    "{{ range(10**9)|list }}", "{% for i in range(10**9) %}{% endfor %}", "{{ 'a' * 10**9 }}", "{{ [1] * 10**9 }}",
-    "{{ (1,) * 10**9 }}", "{{ 'a'|center(10**9) }}", "{{ 'a'.ljust(10**9) }}", "{{ '1'.zfill(10**9) }}",
-    "{{ 'a'|indent(10**9) }}", "{{ ('a\n' * 9000)|indent(9000) }}", "{{ [1]|batch(10**9, 0)|list }}",
-    "{{ [1]|slice(10**9)|list }}", "{{ '%1000000000d' % 1 }}", "{{ '{:1000000000}'.format(1) }}",
-    "{{ '%.1000000000f' % 1 }}", "{{ [1]|tojson(indent=10**9) }}", "{{ 9**9**9 }}",
+    "{{ range(10**9)|list }}",
+    "{% for i in range(10**9) %}{% endfor %}",
+    "{{ 'a' * 10**9 }}",
+    "{{ [1] * 10**9 }}",
+    "{{ (1,) * 10**9 }}",
+    "{{ 'a'|center(10**9) }}",
+    "{{ 'a'.ljust(10**9) }}",
+    "{{ '1'.zfill(10**9) }}",
+    "{{ 'a'|indent(10**9) }}",
+    "{{ ('a\n' * 9000)|indent(9000) }}",
+    "{{ [1]|batch(10**9, 0)|list }}",
+    "{{ [1]|slice(10**9)|list }}",
+    "{{ '%1000000000d' % 1 }}",
+    "{{ '{:1000000000}'.format(1) }}",
+    "{{ '%.1000000000f' % 1 }}",
+    "{{ [1]|tojson(indent=10**9) }}",
+    "{{ 9**9**9 }}",
     "{{ (['a' * 1000] * 1000)|join('b' * 100000) }}",
     "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
     "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
@@ -211,11 +226,23 @@ fn deepest_admitted_recursion_fits_a_small_stack() {
 fn limits_say_what_was_met() {
     let met = |source: &str| plain(source).unwrap_err().to_string();
     assert_eq!(met("\n{{ 'a' * 10**9 }}"), "line 2: got more texts and lists than 67108864 bytes");
-    assert_eq!(met("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"), "line 1: got more work than 4000000 steps");
-    assert_eq!(met("{{ ('a' * 1000000) ~ ('b' * 2000000) }}"), "line 1: got a prompt of more than 2097152 bytes");
-    assert_eq!(met("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), "line 1: got a recursion deeper than 200");
+    assert_eq!(
+        met("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
+        "line 1: got more work than 4000000 steps"
+    );
+    assert_eq!(
+        met("{{ ('a' * 1000000) ~ ('b' * 2000000) }}"),
+        "line 1: got a prompt of more than 2097152 bytes"
+    );
+    assert_eq!(
+        met("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),
+        "line 1: got a recursion deeper than 200"
+    );
     assert_eq!(met(&"x".repeat(300_000)), "got 300000 bytes, expected at most 262144");
-    assert_eq!(met("{% include 'other' %}"), "line 1: got the tag `include`, which chat templates do not have");
+    assert_eq!(
+        met("{% include 'other' %}"),
+        "line 1: got the tag `include`, which chat templates do not have"
+    );
 }
 
 #[test]
@@ -226,7 +253,10 @@ fn the_clock_is_the_callers() {
     let input = Input { clock, ..Input::of(&messages, "", "") };
     let template = Template::parse("{{ strftime_now('%A %d %B %Y %H:%M:%S %j') }}").unwrap();
     assert_eq!(template.render(&input).unwrap(), "Sunday 29 November 2026 13:31:07 333");
-    assert_eq!(Clock::utc(951_782_400), Clock { year: 2000, month: 2, day: 29, hour: 0, minute: 0, second: 0 });
+    assert_eq!(
+        Clock::utc(951_782_400),
+        Clock { year: 2000, month: 2, day: 29, hour: 0, minute: 0, second: 0 }
+    );
 }
 
 proptest::proptest! {

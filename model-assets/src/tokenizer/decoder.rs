@@ -90,9 +90,10 @@ pub fn decoder_steps(it: &Value) -> Result<Vec<DecoderStep>, String> {
 fn unfold(it: &Value, depth: usize, found: &mut Vec<DecoderStep>) -> Result<(), String> {
     let part = "decoder";
     let short = |field: &str| match string(it, part, field)? {
-        text if text.len() > PATTERN_BYTES_MAX => {
-            Err(format!("{part}: got {} bytes of `{field}`, expected at most {PATTERN_BYTES_MAX}", text.len()))
-        }
+        text if text.len() > PATTERN_BYTES_MAX => Err(format!(
+            "{part}: got {} bytes of `{field}`, expected at most {PATTERN_BYTES_MAX}",
+            text.len()
+        )),
         text => Ok(text.to_owned()),
     };
     let one_char = |field: &str| {
@@ -122,12 +123,14 @@ fn unfold(it: &Value, depth: usize, found: &mut Vec<DecoderStep>) -> Result<(), 
         "Replace" => DecoderStep::Replace { pattern: pattern(it)?, content: short("content")? },
         "Metaspace" => {
             let scheme = it.get("prepend_scheme").and_then(Value::as_str).unwrap_or("always");
-            let never = it.get("add_prefix_space").and_then(Value::as_bool) == Some(false) || scheme == "never";
+            let never =
+                it.get("add_prefix_space").and_then(Value::as_bool) == Some(false) || scheme == "never";
             DecoderStep::Metaspace { replacement: one_char("replacement")?, keep_first: never }
         }
         "WordPiece" => {
             let cleanup = it.get("cleanup").and_then(Value::as_bool);
-            let cleanup = cleanup.ok_or_else(|| format!("{part}: got no `cleanup`, expected true or false"))?;
+            let cleanup =
+                cleanup.ok_or_else(|| format!("{part}: got no `cleanup`, expected true or false"))?;
             DecoderStep::WordPiece { prefix: short("prefix")?, cleanup }
         }
         "BPEDecoder" => DecoderStep::Suffix { suffix: short("suffix")? },
@@ -146,10 +149,9 @@ fn unfold(it: &Value, depth: usize, found: &mut Vec<DecoderStep>) -> Result<(), 
 fn pattern(it: &Value) -> Result<String, String> {
     match it.get("pattern").and_then(|pattern| pattern.get("String")).and_then(Value::as_str) {
         Some(text) if (1..=PATTERN_BYTES_MAX).contains(&text.len()) => Ok(text.to_owned()),
-        Some(text) => Err(format!(
-            "decoder: got a pattern of {} bytes, expected 1 to {PATTERN_BYTES_MAX}",
-            text.len()
-        )),
+        Some(text) => {
+            Err(format!("decoder: got a pattern of {} bytes, expected 1 to {PATTERN_BYTES_MAX}", text.len()))
+        }
         None => Err("decoder: got a Replace of a regular expression, expected of a plain text".to_owned()),
     }
 }

@@ -22,7 +22,9 @@ pub(super) fn normalizer(it: &Value) -> Result<u64, String> {
 fn normalizer_step(it: &Value, depth: usize) -> Result<u64, String> {
     let part = "normalizer";
     Ok(match kind(it, part)? {
-        "Sequence" => product(steps(it, part, "normalizers", depth)?, |step| normalizer_step(step, depth + 1))?,
+        "Sequence" => {
+            product(steps(it, part, "normalizers", depth)?, |step| normalizer_step(step, depth + 1))?
+        }
         "Strip" | "StripAccents" | "Nmt" => 1,
         // U+0130: two bytes become three.
         "Lowercase" => 2,
@@ -63,7 +65,8 @@ fn pre_tokenizer_step(it: &Value, depth: usize) -> Result<u64, String> {
         "ByteLevel" => 2,
         // A space becomes a character of three bytes.
         "Metaspace" => 3,
-        "BertPreTokenizer" | "Whitespace" | "WhitespaceSplit" | "Punctuation" | "Digits" | "UnicodeScripts" => 1,
+        "BertPreTokenizer" | "Whitespace" | "WhitespaceSplit" | "Punctuation" | "Digits"
+        | "UnicodeScripts" => 1,
         "CharDelimiterSplit" | "FixedLength" => 1,
         "Split" => {
             pattern(it, part)?;

@@ -51,7 +51,9 @@ fn files_of_public_models_are_taken() {
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         // DeepSeek.
         r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        "[0-9]+", "[一-龥぀-ゟ゠-ヿ]+", r"\p{N}{1,3}",
+        "[0-9]+",
+        "[一-龥぀-ゟ゠-ヿ]+",
+        r"\p{N}{1,3}",
     ] {
         taken(split(expression));
     }
@@ -77,7 +79,10 @@ fn growth_is_the_product_of_all_steps() {
     refused(json!({"normalizer": replace("", "b")}), "got a pattern of 0 bytes");
     refused(json!({"normalizer": replace("a", &"b".repeat(300))}), "got 300 bytes of `content`");
     // What may match nothing stands between any two bytes.
-    refused(json!({"normalizer": {"type": "Replace", "pattern": {"Regex": "x*"}, "content": "b".repeat(40)}}), "into 41");
+    refused(
+        json!({"normalizer": {"type": "Replace", "pattern": {"Regex": "x*"}, "content": "b".repeat(40)}}),
+        "into 41",
+    );
     refused(
         json!({"normalizer": {"type": "NFKC"}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
             {"type": "Metaspace", "replacement": "▁"}, {"type": "ByteLevel"}]}}),
@@ -87,7 +92,10 @@ fn growth_is_the_product_of_all_steps() {
 
 #[test]
 fn unknown_steps_are_refused() {
-    refused(json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}), "normalizer: got `Precompiled`");
+    refused(
+        json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}),
+        "normalizer: got `Precompiled`",
+    );
     refused(json!({"normalizer": {"prepend": "x"}}), "normalizer: got no `type`");
     refused(json!({"pre_tokenizer": {"type": "Custom"}}), "pre_tokenizer: got `Custom`");
     refused(json!({"post_processor": {"type": "Custom"}}), "post_processor: got `Custom`");
@@ -105,7 +113,8 @@ fn unknown_steps_are_refused() {
 fn models_draw_nothing_by_chance_and_look_up_short_words() {
     refused(json!({"model": {"type": "BPE", "dropout": 0.1, "vocab": {"a": 0}}}), "dropout 0.1");
     taken(json!({"model": {"type": "BPE", "dropout": 0.0, "vocab": {"a": 0}}}));
-    let words = json!({"model": {"type": "WordPiece", "max_input_chars_per_word": 100_000, "vocab": {"a": 0}}});
+    let words =
+        json!({"model": {"type": "WordPiece", "max_input_chars_per_word": 100_000, "vocab": {"a": 0}}});
     refused(words, "max_input_chars_per_word 100000");
     refused(json!({"model": {"type": "BPE", "vocab": {}}}), "an empty vocabulary");
 }
@@ -156,19 +165,30 @@ fn decoders_unfold_into_steps_that_can_be_streamed() {
     assert_eq!(facts.decoder.last().unwrap(), &DecoderStep::Strip { content: ' ', start: 1, stop: 0 });
     assert_eq!(facts.decoder.len(), 4);
     refused(sequence(&[fuse, bytes]), "after a step that joins tokens");
-    refused(json!({"decoder": {"type": "Replace", "pattern": {"Regex": "a*"}, "content": "b"}}), "of a plain text");
+    refused(
+        json!({"decoder": {"type": "Replace", "pattern": {"Regex": "a*"}, "content": "b"}}),
+        "of a plain text",
+    );
     refused(json!({"decoder": replace("", "b")}), "got a pattern of 0 bytes");
-    refused(json!({"decoder": {"type": "Strip", "content": "ab", "start": 1, "stop": 0}}), "expected one character");
-    refused(json!({"decoder": {"type": "Strip", "content": " ", "start": 1000, "stop": 0}}), "expected at most 64");
+    refused(
+        json!({"decoder": {"type": "Strip", "content": "ab", "start": 1, "stop": 0}}),
+        "expected one character",
+    );
+    refused(
+        json!({"decoder": {"type": "Strip", "content": " ", "start": 1000, "stop": 0}}),
+        "expected at most 64",
+    );
 }
 
 #[test]
 fn garbage_is_refused() {
-    for garbage in ["", "{}", "[]", "null", r#"{"model": 3}"#, r#"{"model":{"type":"BPE","vocab":{"a":-1}}}"#] {
+    for garbage in ["", "{}", "[]", "null", r#"{"model": 3}"#, r#"{"model":{"type":"BPE","vocab":{"a":-1}}}"#]
+    {
         assert!(judge(garbage.as_bytes()).is_err(), "{garbage}");
     }
     let deep = format!(r#"{{"normalizer": {}"#, "[".repeat(100_000));
     assert!(judge(deep.as_bytes()).is_err());
-    let tokens: Vec<Value> = (0..70_000).map(|id| json!({"id": id + 2, "content": format!("<{id}>")})).collect();
+    let tokens: Vec<Value> =
+        (0..70_000).map(|id| json!({"id": id + 2, "content": format!("<{id}>")})).collect();
     refused(json!({"added_tokens": tokens}), "expected at most 65536");
 }

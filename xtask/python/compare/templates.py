@@ -14,8 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from proofmark_worker import templates as worker
 from transformers.utils import chat_template_utils
+
+from proofmark_worker import templates as worker
 
 NAMES = {"bos_token": "<B>", "eos_token": "<E>"}
 

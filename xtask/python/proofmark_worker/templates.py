@@ -5,7 +5,7 @@ independent renderer, so that both can be held against each other: before anythi
 child process with bounded memory and time renders the reference conversation, and its prompts must
 be the app's.
 
-**Invariant:** a template computes text and nothing else (sandbox, no loader, a clock that is given).
+**Invariant:** a template computes text and nothing else (sandbox, no loader, a given clock).
 **Invariant:** the worker itself renders no template that the child has not rendered.
 """
 
@@ -37,7 +37,7 @@ def _json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=Fal
     )
 
 
-def environment(clock: datetime = CLOCK):
+def environment():
     from jinja2 import nodes
     from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension, loopcontrols
@@ -64,7 +64,6 @@ def environment(clock: datetime = CLOCK):
             raise SecurityError(f"got {name!r} for a namespace")
 
     class LettersOnly(Namespace):
-
         def __init__(*args, **kwargs):
             self, args = args[0], args[1:]
             values = dict(*args, **kwargs)
@@ -81,7 +80,7 @@ def environment(clock: datetime = CLOCK):
     )
     made.filters["tojson"] = _json
     made.globals["raise_exception"] = _raise
-    made.globals["strftime_now"] = clock.strftime
+    made.globals["strftime_now"] = CLOCK.strftime
     made.globals["namespace"] = LettersOnly
     return made
 
@@ -89,8 +88,8 @@ def environment(clock: datetime = CLOCK):
 class Template:
     """A compiled template with what it may print."""
 
-    def __init__(self, source: str, bos_token: str, eos_token: str, clock: datetime = CLOCK) -> None:
-        self.template = environment(clock).from_string(source)
+    def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
+        self.template = environment().from_string(source)
         self.names = {"bos_token": bos_token, "eos_token": eos_token}
 
     def render(self, messages: list[dict], add_generation_prompt: bool, tools=None) -> str:
@@ -148,7 +147,8 @@ def check(heldout: HeldOut) -> None:
 
     def prompts() -> list[str]:
         template = Template(path.read_text(encoding="utf-8"), heldout.bos_token, heldout.eos_token)
-        return [template.render(it["messages"], it["add_generation_prompt"]) for it in heldout.reference]
+        turns = [(it["messages"], it["add_generation_prompt"]) for it in heldout.reference]
+        return [template.render(*turn) for turn in turns]
 
     answer = bounded(prompts)
     if "error" in answer:

@@ -32,5 +32,7 @@ fn both_halves_render_as_transformers_does() {
     // A script that renders nothing must not pass.
     let rendered = cases.iter().filter(|it| it.transformers.is_some());
     assert!(rendered.count() >= 200, "{} cases", cases.len());
-    assert!(cases.iter().any(|it| it.name == "generation") && cases.iter().any(|it| it.name.starts_with("qwen3")));
+    assert!(
+        cases.iter().any(|it| it.name == "generation") && cases.iter().any(|it| it.name.starts_with("qwen3"))
+    );
 }

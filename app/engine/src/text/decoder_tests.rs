@@ -9,8 +9,9 @@ use super::Tokenizer;
 
 /// One token per byte (`<0xE4>`), then texts that each kind of decoder treats specially, then a special token.
 const WORDS: [&str; 34] = [
-    "▁", "▁▁", "▁He", "llo", "▁wor", "ld", " ", "  ", "a", "##b", "##ing", "un", "Ġ", "Ã", "©", "</w>", "x</w>", "</",
-    "w>", "<", "<0x", "<0xZZ>", "é", "e", "\u{301}", "👩", "\u{200d}", "👧", ".", "n't", "'", "�", "你", "",
+    "▁", "▁▁", "▁He", "llo", "▁wor", "ld", " ", "  ", "a", "##b", "##ing", "un", "Ġ", "Ã", "©", "</w>",
+    "x</w>", "</", "w>", "<", "<0x", "<0xZZ>", "é", "e", "\u{301}", "👩", "\u{200d}", "👧", ".", "n't", "'",
+    "�", "你", "",
 ];
 const SPECIAL: u32 = 256 + WORDS.len() as u32;
 
