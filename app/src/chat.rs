@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use anyhow::bail;
 use engine::{
     LoadOptions, Model, ModelBytes, PackedCache, Session,
-    chat::{ChatTemplate, Message, Role},
+    chat::{ChatTemplate, Clock, Message, Role},
     generate::{Finish, Limits, Piece, Reply, Statistics, generate_until},
     sample::{self, Sampler},
     text::Tokenizer,
@@ -77,7 +77,8 @@ impl Chat {
         let tokenizer = Tokenizer::from_bytes(tokenizer, model.vocab())?;
         let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let stop = model.eos().to_vec();
-        let template = ChatTemplate::new(template, &name(model.bos()), &name(stop.first().copied()))?;
+        let template =
+            ChatTemplate::new(template, &name(model.bos()), &name(stop.first().copied()))?.at(now());
         let chat = Self {
             session: Session::new(model),
             tokenizer,
@@ -195,6 +196,12 @@ impl Chat {
         }
         Ok(Turn { reply, forgotten: self.left_out })
     }
+}
+
+/// The time that a template may ask for; a person's own time zone is not known here.
+fn now() -> Clock {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(Clock::FIXED, |since| Clock::utc(since.as_secs()))
 }
 
 #[cfg(test)]

@@ -241,11 +241,20 @@ fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
         None if manifest.weights == WeightsKind::Random => {}
         None => ledger.fail("tokenizer", "tokenizer.json", "no file", "the model's tokenizer"),
     }
+    template_rule(recipe, claim.tokenizer.as_deref(), claim.chat_template.as_deref(), ledger);
     if claim.chat_template.is_none() && manifest.weights != WeightsKind::Random {
         ledger.fail("template", "chat template", "no file", "the model's chat template");
     }
     // The file format has no version of its exporter: skew between exporter and runtime shows nowhere else.
     ledger.rule("exporter-version", "manifest.json", &manifest.toolchain.executorch, RUNTIME_VERSION);
+}
+
+/// A template is a program: the app must be able to render a conversation with it.
+fn template_rule(recipe: &Recipe, tokenizer: Option<&[u8]>, template: Option<&str>, ledger: &mut Ledger) {
+    let (Some(tokenizer), Some(template)) = (tokenizer, template) else { return };
+    if let Err(error) = crate::claim::prompts(recipe, tokenizer, template) {
+        ledger.fail("template-renders", &recipe.tokens.chat_template, error, "the reference conversation");
+    }
 }
 
 /// A checkpoint from elsewhere may be exported, and whoever builds the app is told.

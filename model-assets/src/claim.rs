@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 use crate::{
     digest::Digest,
     error::ContractError,
@@ -15,6 +13,7 @@ use crate::{
     policy::Policy,
     pte,
     recipe::{Backend, Delivery, Recipe},
+    template, tokenizer,
 };
 
 /// What is claimed about a model.
@@ -148,13 +147,37 @@ pub fn expect(recipe: &Recipe) -> pte::Expect {
 const METADATA_METHODS: [&str; 6] =
     ["get_max_seq_len", "get_max_context_len", "get_vocab_size", "use_kv_cache", "get_bos_id", "get_eos_ids"];
 
+/// Prompts of the reference conversation, as the app renders them with these files.
+///
+/// # Errors
+/// A message: what the tokenizer is refused for, or the template with the line.
+pub fn prompts(recipe: &Recipe, tokenizer: &[u8], chat_template: &str) -> Result<Prompts, String> {
+    let facts = tokenizer::judge(tokenizer)?;
+    let text = |id: Option<&u32>| id.and_then(|id| facts.token(*id)).unwrap_or_default().to_owned();
+    let (bos_token, eos_token) = (text(Some(&recipe.tokens.bos)), text(recipe.tokens.eos.first()));
+    let renderings =
+        template::judge(chat_template, &bos_token, &eos_token).map_err(|fault| fault.to_string())?;
+    Ok(Prompts { bos_token, eos_token, renderings })
+}
+
+/// The reference conversation with what its template may print.
+#[derive(Debug, Clone)]
+pub struct Prompts {
+    /// The text of the start token.
+    pub bos_token: String,
+    /// The text of the first stop token.
+    pub eos_token: String,
+    /// The conversation in its lengths.
+    pub renderings: Vec<template::Rendering>,
+}
+
 /// Rows of the vocabulary that a tokenizer of this recipe's model can emit. A model may have more: rows that only pad the matrix
 /// stand behind the last token, and are never sampled.
 ///
 /// # Errors
-/// A message: it is no tokenizer, it has a token that the model lacks, or it lacks one that the recipe names.
+/// A message: it is no tokenizer that an app may carry, it has a token that the model lacks, or it lacks one that the recipe names.
 pub fn token_rows(recipe: &Recipe, tokenizer: &[u8]) -> Result<u32, String> {
-    let (rows, vocab) = (tokenizer_rows(tokenizer)?, recipe.architecture.vocab);
+    let (rows, vocab) = (tokenizer::judge(tokenizer)?.rows, recipe.architecture.vocab);
     if rows > vocab {
         return Err(format!("got tokens up to {}, expected ids below the model's {vocab}", rows - 1));
     }
@@ -163,28 +186,4 @@ pub fn token_rows(recipe: &Recipe, tokenizer: &[u8]) -> Result<u32, String> {
         Some(id) => Err(format!("got {rows} ids, expected the recipe's token {id} among them")),
         None => Ok(rows),
     }
-}
-
-/// Rows that a Hugging Face `tokenizer.json` can emit: its highest id plus one.
-///
-/// # Errors
-/// A message when it is not such a file.
-pub fn tokenizer_rows(bytes: &[u8]) -> Result<u32, String> {
-    #[derive(Deserialize)]
-    struct Tokenizer {
-        model: Model,
-        #[serde(default)]
-        added_tokens: Vec<Added>,
-    }
-    #[derive(Deserialize)]
-    struct Model {
-        vocab: BTreeMap<String, u32>,
-    }
-    #[derive(Deserialize)]
-    struct Added {
-        id: u32,
-    }
-    let tokenizer: Tokenizer = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    let ids = tokenizer.model.vocab.into_values().chain(tokenizer.added_tokens.into_iter().map(|a| a.id));
-    ids.max().and_then(|id| id.checked_add(1)).ok_or_else(|| "an empty vocabulary".to_owned())
 }

@@ -30,6 +30,8 @@ pub mod reserve;
 pub mod signature;
 #[cfg(feature = "signature")]
 pub mod signers;
+pub mod template;
+pub mod tokenizer;
 
 /// Digest of a value's meaning: its canonical JSON, with keys in declaration order.
 fn canonical_digest(value: &impl serde::Serialize) -> digest::Digest {

@@ -10,6 +10,8 @@ pub const MANIFEST_BYTES_MAX: u64 = 8 << 20;
 pub const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
 /// Largest chat template that is read.
 pub const TEMPLATE_BYTES_MAX: u64 = 256 << 10;
+/// Longest prompt, in bytes of text: 16 for every token of the largest context window.
+pub const PROMPT_BYTES_MAX: usize = 2 << 20;
 /// Largest model file that any recipe may allow: Play's asset pack and the App Store's app both end below it.
 pub const MODEL_BYTES_MAX: u64 = 4_000_000_000;
 /// Most files of a checkpoint that a recipe may pin or a hub's index may name.

@@ -46,3 +46,11 @@ pub(crate) fn interop() -> Utf8PathBuf {
     let lock = include_bytes!("../python/interop.lock");
     ensure(&workspace, "interop-venv", lock).expect("needs Python with venv and the package index")
 }
+
+/// `transformers`, whose rendering of chat templates both halves are held against.
+#[cfg(test)]
+pub(crate) fn transformers() -> Utf8PathBuf {
+    let workspace = Workspace::find(None).expect("a workspace");
+    let lock = include_bytes!("../python/templates.lock");
+    ensure(&workspace, "templates-venv", lock).expect("needs Python with venv and the package index")
+}

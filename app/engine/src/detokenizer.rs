@@ -1,11 +1,20 @@
 //! Tokens to text, one by one.
 //!
-//! **Invariant:** the pieces of a stream join to what the tokenizer decodes of all its tokens, and no piece splits a
-//! character.
+//! **Invariant:** the pieces of a stream join to what [`Tokenizer::decode`] gives for all its tokens, and no piece
+//! splits a character.
+//!
+//! **Invariant:** what a stream holds back is bounded: an unfinished character, the beginning of a pattern, or one
+//! token, whatever the tokens are.
+//!
+//! Both read tokens by the same steps, so this holds by construction. The steps give what the `tokenizers` crate gives,
+//! with one difference: where byte tokens in a row (`<0xE4>`) are not UTF-8, the crate writes U+FFFD for every byte of the
+//! row, the good characters in it too. That can only be known when the row has ended, which may be never. Here a good
+//! character is written as soon as it is whole, and U+FFFD stands for each broken byte alone.
 
-use tokenizers::{DecoderWrapper, Model as _};
+use tokenizers::Model as _;
 
 use crate::error::Result;
+use crate::stream::{self, Stage};
 use crate::text::Tokenizer;
 
 /// Turns a stream of tokens into pieces of text.
@@ -20,25 +29,12 @@ pub struct Detokenizer<'a> {
 enum Source<'a> {
     /// Every token is a row of bytes, whatever stands before it; `pending` is an unfinished character.
     Bytes { bytes: &'a TokenBytes, pending: Vec<u8> },
-    /// Any other tokenizer decodes a token differently after others (a leading space, a character spread over several
-    /// byte tokens), so a piece is what the text *gains* by a token, decoded together with those before it, and the end
-    /// waits while it may be an unfinished character.
-    Text {
-        tokenizer: &'a Tokenizer,
-        /// Tokens since the last but one point at which nothing was waiting: context for those that follow.
-        tokens: Vec<u32>,
-        /// How many of them were there at the last such point.
-        settled: usize,
-        /// What of their text has been written out.
-        written: String,
-    },
+    /// Any other tokenizer rewrites its tokens step by step.
+    Steps { tokenizer: &'a Tokenizer, stages: Vec<Stage> },
 }
 
 /// Longest row of bytes that is expected of a token; a longer one costs an allocation.
 const TOKEN_BYTES: usize = 256;
-
-/// A character of four bytes lacks at most its last: decoders show each of the others as U+FFFD until it comes.
-const UNFINISHED_CHARS_MAX: usize = 3;
 
 impl<'a> Detokenizer<'a> {
     pub(crate) fn of_bytes(bytes: &'a TokenBytes) -> Self {
@@ -46,16 +42,15 @@ impl<'a> Detokenizer<'a> {
         Self { source: Source::Bytes { bytes, pending }, piece: String::with_capacity(TOKEN_BYTES) }
     }
 
-    pub(crate) fn of_text(tokenizer: &'a Tokenizer) -> Self {
-        let source = Source::Text { tokenizer, tokens: Vec::new(), settled: 0, written: String::new() };
-        Self { source, piece: String::new() }
+    pub(crate) fn of_steps(tokenizer: &'a Tokenizer, stages: Vec<Stage>) -> Self {
+        Self { source: Source::Steps { tokenizer, stages }, piece: String::new() }
     }
 
     /// Takes a token and returns the text that became final by it; empty while a character is unfinished. Allocates
     /// nothing where tokens are rows of bytes.
     ///
     /// # Errors
-    /// When the tokenizer fails.
+    /// None today; a tokenizer that can fail on a token would say so here.
     pub fn push(&mut self, token: u32) -> Result<&str> {
         self.piece.clear();
         match &mut self.source {
@@ -64,20 +59,9 @@ impl<'a> Detokenizer<'a> {
                 let unfinished = finished(pending, &mut self.piece);
                 pending.drain(..pending.len() - unfinished);
             }
-            Source::Text { tokenizer, tokens, settled, written } => {
-                tokens.push(token);
-                let text = tokenizer.decode(tokens)?;
-                let mut certain = text.as_str();
-                for _ in 0..UNFINISHED_CHARS_MAX {
-                    certain = certain.strip_suffix(char::REPLACEMENT_CHARACTER).unwrap_or(certain);
-                }
-                self.piece.push_str(gained(written, certain));
-                if certain.len() == text.len() {
-                    tokens.drain(..*settled);
-                    *settled = tokens.len();
-                    *written = tokenizer.decode(tokens)?;
-                } else {
-                    certain.clone_into(written);
+            Source::Steps { tokenizer, stages } => {
+                if let Some(text) = tokenizer.shown(token) {
+                    stream::feed(stages, &text, true, &mut self.piece);
                 }
             }
         }
@@ -87,19 +71,21 @@ impl<'a> Detokenizer<'a> {
     /// Returns what is left; an unfinished character becomes U+FFFD.
     ///
     /// # Errors
-    /// When the tokenizer fails.
+    /// None today, as for [`Self::push`].
     pub fn finish(self) -> Result<String> {
         match self.source {
             Source::Bytes { pending, .. } => Ok(String::from_utf8_lossy(&pending).into_owned()),
-            Source::Text { tokenizer, tokens, written, .. } => {
-                Ok(gained(&written, &tokenizer.decode(&tokens)?).to_owned())
+            Source::Steps { mut stages, .. } => {
+                let mut rest = String::new();
+                stream::finish(&mut stages, &mut rest);
+                Ok(rest)
             }
         }
     }
 }
 
 /// Appends the characters of `bytes`, U+FFFD for what is none, and returns how many bytes at the end may become one.
-fn finished(bytes: &[u8], text: &mut String) -> usize {
+pub(crate) fn finished(bytes: &[u8], text: &mut String) -> usize {
     let mut left = bytes.len();
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
@@ -117,14 +103,6 @@ fn finished(bytes: &[u8], text: &mut String) -> usize {
     0
 }
 
-/// What `now` has beyond `written`. Where a tokenizer rewrites what came before, the common beginning counts as
-/// written and the rest as new.
-fn gained<'t>(written: &str, now: &'t str) -> &'t str {
-    let same = written.chars().zip(now.chars()).take_while(|(a, b)| a == b);
-    let same: usize = same.map(|(c, _)| c.len_utf8()).sum();
-    now.get(same..).unwrap_or_default()
-}
-
 /// The bytes of every token of a byte-level tokenizer, special ones left out.
 #[derive(Debug)]
 pub(crate) struct TokenBytes {
@@ -134,9 +112,8 @@ pub(crate) struct TokenBytes {
 }
 
 impl TokenBytes {
-    /// `None` for any other tokenizer.
-    pub(crate) fn of_tokenizer(tokenizer: &tokenizers::Tokenizer, id_max: u32) -> Option<Self> {
-        let Some(DecoderWrapper::ByteLevel(_)) = tokenizer.get_decoder() else { return None };
+    /// The table of a tokenizer whose only step is `ByteLevel`.
+    pub(crate) fn of_tokenizer(tokenizer: &tokenizers::Tokenizer, id_max: u32) -> Self {
         let (added, model) = (tokenizer.get_added_vocabulary(), tokenizer.get_model());
         let stand_ins = stand_ins();
         let mut table = Self { bytes: Vec::new(), ends: Vec::new() };
@@ -150,7 +127,7 @@ impl TokenBytes {
             }
             table.ends.push(table.bytes.len());
         }
-        Some(table)
+        table
     }
 
     fn of(&self, token: u32) -> &[u8] {
@@ -162,7 +139,7 @@ impl TokenBytes {
 
 /// The byte that each character stands for in a byte-level vocabulary: itself where it is printable, and the others from
 /// 256 on.
-fn stand_ins() -> Vec<Option<u8>> {
+pub(crate) fn stand_ins() -> Vec<Option<u8>> {
     let mut bytes = vec![None; 256];
     for byte in 0..=u8::MAX {
         if matches!(byte, 33..=126 | 161..=172 | 174..=255) {

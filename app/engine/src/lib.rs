@@ -30,6 +30,7 @@ pub mod sample;
 mod session;
 #[expect(unsafe_code, reason = "asks the kernel for a digest")]
 pub mod stamp;
+mod stream;
 pub mod text;
 
 pub use bytes::{MODEL_ALIGNMENT, ModelBytes};

@@ -1,36 +1,53 @@
 //! Text to tokens and back, with the model's own tokenizer.
 //!
 //! **Invariant:** no token that leaves this module is outside the model's vocabulary.
+//!
+//! **Invariant:** a text is encoded whole: `truncation` and `padding` of the file are passed over, and a text too long for
+//! any context window is an error.
 
 use std::sync::Arc;
 
 use camino::Utf8Path;
-use model_assets::limits::TOKENIZER_BYTES_MAX;
+use model_assets::limits::{PROMPT_BYTES_MAX, TOKENIZER_BYTES_MAX};
+use model_assets::tokenizer::{self, DecoderStep};
+use tokenizers::Model as _;
 
 pub use crate::detokenizer::Detokenizer;
 use crate::detokenizer::TokenBytes;
 use crate::error::{Error, Result};
+use crate::stream::Stage;
 
 /// A tokenizer bound to a vocabulary.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     rows: usize,
-    /// Where tokens are rows of bytes.
-    bytes: Option<Arc<TokenBytes>>,
+    decoding: Decoding,
+}
+
+/// How tokens become text.
+#[derive(Debug, Clone)]
+enum Decoding {
+    /// Tokens are rows of bytes.
+    Bytes(Arc<TokenBytes>),
+    /// Tokens are rewritten; a stream starts with a copy of these.
+    Steps(Arc<[Stage]>),
 }
 
 impl Tokenizer {
     /// Reads a Hugging Face `tokenizer.json` whose every token a model of `vocab` tokens has.
     ///
     /// # Errors
-    /// When the text is too large, is no tokenizer, or knows a token that the model lacks.
+    /// When the text is too large, is no tokenizer that the gate admits, or knows a token that the model lacks.
     pub fn from_bytes(json: &[u8], vocab: u32) -> Result<Self> {
         let wrong = |message: String| Err(Error::Tokenizer(message));
         if json.len() as u64 > TOKENIZER_BYTES_MAX {
             return wrong(format!("got {} bytes, expected at most {TOKENIZER_BYTES_MAX}", json.len()));
         }
-        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let facts = tokenizer::judge(json).map_err(Error::Tokenizer)?;
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(json).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        inner.with_padding(None).with_truncation(None).map_err(|e| Error::Tokenizer(e.to_string()))?;
         // Ids may have gaps, so the number of tokens says nothing: look at the largest id.
         match inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id) {
             None => wrong("got no tokens, expected at least one".to_owned()),
@@ -38,8 +55,11 @@ impl Tokenizer {
                 wrong(format!("got token {token:?} with id {id}, expected ids below the model's {vocab}"))
             }
             Some((_, id)) => {
-                let bytes = TokenBytes::of_tokenizer(&inner, id).map(Arc::new);
-                Ok(Self { inner, rows: (id as usize).saturating_add(1), bytes })
+                let decoding = match facts.decoder.as_slice() {
+                    [DecoderStep::ByteLevel] => Decoding::Bytes(TokenBytes::of_tokenizer(&inner, id).into()),
+                    steps => Decoding::Steps(Stage::all(steps).into()),
+                };
+                Ok(Self { inner, rows: (id as usize).saturating_add(1), decoding })
             }
         }
     }
@@ -65,8 +85,12 @@ impl Tokenizer {
     /// adds its own (a start token, usually), which a chat template has already written.
     ///
     /// # Errors
-    /// When the tokenizer fails.
+    /// When the text is too long or the tokenizer fails.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        if text.len() > PROMPT_BYTES_MAX {
+            let message = format!("got a text of {} bytes, expected at most {PROMPT_BYTES_MAX}", text.len());
+            return Err(Error::Tokenizer(message));
+        }
         let encoding =
             self.inner.encode_fast(text, add_special).map_err(|e| Error::Tokenizer(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
@@ -75,9 +99,21 @@ impl Tokenizer {
     /// Text of tokens, special ones left out.
     ///
     /// # Errors
-    /// When the tokenizer fails.
+    /// As [`Detokenizer::push`].
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.inner.decode(tokens, true).map_err(|e| Error::Tokenizer(e.to_string()))
+        let (mut stream, mut text) = (self.stream(), String::new());
+        for token in tokens {
+            text.push_str(stream.push(*token)?);
+        }
+        text.push_str(&stream.finish()?);
+        Ok(text)
+    }
+
+    /// The written form of a token that is part of a text: none for special ones.
+    pub(crate) fn shown(&self, id: u32) -> Option<String> {
+        let added = self.inner.get_added_vocabulary();
+        let token = added.simple_id_to_token(id).or_else(|| self.inner.get_model().id_to_token(id));
+        token.filter(|token| !added.is_special_token(token))
     }
 
     /// Rows of the vocabulary up to the last token. What a model has beyond them pads its matrix: it stands for no text, and
@@ -98,9 +134,15 @@ impl Tokenizer {
 
     /// Starts turning tokens into text one by one.
     pub fn stream(&self) -> Detokenizer<'_> {
-        self.bytes.as_deref().map_or_else(|| Detokenizer::of_text(self), Detokenizer::of_bytes)
+        match &self.decoding {
+            Decoding::Bytes(bytes) => Detokenizer::of_bytes(bytes),
+            Decoding::Steps(stages) => Detokenizer::of_steps(self, stages.to_vec()),
+        }
     }
 }
+
+#[cfg(test)]
+mod decoder_tests;
 
 #[cfg(test)]
 mod tests {
@@ -133,21 +175,13 @@ mod tests {
         Tokenizer::from_bytes(json.to_string().as_bytes(), 259).unwrap()
     }
 
-    /// The pieces of a stream that knows the tokens' bytes; one that does not gives the same text, and the same pieces
-    /// unless a U+FFFD makes it wait.
     fn streamed(tokenizer: &Tokenizer, tokens: &[u32]) -> Vec<String> {
-        let pieces = |mut stream: Detokenizer<'_>| {
-            let mut pieces: Vec<String> =
-                tokens.iter().map(|token| stream.push(*token).unwrap().to_owned()).collect();
-            pieces.push(stream.finish().unwrap());
-            pieces
-        };
-        assert!(tokenizer.bytes.is_some());
-        let got = pieces(tokenizer.stream());
-        let by_text = pieces(Detokenizer::of_text(tokenizer));
-        assert_eq!(by_text.concat(), got.concat());
-        assert!(by_text == got || got.concat().contains(char::REPLACEMENT_CHARACTER));
-        got
+        assert!(matches!(tokenizer.decoding, Decoding::Bytes(_)));
+        let mut stream = tokenizer.stream();
+        let mut pieces: Vec<String> =
+            tokens.iter().map(|token| stream.push(*token).unwrap().to_owned()).collect();
+        pieces.push(stream.finish().unwrap());
+        pieces
     }
 
     #[test]
@@ -170,10 +204,9 @@ mod tests {
     #[test]
     fn endless_broken_bytes_do_not_hold_back_text_for_ever() {
         let tokenizer = byte_level();
-        for mut stream in [tokenizer.stream(), Detokenizer::of_text(&tokenizer)] {
-            let text: usize = (0..40).map(|_| stream.push(0x9f).unwrap().len()).sum();
-            assert!(text > 0);
-        }
+        let mut stream = tokenizer.stream();
+        let text: usize = (0..40).map(|_| stream.push(0x9f).unwrap().len()).sum();
+        assert!(text > 0);
     }
 
     #[test]
@@ -201,13 +234,8 @@ mod tests {
         #[test]
         fn pieces_of_any_tokens_join_to_what_the_tokenizer_decodes(tokens in prop::collection::vec(0_u32..300, 0..40)) {
             let tokenizer = byte_level();
-            let mut stream = tokenizer.stream();
-            let mut text = String::new();
-            for token in &tokens {
-                text.push_str(stream.push(*token).unwrap());
-            }
-            text.push_str(&stream.finish().unwrap());
-            prop_assert_eq!(text, tokenizer.decode(&tokens).unwrap());
+            let text = streamed(&tokenizer, &tokens).concat();
+            prop_assert_eq!(text, tokenizer.inner.decode(&tokens, true).unwrap());
         }
 
         #[test]

@@ -1,7 +1,8 @@
 //! The door for the reserve: [`validate_reserve`] does for a `.gguf` what [`validate`](super::validate) does for a `.pte`.
 
-use super::{Finding, Ledger, Profile, Record, Refusal, Severity, Validated, judge, text};
+use super::{Finding, Ledger, Profile, Record, Refusal, Severity, Validated, judge, template_rule, text};
 use crate::{
+    claim,
     digest::Digest,
     gguf,
     manifest::WeightsKind,
@@ -81,6 +82,10 @@ fn claim_rules(claim: &ReserveClaim, ledger: &mut Ledger) {
     let random = manifest.weights == WeightsKind::Random;
     if !random && (claim.tokenizer.is_none() || claim.chat_template.is_none()) {
         ledger.fail("tokenizer", "tokenizer.json", "no tokenizer or template", "the model's");
+    }
+    template_rule(recipe, claim.tokenizer.as_deref(), claim.chat_template.as_deref(), ledger);
+    if let Some(Err(error)) = claim.tokenizer.as_deref().map(|bytes| claim::token_rows(recipe, bytes)) {
+        ledger.fail("tokenizer-vocabulary", "tokenizer.json", error, "the model's tokenizer");
     }
 }
 

@@ -59,6 +59,10 @@ class HeldOut:
     texts: Path
     tokenizer: Path
     chat_template: Path
+    # Prompts of a conversation as the app renders them, with what its template may print.
+    bos_token: str
+    eos_token: str
+    reference: tuple[dict, ...]
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,21 @@ def _held_out(value: object) -> HeldOut | None:
         texts=fields.path("texts"),
         tokenizer=fields.path("tokenizer"),
         chat_template=fields.path("chat_template"),
+        bos_token=fields.typed("bos_token", str),
+        eos_token=fields.typed("eos_token", str),
+        reference=tuple(_prompt(it) for it in fields.typed("reference", list)),
     )
+    fields.done()
+    return found
+
+
+def _prompt(value: object) -> dict:
+    fields = Fields(value, "heldout.reference")
+    found = {
+        "messages": fields.typed("messages", list),
+        "add_generation_prompt": fields.typed("add_generation_prompt", bool),
+        "prompt": fields.typed("prompt", str),
+    }
     fields.done()
     return found
 

@@ -1,9 +1,7 @@
 """Conversations as token ids: the model's own tokenizer and chat template.
 
-The engine renders with another Jinja and tokenizes with the same library from Rust; what it must
-get is recorded here.
-
-**Invariant:** a template computes text and nothing else (sandbox, no loader).
+The engine renders with a machine of its own and tokenizes with the same library from Rust; what it
+must get is recorded here.
 """
 
 import json
@@ -11,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .protocol import WorkerError
+from .templates import Template
 
 
 @dataclass(frozen=True)
@@ -22,28 +21,19 @@ class Text:
     scored: list[int]
 
 
-def _refuse(message: str):
-    raise WorkerError("template", f"the chat template refuses the conversation: {message}")
-
-
 class Writer:
     def __init__(self, tokenizer: Path, template: Path, bos: int, eos: int) -> None:
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
         from tokenizers import Tokenizer
 
         self.tokenizer = Tokenizer.from_file(str(tokenizer))
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
-        self.template = environment.from_string(template.read_text(encoding="utf-8"))
-        self.names = {
-            "bos_token": self.tokenizer.id_to_token(bos) or "",
-            "eos_token": self.tokenizer.id_to_token(eos) or "",
-        }
+        # Left in the file by a training run. A conversation is encoded whole, in the engine too.
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        names = [self.tokenizer.id_to_token(token) or "" for token in (bos, eos)]
+        self.template = Template(template.read_text(encoding="utf-8"), *names)
 
     def encode(self, messages: list[dict], add_generation_prompt: bool) -> list[int]:
-        text = self.template.render(
-            messages=messages, add_generation_prompt=add_generation_prompt, **self.names
-        )
+        text = self.template.render(messages, add_generation_prompt)
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: list[int]) -> str:

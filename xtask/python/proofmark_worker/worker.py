@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from . import answers, from_gguf, guards, upstream
+from . import answers, from_gguf, guards, templates, upstream
 from .checkpoint import RandomSource, SafetensorsSource, demanded
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
 from .stages import Stages
@@ -60,6 +60,8 @@ class Run:
             upstream.check_versions()
             self.expected = guards.expected(self.request)
             self.source = _source(self.request)
+            if self.request.heldout is not None:
+                templates.check(self.request.heldout)
             _check_disk(self.request)
         with self.stages.stage("digest"):
             self.out["source_files"] = self.source.digest(self.stages.progress)

@@ -10,7 +10,7 @@ use std::fs;
 use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
-    claim::token_rows,
+    claim::{prompts, token_rows},
     digest::Digest,
     dir::ModelDir,
     limits::{TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
@@ -84,6 +84,7 @@ impl Inputs {
         };
         token_rows(recipe, &tokenizer)
             .map_err(|message| anyhow!("{}: {message}", folder.join(&recipe.tokens.tokenizer)))?;
+        prompts(recipe, &tokenizer, &chat_template).map_err(|message| anyhow!("{place}: {message}"))?;
         if checkpoint.chat_template.as_ref().is_some_and(|own| own.trim_end() != chat_template.trim_end()) {
             console.warning(&format!(
                 "{place}: differs from the chat template of the checkpoint, {folder}; the recipe's own is shipped"

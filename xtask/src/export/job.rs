@@ -2,7 +2,7 @@
 
 use std::{fs, time::SystemTime};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     check::{self, Profile},
@@ -131,16 +131,30 @@ impl Job<'_> {
             "file_bytes_min": limits.file_bytes_min, "file_bytes_max": limits.file_bytes_max,
             "threads": 2, "work_dir": self.work, "pte": self.work.join(WORK_PTE),
             "reference": self.work.join(WORK_REFERENCE), "response": self.work.join("response.json"),
-            "reference_prompt": prompt, "reference_decode": decode, "heldout": self.heldout(),
+            "reference_prompt": prompt, "reference_decode": decode, "heldout": self.heldout()?,
         }))
     }
 
     /// Held-out texts and what reads them: the model's own, or those for any model.
-    fn heldout(&self) -> Option<serde_json::Value> {
-        self.read.as_ref()?;
+    fn heldout(&self) -> anyhow::Result<Option<serde_json::Value>> {
+        let Some(Inputs { words, .. }) = &self.read else { return Ok(None) };
         let (tokenizer, template) = Words::places(&self.work);
         let texts = heldout_texts(self.workspace, &self.dir);
-        Some(json!({"texts": texts, "tokenizer": tokenizer, "chat_template": template}))
+        // The worker renders with another Jinja, and must come to the same.
+        let prompts = claim::prompts(&self.recipe, &words.tokenizer, &words.chat_template);
+        let prompts = prompts.map_err(|message| anyhow!("{template}: {message}"))?;
+        let reference = prompts.renderings.iter().map(|it| {
+            let turn = |(role, content)| json!({"role": role, "content": content});
+            json!({
+                "messages": it.messages().map(turn).collect::<Vec<_>>(),
+                "add_generation_prompt": it.add_generation_prompt, "prompt": it.prompt,
+            })
+        });
+        Ok(Some(json!({
+            "texts": texts, "tokenizer": tokenizer, "chat_template": template,
+            "bos_token": prompts.bos_token, "eos_token": prompts.eos_token,
+            "reference": reference.collect::<Vec<_>>(),
+        })))
     }
 
     /// Proves the worker's file in Rust and publishes it.

@@ -11,6 +11,8 @@ mod gguf;
 mod inputs;
 mod job;
 mod publish;
+#[cfg(test)]
+mod template_tests;
 mod weights;
 
 use std::{fs, sync::atomic::Ordering, time::Duration};

@@ -168,6 +168,7 @@ fn a_tokenizer_may_have_fewer_ids_than_the_model_and_never_more() {
     let it = Scratch::new();
     it.change("tokenizer.json", |tokenizer| {
         tokenizer["added_tokens"][0]["id"] = 1024.into();
+        tokenizer["added_tokens"][0]["content"] = "<|one more|>".into();
     });
     let error = it.refused();
     assert!(error.contains("got tokens up to 1024, expected ids below the model's 1024"), "{error}");
@@ -177,4 +178,34 @@ fn a_tokenizer_may_have_fewer_ids_than_the_model_and_never_more() {
     });
     let error = it.refused();
     assert!(error.contains("got 1 ids, expected the recipe's token 1 among them"), "{error}");
+}
+
+#[test]
+fn a_template_that_cannot_be_rendered_is_refused_with_its_line() {
+    let it = Scratch::new();
+    let place = it.dir.path().join("chat_template.jinja");
+    for (source, why) in [
+        ("\n{% include 'x' %}", "line 2: got the tag `include`"),
+        ("{{ messages[0].nosuch.deeper }}", "line 1: nosuch is undefined"),
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "more work than 4000000 steps",
+        ),
+    ] {
+        fs::write(&place, source).unwrap();
+        let error = it.refused();
+        assert!(error.contains(place.as_str()) && error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn a_tokenizer_whose_steps_grow_is_refused() {
+    let it = Scratch::new();
+    it.change("tokenizer.json", |tokenizer| {
+        let step = serde_json::json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaa"});
+        tokenizer["normalizer"] =
+            serde_json::json!({"type": "Sequence", "normalizers": [step.clone(), step]});
+    });
+    let error = it.refused();
+    assert!(error.contains("tokenizer.json: normalizer") && error.contains("expected at most 33"), "{error}");
 }
