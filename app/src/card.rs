@@ -135,7 +135,12 @@ fn proofs(recipe: &Recipe, manifest: &Manifest) -> Vec<Proof> {
     }
     let items = recipe.eq.items.items().unwrap_or_default();
     if let Some(verdict) = evidence.eq.as_ref().and_then(|eq| eq::judge(&items, &eq.items)) {
-        proof("EQ test", format!("{:.1} of 100 over {} items", verdict.score, verdict.items));
+        let eq::Verdict { items, readable, scores, .. } = verdict;
+        let result = match scores {
+            Some(it) => format!("{:.1} of 100 over {} items (eager model {:.1})", it.score, it.items, it.eager),
+            None => format!("readable {readable} of {items}, the score means nothing"),
+        };
+        proof("EQ test", result);
     }
     if let Some(quality) = &evidence.quality {
         proof("Quality", format!("grammar accepts {:.1} % of replies", quality.pte.share() * 100.0));

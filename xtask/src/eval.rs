@@ -21,7 +21,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Test {
-    /// Ten dialogues whose emotions are to be rated, and a conversation of ten turns
+    /// Dialogues whose emotions are to be rated, and a conversation of ten turns
     Eq(Asked),
     /// The share of sampled replies that the grammar of the model's world accepts
     Quality(Asked),

@@ -167,7 +167,11 @@ fn metrics(claim: &Claim) -> Vec<Value> {
     }
     let items = claim.recipe.eq.items.items().unwrap_or_default();
     if let Some(verdict) = evidence.eq.as_ref().and_then(|eq| model_assets::eq::judge(&items, &eq.items)) {
-        metrics.push(metric("EQ score, of 100", "ten dialogues", verdict.score));
+        let slice = format!("{} dialogues", verdict.items);
+        metrics.push(metric("share of readable EQ answers", &slice, verdict.readable as f64 / verdict.items as f64));
+        if let Some(scores) = verdict.scores {
+            metrics.push(metric("EQ score, of 100", &slice, scores.score));
+        }
     }
     if let Some(quality) = &evidence.quality {
         metrics.push(metric(

@@ -267,15 +267,8 @@ pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
         && let Some(verdict) = recipe.eq.items.items().ok().and_then(|items| eq::judge(&items, &eq.items))
     {
         println!(
-            "eq {:.2}, eager {:.2}, difference {:+.3} [{:+.3}, {:+.3}]; readable {:.1} %; conversation of {} turns, {} messages forgotten",
-            verdict.score,
-            verdict.eager_score,
-            verdict.difference,
-            verdict.low,
-            verdict.high,
-            verdict.parse_rate * 100.0,
-            eq.talk.turns,
-            eq.talk.forgotten
+            "eq: {verdict}; conversation of {} turns, {} messages forgotten",
+            eq.talk.turns, eq.talk.forgotten
         );
     }
     if let Some(quality) = &evidence.quality {

@@ -137,18 +137,19 @@ fn eq_test(id: &str, it: &Eq, recipe: &Recipe, ledger: &mut Ledger) {
         ledger.fail(id, "items", format!("{} answers", it.items.len()), "one for each item of the test");
         return;
     };
-    let readable = verdict.parse_rate >= eq::PARSE_RATE_MIN;
-    let percent = |share: f64| format!("{:.2} %", share * 100.0);
-    let got = percent(verdict.parse_rate);
-    ledger.judge(id, "readable answers", readable, got, format!("at least {}", percent(eq::PARSE_RATE_MIN)));
-    let passed = verdict.score >= recipe.eq.score_min;
-    let got = format!("{:.2}", verdict.score);
-    ledger.judge(id, "score", passed, got, format!("at least {}", recipe.eq.score_min));
-    let got = format!(
-        "{:+.3} [{:+.3}, {:+.3}] of eager {:.2}",
-        verdict.difference, verdict.low, verdict.high, verdict.eager_score
-    );
-    ledger.judge(id, "difference from eager", verdict.agrees(), got, "an interval that holds 0");
+    let eq::Verdict { items, readable, eager_readable, readable_difference, scores } = &verdict;
+    let got = format!("{readable} of {items}, eager {eager_readable}");
+    let holds = readable_difference.holds_zero();
+    ledger.judge(id, "readable answers", holds, got, "as many as eager's, as far as the items can tell");
+    if let Some(min) = recipe.eq.score_min {
+        let passed = scores.is_some_and(|it| it.score >= min);
+        let expected = format!("at least {min}, {:.2} % of the answers readable", eq::PARSE_RATE_MIN * 100.0);
+        ledger.judge(id, "score", passed, &verdict, expected);
+    }
+    if let Some(scores) = scores {
+        let holds = scores.difference.holds_zero();
+        ledger.judge(id, "difference from eager", holds, &verdict, "an interval that holds 0");
+    }
     let talk = &it.talk;
     let holds = talk.turns as usize == eq::TALK_TURNS
         && talk.tokens > 0

@@ -79,7 +79,8 @@ fn the_score_is_computed_from_the_ratings() {
         move |it: &mut crate::evidence::Eq| it.items.iter_mut().take(count).for_each(|item| item.pte = None)
     };
     assert_eq!(spoiled(&unread(1)), Vec::<String>::new(), "nine of ten are enough");
-    assert_eq!(spoiled(&unread(2)), ["readable answers"]);
+    assert_eq!(spoiled(&unread(2)), ["score"]);
+    assert_eq!(spoiled(&unread(10)), ["readable answers", "score"]);
     // As bad as each other: the score alone is refused.
     let blind = |it: &mut crate::evidence::Eq| {
         it.items.iter_mut().for_each(|item| (item.pte, item.eager) = (Some([10.0; 4]), Some([10.0; 4])));

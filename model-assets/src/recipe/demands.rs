@@ -99,8 +99,9 @@ impl Default for HeldoutLimits {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EqLimits {
-    /// Smallest score, 0 to 100.
-    pub score_min: f64,
+    /// Smallest score, 0 to 100; without it the answers are only compared with the eager model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score_min: Option<f64>,
     /// Which items are asked.
     #[serde(default)]
     pub items: ItemSet,

@@ -88,23 +88,19 @@ pub(super) fn eq_test(page: &mut Page, report: &Report) {
         return;
     };
     page.text(format!(
-        "Score {:.2} of 100 (eager quantized model: {:.2}); difference {:+.3}, 95 % interval {:+.3} to {:+.3}; {} of the \
-         answers could be read. Ten items tell a broken model from a whole one; they do not rank good ones.",
-        verdict.score,
-        verdict.eager_score,
-        verdict.difference,
-        verdict.low,
-        verdict.high,
-        percent(verdict.parse_rate)
+        "Of 100: {verdict}. Readable answers: {} of {}, eager {}. So few items tell a broken model from a whole one; they \
+         do not rank good ones.",
+        verdict.readable, verdict.items, verdict.eager_readable
     ));
     let ratings = |given: &Option<[f64; 4]>| given.map_or("not readable".to_owned(), |it| joined(&it));
     let rows: Vec<_> = items
         .iter()
         .zip(&evidence.items)
         .map(|(item, given)| {
-            let score = given
-                .pte
-                .map_or("none".to_owned(), |it| format!("{:.1}", eq::item_score(&it, &item.reference)));
+            // Too few to be scored are not scored one by one either.
+            let rated = given.pte.filter(|_| verdict.scores.is_some());
+            let score =
+                rated.map_or("none".to_owned(), |it| format!("{:.1}", eq::item_score(&it, &item.reference)));
             let expected = format!("({})", joined(&item.reference));
             vec![
                 item.id.clone(),
