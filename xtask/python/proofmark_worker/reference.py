@@ -31,12 +31,16 @@ def quantize_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (x * (1.0 / scale) + zero).round().clamp(-128.0, 127.0) - zero, scale
 
 
-def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
-    """`x` is fp64 [tokens, in]; the result is fp64 [tokens, out]."""
+def linear(x: torch.Tensor, weight: Weight, *, exact: bool = False) -> torch.Tensor:
+    """`x` is fp64 [tokens, in]; the result is fp64 [tokens, out].
+
+    `exact` leaves the activations as they are: what their quantization costs is the difference.
+    """
     scheme, data = weight.scheme, weight.data
+    quantizes = bool(scheme.bits) and not exact
     rows, width = data.shape
     out = torch.empty(x.shape[0], rows, dtype=torch.float64)
-    if scheme.bits:
+    if quantizes:
         x, token_scale = (part.double() for part in quantize_activations(x.float()))
     step = max(1, CHUNK_ELEMENTS // width)
     for first in range(0, rows, step):
@@ -49,7 +53,7 @@ def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
         if scheme.bits and not scheme.group:
             part *= weight.scale[first:last, 0].double()
         out[:, first:last] = part
-    return out * token_scale if scheme.bits else out
+    return out * token_scale if quantizes else out
 
 
 def embed(tokens: torch.Tensor, weight: Weight) -> torch.Tensor:
