@@ -11,11 +11,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, error::ContractError, limits, policy::Policy};
-
-pub use self::demands::{
-    BenchmarkLimits, Demands, EqLimits, EvidenceKind, HeldoutLimits, ParityLimits, QualityLimits,
+use crate::{
+    digest::Digest,
+    error::ContractError,
+    evidence::{GrammarLimits, QualityLimits},
+    limits,
+    policy::Policy,
 };
+
+pub use self::demands::{BenchmarkLimits, Demands, EqLimits, EvidenceKind, ParityLimits};
 
 /// The format version this crate reads.
 pub const RECIPE_SCHEMA: u32 = 1;
@@ -54,9 +58,12 @@ pub struct Recipe {
     /// Bounds on memory, and on speeds relative to each other.
     #[serde(default)]
     pub benchmark: BenchmarkLimits,
-    /// For a model whose world has a grammar: what share of the replies it must accept.
-    #[serde(default)]
+    /// Text quality: bounds stricter than the scheme's, and a text of the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<QualityLimits>,
+    /// For a model whose world has a grammar: what share of the replies it must accept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grammar: Option<GrammarLimits>,
     /// Licence facts.
     pub licence: Licence,
 }
@@ -117,6 +124,18 @@ pub struct Architecture {
     pub rope_theta: f64,
     /// `rope_scaling`.
     pub rope_scaling: Option<RopeScaling>,
+}
+
+impl Architecture {
+    /// Weights of the network; a tied matrix counts once.
+    pub fn parameters(&self) -> u64 {
+        let [dim, layers, heads, kv_heads, head_dim, ffn, vocab] =
+            [self.dim, self.layers, self.heads, self.kv_heads, self.head_dim, self.ffn, self.vocab].map(u64::from);
+        // The limits on each factor keep the sum far below the end of the range.
+        let attention = 2 * dim * head_dim * (heads + kv_heads);
+        let matrices = if self.tied { 1 } else { 2 };
+        layers * (attention + 3 * dim * ffn + 2 * dim) + matrices * vocab * dim + dim
+    }
 }
 
 /// Supported model families.

@@ -8,7 +8,7 @@ use crate::{
     Outcome,
     console::Console,
     engine::Files,
-    evidence::{Bench, Checkpoint, Measured},
+    evidence::{Bench, Checkpoint, Measured, quality::TOKENS_FILE},
     verify::{self, refused},
     workspace::Workspace,
 };
@@ -23,8 +23,10 @@ pub(crate) struct Args {
 enum Test {
     /// Dialogues whose emotions are to be rated, and a conversation of ten turns
     Eq(Asked),
-    /// The share of sampled replies that the grammar of the model's world accepts
+    /// Perplexity ratio, KL divergence and agreement with the unquantized model on real text
     Quality(Asked),
+    /// The share of sampled replies that the grammar of the model's world accepts
+    Grammar(Asked),
 }
 
 #[derive(clap::Args)]
@@ -41,6 +43,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let (asked, kind) = match &args.test {
         Test::Eq(asked) => (asked, EvidenceKind::Eq),
         Test::Quality(asked) => (asked, EvidenceKind::Quality),
+        Test::Grammar(asked) => (asked, EvidenceKind::Grammar),
     };
     let dir = ModelDir::new(workspace.models(), &asked.model);
     let (mut claim, _) = dir.claim().map_err(refused)?;
@@ -62,6 +65,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         let place = folder.join(model_assets::eq::TRANSCRIPT_FILE);
         fs::write(&place, text)?;
         println!("{place}");
+    }
+    if evidence.quality.is_some() {
+        println!("{}", workspace.state().join("quality").join(dir.name()).join(TOKENS_FILE));
     }
     claim.manifest.evidence = Some(evidence);
     verify::judge(&dir, &claim, Profile::Dev).map(|_| ())

@@ -21,7 +21,7 @@ use model_assets::{
 
 use self::{
     html::{Page, escape},
-    measured::{benchmark, eq_test, parity, quality},
+    measured::{benchmark, eq_test, grammar, parity, quality},
 };
 use crate::{
     Outcome,
@@ -90,6 +90,7 @@ fn page(report: &Report) -> anyhow::Result<String> {
     verdicts(&mut page, report);
     parity(&mut page, &report.claim);
     quality(&mut page, &report.claim);
+    grammar(&mut page, &report.claim);
     eq_test(&mut page, report);
     benchmark(&mut page, &report.claim)?;
     structure(&mut page, &report.claim);
@@ -97,10 +98,11 @@ fn page(report: &Report) -> anyhow::Result<String> {
     Ok(page.finish(&format!("{}: what is proved", report.claim.recipe.name)))
 }
 
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 9] = [
     ("verdicts", "Verdicts"),
     ("parity", "Parity"),
     ("quality", "Quality"),
+    ("grammar", "Grammar"),
     ("eq", "EQ test and conversation"),
     ("benchmark", "Benchmark"),
     ("census", "Weights and operators"),

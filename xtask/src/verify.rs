@@ -243,21 +243,10 @@ pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
             load.peak_rss_bytes / 1_000_000
         );
     }
-    let heldout = evidence.parity.as_ref().and_then(|parity| parity.heldout.as_ref());
-    let runs = evidence.parity.iter().flat_map(Parity::runs);
-    let texts = heldout.iter().flat_map(|it| {
-        [("held-out texts, eager quantized", &it.quantized), ("held-out texts, eager fp32", &it.fp32)]
-    });
-    for (name, run) in runs.chain(texts) {
+    for (name, run) in evidence.parity.iter().flat_map(Parity::runs) {
         println!(
             "parity, {name}: {} rows, max |d| {:.3e}, mean |d| {:.3e}, KL {:.3e}, top-1 {:.4}",
             run.rows, run.max_abs_diff, run.mean_abs_diff, run.mean_kl, run.top1_agreement
-        );
-    }
-    if let Some(it) = heldout {
-        println!(
-            "perplexity of {} tokens: .pte {:.5}, eager quantized {:.5}, eager fp32 {:.5}; one prefill against steps: max |d| {:.3e}",
-            it.scored, it.perplexity, it.perplexity_quantized, it.perplexity_fp32, it.prefill_step_diff
         );
     }
     if let Some(benchmark) = &evidence.benchmark {
@@ -272,7 +261,10 @@ pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
         );
     }
     if let Some(quality) = &evidence.quality {
-        for (name, share) in [("fp32", quality.fp32), ("quantized", quality.quantized), (".pte", quality.pte)]
+        println!("quality: {}", quality.figures());
+    }
+    if let Some(grammar) = &evidence.grammar {
+        for (name, share) in [("fp32", grammar.fp32), ("quantized", grammar.quantized), (".pte", grammar.pte)]
         {
             println!(
                 "grammar accepts, {name}: {} of {} ({:.2} %)",

@@ -53,15 +53,6 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Conversations that the model was not trained on, one JSON object a line."""
-
-    texts: Path
-    tokenizer: Path
-    chat_template: Path
-
-
-@dataclass(frozen=True)
 class Request:
     model: str
     source_dir: Path | None
@@ -83,7 +74,6 @@ class Request:
     response: Path
     reference_prompt: tuple[int, ...]
     reference_decode: tuple[int, ...]
-    heldout: HeldOut | None
 
 
 def _bad(what: str) -> WorkerError:
@@ -202,19 +192,6 @@ def parse_architecture(value: object) -> Architecture:
     return architecture
 
 
-def _held_out(value: object) -> HeldOut | None:
-    if value is None:
-        return None
-    fields = Fields(value, "heldout")
-    found = HeldOut(
-        texts=fields.path("texts"),
-        tokenizer=fields.path("tokenizer"),
-        chat_template=fields.path("chat_template"),
-    )
-    fields.done()
-    return found
-
-
 def parse_request(value: object) -> Request:
     fields = Fields(value, "request")
     version = fields.raw("protocol")
@@ -248,7 +225,6 @@ def parse_request(value: object) -> Request:
         response=fields.path("response"),
         reference_prompt=fields.tokens("reference_prompt", vocab, 1),
         reference_decode=fields.tokens("reference_decode", vocab, 0),
-        heldout=_held_out(fields.raw("heldout")),
     )
     fields.done()
     positions = len(request.reference_prompt) + len(request.reference_decode)

@@ -1,12 +1,11 @@
 """Conversations as token ids: the model's own tokenizer and chat template.
 
-The engine renders with another Jinja and tokenizes with the same library from Rust; what it must
-get is recorded here.
+The engine renders with another Jinja and tokenizes with the same library from Rust; where both are
+asked, they must agree.
 
 **Invariant:** a template computes text and nothing else (sandbox, no loader).
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,23 +68,3 @@ class Writer:
                 )
             scored += range(len(before), len(after))
         return Text(messages, tokens, scored)
-
-
-def read(path: Path, writer: Writer, tokens_max: int, window: int) -> list[Text]:
-    """Whole conversations until there are enough tokens; at least one, cut to the window."""
-    found, total = [], 0
-    for line in path.read_text(encoding="utf-8").splitlines():
-        text = writer.text(json.loads(line)["messages"])
-        limit = min(window, tokens_max)
-        if len(text.tokens) > limit:
-            if found:
-                continue
-            scored = [place for place in text.scored if place < limit]
-            text = Text(text.messages, text.tokens[:limit], scored)
-        if found and total + len(text.tokens) > tokens_max:
-            break
-        found.append(text)
-        total += len(text.tokens)
-    if not any(text.scored for text in found):
-        raise WorkerError("heldout", f"{path}: no token of the assistant to score")
-    return found

@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from . import answers, guards, upstream
+from . import answers, guards, quality, upstream
 from .checkpoint import RandomSource, SafetensorsSource, demanded
 from .config import check_config
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
@@ -18,6 +18,8 @@ from .stages import Stages
 NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory")
 UNDELEGATED = "was not decomposed or delegated"
 ERROR_CHARACTERS_MAX = 300
+# What is asked of a checkpoint without an export.
+TASKS = {"answers": answers.run, "quality": quality.run}
 
 
 def _source(request: Request):
@@ -74,10 +76,10 @@ class Run:
             import executorch.kernels.quantized  # noqa: F401
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
 
-            from . import eager, heldout, lower, quantize, reference, texts
+            from . import eager, lower, quantize, reference
 
             self.lower, self.quantize, self.reference = lower, quantize, reference
-            self.eager, self.heldout, self.texts = eager, heldout, texts
+            self.eager = eager
             quantize.check_widths(self.request.architecture, self.request.quantization)
 
     def weights(self) -> dict:
@@ -113,50 +115,18 @@ class Run:
             hidden = model.rows([(model.cache(len(tokens)), tokens)], self.stages.progress)
             logits = model.logits(hidden[-len(decode) - 1 :]).float()
             self.reference.check_logits(logits)
-            tensors, metadata = self.held_out(weights)
             self.reference.write_safetensors(
                 request.reference,
                 {
                     "prompt": torch.tensor(prompt, dtype=torch.int64),
                     "decode": torch.tensor(decode, dtype=torch.int64),
                     "logits": logits,
-                    **tensors,
                 },
                 {
-                    "format": "proofmark-reference-2",
+                    "format": "proofmark-reference-3",
                     "quantization": request.quantization,
-                    **metadata,
                 },
             )
-
-    def held_out(self, weights: dict) -> tuple[dict, dict]:
-        """Nothing for random weights: they have no tokenizer and say nothing about a text."""
-        request = self.request
-        if request.heldout is None:
-            return {}, {}
-        writer = self.texts.Writer(
-            request.heldout.tokenizer,
-            request.heldout.chat_template,
-            request.bos_id,
-            request.eos_ids[0],
-        )
-        found = self.texts.read(
-            request.heldout.texts,
-            writer,
-            self.heldout.tokens_max(_parameters(request)),
-            request.seq_len,
-        )
-        record = self.heldout.record(
-            request.architecture,
-            weights,
-            self.source,
-            demanded(request.architecture),
-            found,
-            progress=self.stages.progress,
-        )
-        self.source.finish()
-        self.lower.release()
-        return record
 
     def tied_bytes(self, head) -> int:
         """What storing head and embedding once must save; small parts are not worth sharing."""
@@ -262,8 +232,9 @@ def main(arguments: list[str]) -> int:
         # Even a bad request is answered, as long as it says where.
         named = value.get("response") if isinstance(value, dict) else None
         response = Path(named) if isinstance(named, str) and os.path.isabs(named) else None  # noqa: PTH117
-        if isinstance(value, dict) and value.get("task") == "answers":
-            answer = {"ok": True, "stages": stages.done, **answers.run(value, stages)}
+        task = TASKS.get(value.get("task")) if isinstance(value, dict) else None
+        if task is not None:
+            answer = {"ok": True, "stages": stages.done, **task(value, stages)}
         else:
             request = parse_request(value)
             answer = _answer(request, stages)

@@ -1,5 +1,6 @@
-//! `cargo xtask export --runtime llamacpp`: checkpoint → `.gguf` → every check → load and held-out texts in llama.cpp →
-//! publish. No Python: a GGUF is numbers in a row. (A rehearsal asks the worker's generator for its numbers.)
+//! `cargo xtask export --runtime llamacpp`: checkpoint → `.gguf` → every check → load and text quality in llama.cpp →
+//! publish. The conversion needs no Python: a GGUF is numbers in a row. (A rehearsal asks the worker's generator for its
+//! numbers, and quality the worker for the unquantized model.)
 //!
 //! **Invariant:** memory does not grow with the model: a few rows are read, quantized and written at a time.
 //!
@@ -12,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     check::{self, Profile},
@@ -182,22 +183,11 @@ impl Job<'_> {
         Ok(claim.manifest)
     }
 
-    /// Runs it in llama.cpp, against the eager model's answers where the `.pte`'s export has left them and they are of these
-    /// very weights.
+    /// Runs it in llama.cpp, against the unquantized model where there is a checkpoint.
     fn measure(&self, claim: &ReserveClaim, path: &Utf8Path) -> anyhow::Result<ReserveEvidence> {
-        let reference = match reference(&self.dir, &claim.manifest.source) {
-            Ok(path) => Some(path),
-            Err(why) => {
-                let name = &self.recipe.name;
-                self.console.warning(&format!(
-                    "llama.cpp is run without parity, because there is no reference for it: {why:#}; for one, export the \
-                     `.pte` of the same checkpoint first: cargo xtask export {name}"
-                ));
-                None
-            }
-        };
         let reserve = Reserve::open(self.workspace, &self.console)?;
-        reserve.check(claim, &self.dir, path, reference.as_deref(), &self.console)
+        let checkpoint = self.checkpoint.as_deref();
+        reserve.check(claim, &self.dir, path, checkpoint, self.workspace, &self.console)
     }
 
     /// Writes the file, a chunk at a time.
@@ -254,24 +244,6 @@ impl Job<'_> {
         sweep(&place, &manifest.file)?;
         sync_dir(&place)
     }
-}
-
-/// The eager model's logits beside the published `.pte`, if they are those that its manifest records and it was made from
-/// `source`, file by file: parity with another model's answers would say nothing, or the wrong thing.
-fn reference(dir: &ModelDir, source: &SourceRecord) -> anyhow::Result<Utf8PathBuf> {
-    let manifest = dir.manifest()?;
-    let manifest = manifest.with_context(|| format!("{}: is not there", dir.manifest_path()))?;
-    if manifest.source != *source {
-        let told = |record: &SourceRecord| serde_json::to_string(record);
-        let (got, expected) = (told(&manifest.source)?, told(source)?);
-        bail!("{}: got the checkpoint {got}, expected {expected}", dir.manifest_path());
-    }
-    let record = &manifest.reference;
-    let path = dir.resolve(&record.name, record.sha256);
-    let mut file = fs::File::open(&path).with_context(|| format!("{path}: cannot be opened"))?;
-    let got = Digest::of_reader(&mut file).with_context(|| format!("{path}: cannot be read"))?;
-    ensure!(got == record.sha256, "{path}: got sha256 {got}, expected {}", record.sha256);
-    Ok(path)
 }
 
 /// Writes one tensor and its padding; ends before the next chunk, seconds before the end of a large tensor, when `interrupted`

@@ -16,13 +16,9 @@ pub(super) fn inputs_digest(
     checkpoint: Option<&Utf8Path>,
     recipe: &Recipe,
     source: &Source,
-    heldout: &Utf8Path,
     workspace: &Workspace,
 ) -> anyhow::Result<Digest> {
     let mut parts = vec![recipe.digest(), setup::lock_digest(), worker_digest(workspace)?];
-    // They decide the bytes of the reference.
-    let texts = &mut fs::File::open(heldout).with_context(|| format!("{heldout}: cannot be opened"))?;
-    parts.push(Digest::of_reader(texts)?);
     parts.push(Digest::of(&serde_json::to_vec(source)?));
     if let Some(folder) = checkpoint {
         let config = folder.join("config.json");

@@ -130,19 +130,8 @@ impl Job<'_> {
             "file_bytes_min": limits.file_bytes_min, "file_bytes_max": limits.file_bytes_max,
             "threads": 2, "work_dir": self.work, "pte": self.work.join(WORK_PTE),
             "reference": self.work.join(WORK_REFERENCE), "response": self.work.join("response.json"),
-            "reference_prompt": prompt, "reference_decode": decode, "heldout": self.heldout(),
+            "reference_prompt": prompt, "reference_decode": decode,
         }))
-    }
-
-    /// Held-out texts and what reads them: the model's own, or those for any model.
-    fn heldout(&self) -> Option<serde_json::Value> {
-        let folder = self.checkpoint.as_ref()?;
-        // A checkpoint from elsewhere has its tokenizer with it until it is published.
-        let beside = self.dir.path().join(&self.recipe.tokens.tokenizer);
-        let tokenizer = if beside.exists() { beside } else { folder.join(&self.recipe.tokens.tokenizer) };
-        let template = self.dir.path().join(&self.recipe.tokens.chat_template);
-        let texts = heldout_texts(self.workspace, &self.dir);
-        Some(json!({"texts": texts, "tokenizer": tokenizer, "chat_template": template}))
     }
 
     /// Proves the worker's file in Rust and publishes it.
@@ -288,12 +277,6 @@ pub(super) fn adopt_tokenizer(
     let from = folder.join(&recipe.tokens.tokenizer);
     let bytes = fs::read(&from).with_context(|| format!("{from}: cannot be read"))?;
     replace(dir, &recipe.tokens.tokenizer, &bytes)
-}
-
-/// The held-out texts of a model.
-pub(super) fn heldout_texts(workspace: &Workspace, dir: &ModelDir) -> Utf8PathBuf {
-    let own = dir.path().join("heldout.jsonl");
-    if own.exists() { own } else { workspace.root().join("model-assets/evidence/heldout-general.jsonl") }
 }
 
 fn read_response(path: &Utf8Path, run: &Run) -> anyhow::Result<Response> {

@@ -162,13 +162,7 @@ pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Out
         job.console.done();
         return outcome;
     }
-    let inputs = inputs_digest(
-        checkpoint.as_deref(),
-        &recipe,
-        &source,
-        &job::heldout_texts(workspace, &dir),
-        workspace,
-    )?;
+    let inputs = inputs_digest(checkpoint.as_deref(), &recipe, &source, workspace)?;
     let job = Job { workspace, dir, recipe, policy, source, checkpoint, inputs, work, console };
     let published = job.dir.manifest().ok().flatten();
     if let Some(manifest) = &published

@@ -13,6 +13,7 @@ mod check;
 mod output;
 mod profile;
 mod run;
+mod score;
 mod talk;
 mod writer;
 
@@ -68,6 +69,8 @@ enum Command {
     Answer(answer::AnswerArgs),
     /// Hold a conversation in which the model reads its own replies.
     Talk(answer::AnswerArgs),
+    /// Write the logits after every token of texts, for a comparison with another model's.
+    Score(score::ScoreArgs),
     /// Run token ids through a model and print what comes out.
     Run(run::RunArgs),
 }
@@ -140,6 +143,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Answer(args) => answer::run(&args),
         Command::Talk(args) => talk::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Run(args) => run::run(&args),
     };
     match result {
