@@ -144,6 +144,9 @@ fn proofs(recipe: &Recipe, manifest: &Manifest) -> Vec<Proof> {
         let result = format!("perplexity × {:.4} of the original, same next token in {kept:.1} %", it.ratio);
         proof("Quality", result);
     }
+    for it in evidence.yardstick.iter().flatten() {
+        proof("Yardstick", it.to_string());
+    }
     if let Some(grammar) = &evidence.grammar {
         proof("Grammar", format!("accepts {:.1} % of replies", grammar.pte.share() * 100.0));
     }

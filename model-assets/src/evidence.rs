@@ -11,6 +11,7 @@ mod benchmark;
 mod eq;
 mod grammar;
 pub mod quality;
+pub mod yardstick;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,7 @@ pub use self::{
     benchmark::{Benchmark, Energy, Machine, MemorySteps, Resident, Roofline, Speed, SweepStep},
     eq::{Eq, EqItem, Talk},
     grammar::{Acceptance, Grammar, GrammarLimits},
+    yardstick::{Task, Yardstick, YardstickFigures, YardstickItem, YardstickLimit},
     quality::{Quality, QualityBounds, QualityFigures, QualityLimits, QualityWindow},
 };
 

@@ -15,7 +15,7 @@ use crate::{
     digest::Digest,
     eq,
     error::ContractError,
-    evidence::{Benchmark, Eq, Grammar, Load, Parity, Quality},
+    evidence::{Benchmark, Eq, Grammar, Load, Parity, Quality, Yardstick},
     limits,
     name::is_plain,
     policy::Policy,
@@ -298,6 +298,9 @@ pub struct Evidence {
     /// Acceptance by the grammar of the model's world.
     #[serde(default)]
     pub grammar: Option<Grammar>,
+    /// Tasks that others publish figures of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub yardstick: Option<Vec<Yardstick>>,
 }
 
 /// What evidence was measured on. Change any of it and the evidence is void.
@@ -332,7 +335,16 @@ impl EvidenceBinding {
 impl Evidence {
     /// No evidence yet, for these files.
     pub fn none(bound: EvidenceBinding) -> Self {
-        Self { bound, load: None, parity: None, benchmark: None, eq: None, quality: None, grammar: None }
+        Self {
+            bound,
+            load: None,
+            parity: None,
+            benchmark: None,
+            eq: None,
+            quality: None,
+            grammar: None,
+            yardstick: None,
+        }
     }
 
     /// The kinds that were measured.
@@ -354,6 +366,7 @@ impl Evidence {
             eq: self.eq.or(other.eq),
             quality: self.quality.or(other.quality),
             grammar: self.grammar.or(other.grammar),
+            yardstick: self.yardstick.or(other.yardstick),
         }
     }
 
@@ -366,6 +379,7 @@ impl Evidence {
             EvidenceKind::Eq => self.eq.is_some(),
             EvidenceKind::Quality => self.quality.is_some(),
             EvidenceKind::Grammar => self.grammar.is_some(),
+            EvidenceKind::Yardstick => self.yardstick.is_some(),
         }
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::Digest,
     error::ContractError,
-    evidence::{GrammarLimits, QualityLimits},
+    evidence::{GrammarLimits, QualityLimits, YardstickLimit},
     limits,
     policy::Policy,
 };
@@ -64,6 +64,9 @@ pub struct Recipe {
     /// For a model whose world has a grammar: what share of the replies it must accept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grammar: Option<GrammarLimits>,
+    /// Yardsticks, and what may be lost on each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub yardstick: Vec<YardstickLimit>,
     /// Licence facts.
     pub licence: Licence,
 }
@@ -131,10 +134,12 @@ impl Architecture {
     pub fn parameters(&self) -> u64 {
         let [dim, layers, heads, kv_heads, head_dim, ffn, vocab] =
             [self.dim, self.layers, self.heads, self.kv_heads, self.head_dim, self.ffn, self.vocab].map(u64::from);
-        // The limits on each factor keep the sum far below the end of the range.
-        let attention = 2 * dim * head_dim * (heads + kv_heads);
+        // Saturating: limits bound each factor, not their product.
+        let product = |factors: &[u64]| factors.iter().fold(1_u64, |all, factor| all.saturating_mul(*factor));
+        let attention = product(&[2, dim, head_dim, heads + kv_heads]);
+        let block = attention.saturating_add(product(&[3, dim, ffn])).saturating_add(2 * dim);
         let matrices = if self.tied { 1 } else { 2 };
-        layers * (attention + 3 * dim * ffn + 2 * dim) + matrices * vocab * dim + dim
+        layers.saturating_mul(block).saturating_add(product(&[matrices, vocab, dim])).saturating_add(dim)
     }
 }
 

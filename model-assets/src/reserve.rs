@@ -124,12 +124,15 @@ impl ReserveBinding {
 
 impl ReserveEvidence {
     /// Whether this kind was measured. Parity is with the model before quantization, which is quality: there is no eager model
-    /// that is quantized as a GGUF is. Benchmark, EQ and grammar are the engine's alone.
+    /// that is quantized as a GGUF is. The other kinds are the engine's alone.
     pub fn has(&self, kind: EvidenceKind) -> bool {
         match kind {
             EvidenceKind::Load => true,
             EvidenceKind::Parity | EvidenceKind::Quality => self.quality.is_some(),
-            EvidenceKind::Benchmark | EvidenceKind::Eq | EvidenceKind::Grammar => false,
+            EvidenceKind::Benchmark
+            | EvidenceKind::Eq
+            | EvidenceKind::Grammar
+            | EvidenceKind::Yardstick => false,
         }
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! **Invariant:** nothing is judged here. What was measured goes into a claim, and `check::validate` decides.
 
-mod eager;
+pub(crate) mod eager;
 pub(crate) mod eq;
 mod grammar;
 pub(crate) mod quality;
 
 use std::fs;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     claim::Claim,
@@ -23,6 +23,7 @@ use crate::{
     console::Console,
     engine::{Checked, Engine, Files, Profile},
     workspace::Workspace,
+    yardstick,
 };
 
 pub(crate) use self::eager::Checkpoint;
@@ -51,7 +52,7 @@ pub(crate) struct Subject<'a> {
 
 impl Subject<'_> {
     /// A folder below `.proofmark` for what is made on the way.
-    fn folder(&self, name: &str) -> anyhow::Result<Utf8PathBuf> {
+    pub(crate) fn folder(&self, name: &str) -> anyhow::Result<Utf8PathBuf> {
         let folder = self.workspace.state().join(name).join(self.dir.name());
         fs::create_dir_all(&folder).with_context(|| format!("{folder}: cannot be made"))?;
         Ok(folder)
@@ -110,7 +111,18 @@ impl Bench<'_> {
         let mut transcript = None;
         if wants(EvidenceKind::Quality) {
             let engine = Engine::open(self.workspace, Profile::Dev)?;
-            evidence.quality = Some(quality::of_pte(self, &engine, checkpoint)?);
+            ensure!(self.files.words.is_some(), "{}: got no tokenizer, expected one beside the recipe", self.files.pte);
+            let (runtime, subject) = (quality::runtime(self, &engine), self.subject());
+            let parameters = self.claim.manifest.export.parameters;
+            evidence.quality = Some(quality::measure(&subject, &runtime, parameters, checkpoint)?);
+        }
+        if wants(EvidenceKind::Yardstick) {
+            let engine = Engine::open(self.workspace, Profile::Dev)?;
+            let tasks = self.claim.recipe.yardstick.iter();
+            let measured = tasks.map(|limit| {
+                yardstick::measure(self, &engine, limit.task, checkpoint, yardstick::Amount::default())
+            });
+            evidence.yardstick = Some(measured.collect::<anyhow::Result<_>>()?);
         }
         if wants(EvidenceKind::Eq) || wants(EvidenceKind::Grammar) {
             let engine = Engine::open(self.workspace, Profile::Dev)?;
@@ -136,7 +148,7 @@ impl Bench<'_> {
         self.subject().folder(name)
     }
 
-    fn subject(&self) -> Subject<'_> {
+    pub(crate) fn subject(&self) -> Subject<'_> {
         let Claim { recipe, manifest, .. } = self.claim;
         let source = &manifest.source;
         Subject { workspace: self.workspace, dir: self.dir, recipe, source, console: self.console }

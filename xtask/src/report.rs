@@ -21,7 +21,7 @@ use model_assets::{
 
 use self::{
     html::{Page, escape},
-    measured::{benchmark, eq_test, grammar, parity, quality},
+    measured::{benchmark, eq_test, grammar, parity, quality, yardstick},
 };
 use crate::{
     Outcome,
@@ -91,6 +91,7 @@ fn page(report: &Report) -> anyhow::Result<String> {
     parity(&mut page, &report.claim);
     quality(&mut page, &report.claim);
     grammar(&mut page, &report.claim);
+    yardstick(&mut page, &report.claim);
     eq_test(&mut page, report);
     benchmark(&mut page, &report.claim)?;
     structure(&mut page, &report.claim);
@@ -98,11 +99,12 @@ fn page(report: &Report) -> anyhow::Result<String> {
     Ok(page.finish(&format!("{}: what is proved", report.claim.recipe.name)))
 }
 
-const SECTIONS: [(&str, &str); 9] = [
+const SECTIONS: [(&str, &str); 10] = [
     ("verdicts", "Verdicts"),
     ("parity", "Parity"),
     ("quality", "Quality"),
     ("grammar", "Grammar"),
+    ("yardstick", "Yardsticks"),
     ("eq", "EQ test and conversation"),
     ("benchmark", "Benchmark"),
     ("census", "Weights and operators"),

@@ -178,6 +178,11 @@ fn metrics(claim: &Claim) -> Vec<Value> {
         metrics.push(metric("mean KL divergence from eager fp32, nats", &slice, it.kl.value));
         metrics.push(metric("top-1 agreement with eager fp32", &slice, it.top1.value));
     }
+    for it in evidence.yardstick.iter().flatten() {
+        let (figures, slice) = (it.figures(), format!("{}, protocol {}", it.task.as_str(), it.protocol_digest()));
+        metrics.push(metric("score", &slice, figures.pte));
+        metrics.push(metric("loss from eager fp32", &slice, figures.loss.value));
+    }
     if let Some(grammar) = &evidence.grammar {
         metrics.push(metric(
             "share of replies that the grammar accepts",

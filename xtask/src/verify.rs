@@ -28,6 +28,7 @@ use crate::{
     evidence::{Bench, Checkpoint, Measured},
     supervise,
     workspace::Workspace,
+    yardstick,
 };
 
 /// How much is proved.
@@ -263,6 +264,7 @@ pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
     if let Some(quality) = &evidence.quality {
         println!("quality: {}", quality.figures());
     }
+    evidence.yardstick.iter().flatten().for_each(yardstick::show);
     if let Some(grammar) = &evidence.grammar {
         for (name, share) in [("fp32", grammar.fp32), ("quantized", grammar.quantized), (".pte", grammar.pte)]
         {

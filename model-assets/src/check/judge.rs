@@ -6,7 +6,7 @@ use super::Ledger;
 use crate::{
     claim::Claim,
     eq,
-    evidence::{Benchmark, Eq, Load, Parity, ParityRun, Quality, quality::Asked},
+    evidence::{Benchmark, Eq, Load, Parity, ParityRun, Quality, Yardstick, YardstickLimit, quality::Asked},
     manifest::Evidence,
     recipe::{BenchmarkLimits, EvidenceKind, ParityLimits, Recipe},
 };
@@ -40,6 +40,9 @@ pub(super) fn evidence(kind: EvidenceKind, evidence: &Evidence, claim: &Claim, l
             (Some(_), None) => Some(()),
             (None, _) => None,
         },
+        EvidenceKind::Yardstick => {
+            evidence.yardstick.as_ref().map(|it| yardstick(&id, it, &recipe.yardstick, ledger))
+        }
     }
     .unwrap_or_else(|| ledger.fail(&id, "manifest.json", "none", kind.as_str()));
 }
@@ -68,6 +71,16 @@ fn parity_run(id: &str, name: &str, run: &ParityRun, limits: &ParityLimits, ledg
         limits.max_abs_diff_max, limits.mean_kl_max, limits.top1_agreement_min
     );
     ledger.judge(id, name, holds, got, expected);
+}
+
+/// Every task of the recipe was measured; what else was measured is not judged.
+fn yardstick(id: &str, measured: &[Yardstick], limits: &[YardstickLimit], ledger: &mut Ledger) {
+    for limit in limits {
+        match measured.iter().find(|it| it.task == limit.task) {
+            Some(it) => it.judge(id, limit, ledger),
+            None => ledger.fail(id, limit.task.as_str(), "none", "a measurement of this task"),
+        }
+    }
 }
 
 /// Against the bounds of the scheme, or stricter ones of the recipe.

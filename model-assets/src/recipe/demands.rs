@@ -32,12 +32,21 @@ pub enum EvidenceKind {
     Quality,
     /// The grammar of the model's world accepts its replies.
     Grammar,
+    /// On tasks that others publish figures of it loses little.
+    Yardstick,
 }
 
 impl EvidenceKind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Load, Self::Parity, Self::Benchmark, Self::Eq, Self::Quality, Self::Grammar];
+    pub const ALL: [Self; 7] = [
+        Self::Load,
+        Self::Parity,
+        Self::Benchmark,
+        Self::Eq,
+        Self::Quality,
+        Self::Grammar,
+        Self::Yardstick,
+    ];
 
     /// The name used in files and messages.
     pub fn as_str(self) -> &'static str {
@@ -48,6 +57,7 @@ impl EvidenceKind {
             Self::Eq => "eq",
             Self::Quality => "quality",
             Self::Grammar => "grammar",
+            Self::Yardstick => "yardstick",
         }
     }
 }

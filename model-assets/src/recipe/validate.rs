@@ -125,6 +125,18 @@ impl Recipe {
                 "bounds, as `evidence` demands it",
             ));
         }
+        let mut demanded = self.evidence.dev.iter().chain(&self.evidence.release);
+        if self.yardstick.is_empty() && demanded.any(|kind| *kind == EvidenceKind::Yardstick) {
+            let expected = "a task and its loss, as `evidence` demands it";
+            return Err(ContractError::value(FILE, "yardstick", "no table", expected));
+        }
+        for (index, limit) in self.yardstick.iter().enumerate() {
+            let twice = self.yardstick.iter().take(index).any(|earlier| earlier.task == limit.task);
+            if twice || !(0.0..=1.0).contains(&limit.loss_max) {
+                let got = format!("{} with {}", limit.task.as_str(), limit.loss_max);
+                return Err(ContractError::value(FILE, "yardstick", got, "each task once, a loss of 0 to 1"));
+            }
+        }
         self.check_quality()?;
         for (key, got, max) in [
             ("parity.max_abs_diff_max", self.parity.max_abs_diff_max, f64::MAX),

@@ -12,6 +12,7 @@ tokens and the tokens (u32, little-endian), and the logits (f32) after each of t
 other one's next write fails.
 """
 
+import contextlib
 import json
 import subprocess
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .protocol import Architecture, Fields, WorkerError
 
 ROWS = 64
 LINE_BYTES_MAX = 4096
+ENDING_SECONDS = 5.0
 # What is recorded: more digits than any figure has meaning, few enough to read.
 DIGITS = 9
 
@@ -97,8 +99,11 @@ class Stream:
             raise self._ended("before its first line") from cause
 
     def _ended(self, when: str) -> WorkerError:
-        self.process.kill()
-        code = self.process.wait()
+        # One that closed its output is about to end; its own code says more than that of a kill.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(ENDING_SECONDS)
+        self.kill()
+        code = self.process.returncode
         return WorkerError("engine", f"the engine ended {when}, with code {code}", "see the log")
 
     def _read(self, dtype: str, count: int, when: str):
@@ -121,8 +126,7 @@ class Stream:
         pairs = enumerate(zip(tokens, window.tokens, strict=False))
         shorter = min(len(tokens), len(window.tokens))
         place = next((at for at, (a, b) in pairs if a != b), shorter)
-        self.process.kill()
-        self.process.wait()
+        self.kill()
         raise WorkerError(
             "tokens",
             f"text {window.id}: the engine's tokens differ from place {place} on: got "

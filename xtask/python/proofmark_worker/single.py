@@ -46,9 +46,10 @@ class _Matrices:
 
 
 def logits(
-    arch: Architecture, source, texts: list[list[int]], *, progress
+    arch: Architecture, source, texts: list[list[int]], *, last: bool = False, progress
 ) -> Iterator[torch.Tensor]:
-    """fp64 [tokens, vocab] of each text, in order; computed in fp32."""
+    """fp64 [tokens, vocab] of each text, in order; computed in fp32. Of the last token alone if so
+    asked."""
     matrices = _Matrices()
     blocks = Blocks(arch, unquantized(source, demanded(arch)), matrices)
     hidden = [blocks.embed(tokens) for tokens in texts]
@@ -60,4 +61,4 @@ def logits(
         matrices.held.clear()
         progress(layer + 1, arch.layers)
     for x in hidden:
-        yield blocks.logits(x)
+        yield blocks.logits(x[-1:] if last else x)

@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from . import answers, guards, quality, upstream
+from . import answers, choice, guards, quality, upstream
 from .checkpoint import RandomSource, SafetensorsSource, demanded
 from .config import check_config
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
@@ -19,7 +19,7 @@ NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memo
 UNDELEGATED = "was not decomposed or delegated"
 ERROR_CHARACTERS_MAX = 300
 # What is asked of a checkpoint without an export.
-TASKS = {"answers": answers.run, "quality": quality.run}
+TASKS = {"answers": answers.run, "choice": choice.run, "quality": quality.run}
 
 
 def _source(request: Request):

@@ -59,7 +59,7 @@ struct Answered {
 ///
 /// # Errors
 /// There is no checkpoint, it is another than the manifest names, or the worker fails.
-pub(super) fn ask(subject: &Subject<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> anyhow::Result<Replies> {
+pub(crate) fn ask(subject: &Subject<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> anyhow::Result<Replies> {
     subject.console.step("eager model");
     let asked = json!({"runs": runs.iter().map(run).collect::<Vec<_>>()});
     let Answered { answers } = work(subject, checkpoint, "answers", asked)?;
@@ -75,7 +75,7 @@ pub(super) fn ask(subject: &Subject<'_>, checkpoint: &Checkpoint, runs: &[Run]) 
 ///
 /// # Errors
 /// As [`ask`].
-pub(super) fn work<T: DeserializeOwned>(
+pub(crate) fn work<T: DeserializeOwned>(
     subject: &Subject<'_>,
     checkpoint: &Checkpoint,
     task: &str,

@@ -24,7 +24,7 @@ use super::{Bench, Checkpoint, Subject, eager};
 use crate::engine::{self, Engine};
 
 /// Results per token, below `.proofmark`.
-pub(crate) const TOKENS_FILE: &str = "tokens.jsonl";
+const TOKENS_FILE: &str = "tokens.jsonl";
 
 /// The binary that writes logits, with all of its arguments but those about the text; what it must say that it ran.
 pub(crate) struct Runtime {
@@ -40,31 +40,26 @@ struct Response {
     windows: Vec<QualityWindow>,
 }
 
-/// Of a `.pte` in the engine.
-///
-/// # Errors
-/// As [`measure`].
-pub(super) fn of_pte(
-    bench: &Bench<'_>,
-    engine: &Engine,
-    checkpoint: &Checkpoint,
-) -> anyhow::Result<Quality> {
-    ensure!(bench.files.words.is_some(), "{}: got no tokenizer, expected one beside the recipe", bench.files.pte);
-    let runtime = Runtime {
+/// The engine on the `.pte`.
+pub(crate) fn runtime(bench: &Bench<'_>, engine: &Engine) -> Runtime {
+    Runtime {
         who: "the engine",
         command: engine.score(&bench.files),
         version: RUNTIME_VERSION,
         sha256: bench.claim.manifest.sha256,
-    };
-    let parameters = bench.claim.manifest.export.parameters;
-    measure(&bench.subject(), &runtime, parameters, checkpoint)
+    }
 }
 
-/// Of any file in the runtime that runs it.
+/// The command on a text.
+pub(crate) fn with_text(runtime: &Runtime, text: &Utf8Path, window: u32) -> Vec<String> {
+    let text = ["--texts", text.as_str(), "--window", &window.to_string()].map(str::to_owned);
+    [runtime.command.as_slice(), &text].concat()
+}
+
+/// Of a file in the runtime that runs it, on the text that the recipe names, or the general one.
 ///
 /// # Errors
-/// The text is another than the recipe or this repository names, or is tokenized differently; there is no checkpoint; one of
-/// the two processes fails; another file was run.
+/// As [`scored`], and when the text is another than is named.
 pub(crate) fn measure(
     subject: &Subject<'_>,
     runtime: &Runtime,
@@ -72,19 +67,53 @@ pub(crate) fn measure(
     checkpoint: &Checkpoint,
 ) -> anyhow::Result<Quality> {
     let (text, sha256) = text(subject)?;
+    of_text(subject, runtime, parameters, checkpoint, &text, sha256)
+}
+
+/// The same on any text.
+///
+/// # Errors
+/// As [`scored`].
+pub(crate) fn of_text(
+    subject: &Subject<'_>,
+    runtime: &Runtime,
+    parameters: u64,
+    checkpoint: &Checkpoint,
+    text: &Utf8Path,
+    sha256: Digest,
+) -> anyhow::Result<Quality> {
     let window = subject.recipe.export.seq_len.min(WINDOW_TOKENS_MAX);
-    let tokens = subject.folder("quality")?.join(TOKENS_FILE);
-    let mut command = runtime.command.clone();
-    command.extend(["--texts", text.as_str(), "--window", &window.to_string()].map(str::to_owned));
+    let windows = scored(subject, runtime, checkpoint, text, window, tokens_max(parameters))?;
+    Ok(Quality { text: sha256, tokens: digest(&tokens_file(subject)?)?, windows })
+}
+
+/// Sums per window.
+///
+/// # Errors
+/// The text is tokenized differently by the two sides; there is no checkpoint; one of the two processes fails; another file was
+/// run.
+pub(crate) fn scored(
+    subject: &Subject<'_>,
+    runtime: &Runtime,
+    checkpoint: &Checkpoint,
+    text: &Utf8Path,
+    window: u32,
+    tokens_max: u64,
+) -> anyhow::Result<Vec<QualityWindow>> {
     subject.console.step("quality: unquantized model and engine, token by token");
     let asked = json!({
-        "window": window, "tokens_max": tokens_max(parameters), "texts": text, "engine": command,
-        "tokens_file": tokens,
+        "window": window, "tokens_max": tokens_max, "texts": text,
+        "engine": with_text(runtime, text, window), "tokens_file": tokens_file(subject)?,
     });
     let Response { engine: Scored { runtime: ran, sha256: file }, windows } =
         eager::work(subject, checkpoint, "quality", asked)?;
     engine::ran(runtime.who, (runtime.version, runtime.sha256), &ran, &file.to_string())?;
-    Ok(Quality { text: sha256, tokens: digest(&tokens)?, windows })
+    Ok(windows)
+}
+
+/// Where the results per token are left.
+pub(crate) fn tokens_file(subject: &Subject<'_>) -> anyhow::Result<Utf8PathBuf> {
+    Ok(subject.folder("quality")?.join(TOKENS_FILE))
 }
 
 /// The text that the recipe names, or the general one: the very bytes that are named.
@@ -102,7 +131,7 @@ fn text(subject: &Subject<'_>) -> anyhow::Result<(Utf8PathBuf, Digest)> {
     Ok((path.canonicalize_utf8()?, got))
 }
 
-fn digest(path: &Utf8Path) -> anyhow::Result<Digest> {
+pub(crate) fn digest(path: &Utf8Path) -> anyhow::Result<Digest> {
     let mut file = File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
     Digest::of_reader(&mut file).with_context(|| format!("{path}: cannot be read"))
 }

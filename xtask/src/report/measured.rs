@@ -4,7 +4,7 @@ use model_assets::{
     bootstrap::Interval,
     claim::Claim,
     eq,
-    evidence::{ParityRun, QualityBounds, Speed},
+    evidence::{ParityRun, QualityBounds, Speed, Yardstick},
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     html::{Page, escape},
     joined, megabytes, percent,
 };
-use crate::bench;
+use crate::{bench, yardstick::published};
 
 pub(super) fn parity(page: &mut Page, claim: &Claim) {
     begin(page, "parity");
@@ -89,6 +89,36 @@ pub(super) fn grammar(page: &mut Page, claim: &Claim) {
         &["model", "accepted", "replies", "share"],
         &sides.map(row),
     );
+}
+
+pub(super) fn yardstick(page: &mut Page, claim: &Claim) {
+    begin(page, "yardstick");
+    let measured = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.yardstick.as_ref());
+    let Some(measured) = measured.filter(|measured| !measured.is_empty()) else {
+        page.text("Not measured: the recipe bounds none, or the evidence is still to come.");
+        return;
+    };
+    let bound = |it: &Yardstick| {
+        let limit = claim.recipe.yardstick.iter().find(|limit| limit.task == it.task);
+        limit.map_or("none".to_owned(), |limit| format!("upper end at most {}", limit.loss_max))
+    };
+    let row = |it: &Yardstick| {
+        let figures = it.figures();
+        vec![
+            it.task.as_str().to_owned(),
+            format!("{:.4}", figures.pte),
+            format!("{:.4}", figures.fp32),
+            format!("{:+.4}", figures.loss),
+            bound(it),
+            figures.items.to_string(),
+        ]
+    };
+    let heads = [".pte", "unquantized", "loss, 95 % interval", "bound", "items"];
+    let rows: Vec<_> = measured.iter().map(row).collect();
+    page.table("Yardsticks, item by item", &[&["task"], &heads[..]].concat(), &rows);
+    for it in measured {
+        page.text(format!("{}: {}. Published, by other protocols: {}.", it.task.as_str(), it.protocol, published(it.task)));
+    }
 }
 
 pub(super) fn eq_test(page: &mut Page, report: &Report) {

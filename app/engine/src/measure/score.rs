@@ -2,7 +2,7 @@
 //! unquantized model's as they come.
 //!
 //! The stream: for each window the number of its tokens and the tokens (`u32`, little-endian), then the logits (`f32`,
-//! little-endian) after each of them but the last, which predicts nothing.
+//! little-endian) after each of them but the last, which predicts nothing; or, where it is asked for, after the last alone.
 //!
 //! **Invariant:** texts are tokenized here, by what ships with the model: the worker refuses a window of other tokens than its
 //! own libraries give.
@@ -27,11 +27,11 @@ pub trait Words {
     /// When the tokenizer fails.
     fn text(&self, text: &str) -> Result<Vec<u32>>;
 
-    /// Tokens of a conversation as the template writes it.
+    /// Tokens of a conversation as the template writes it, up to where the assistant is to speak if it is a prompt.
     ///
     /// # Errors
     /// When the template or the tokenizer fails.
-    fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>>;
+    fn conversation(&self, messages: &[Message], prompt: bool) -> Result<Vec<u32>>;
 }
 
 /// One line of a file of texts; what else stands there is for others.
@@ -41,6 +41,17 @@ struct Item {
     text: Option<String>,
     #[serde(default)]
     messages: Vec<Message>,
+    #[serde(default)]
+    prompt: bool,
+}
+
+/// After which tokens logits are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// After each but the last, one decoded token at a time: as an app decodes, and the same for every runtime.
+    EachToken,
+    /// After the last, of one prefill.
+    Last,
 }
 
 /// Reads a file of texts and cuts it into the first `count` windows of at most `size` tokens. A text begins with the token
@@ -72,7 +83,7 @@ pub fn windows(
                 found.extend(tokens.chunks(room).map(|piece| bos.iter().chain(piece).copied().collect()));
             }
             None => {
-                let mut tokens = words.conversation(&item.messages).map_err(|e| wrong(&e))?;
+                let mut tokens = words.conversation(&item.messages, item.prompt).map_err(|e| wrong(&e))?;
                 tokens.truncate(size);
                 found.push(tokens);
             }
@@ -96,13 +107,14 @@ pub enum Ended {
     Write(#[from] std::io::Error),
 }
 
-/// Runs the windows, each from an empty cache, one decoded token at a time: as an app decodes, and the same for every runtime.
+/// Runs the windows, each from an empty cache.
 ///
 /// # Errors
 /// The runtime fails, or the reader is gone.
 pub fn stream(
     session: &mut dyn Decoder,
     windows: &[Vec<u32>],
+    rows: Rows,
     out: &mut dyn Write,
 ) -> std::result::Result<(), Ended> {
     let mut bytes = Vec::new();
@@ -112,8 +124,12 @@ pub fn stream(
         bytes.extend(window.iter().flat_map(|token| token.to_le_bytes()));
         out.write_all(&bytes)?;
         session.reset();
-        for token in window.get(..window.len().saturating_sub(1)).unwrap_or_default() {
-            let logits = session.decode(*token)?;
+        let fed: Vec<&[u32]> = match rows {
+            Rows::EachToken => window.get(..window.len().saturating_sub(1)).unwrap_or_default().chunks(1).collect(),
+            Rows::Last => vec![window],
+        };
+        for tokens in fed {
+            let logits = session.prefill(tokens)?;
             bytes.clear();
             bytes.extend(logits.iter().flat_map(|logit| logit.to_le_bytes()));
             out.write_all(&bytes)?;
@@ -135,7 +151,8 @@ mod tests {
             Ok(text.bytes().map(u32::from).collect())
         }
 
-        fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        fn conversation(&self, messages: &[Message], prompt: bool) -> Result<Vec<u32>> {
+            assert!(!prompt);
             assert!(messages.iter().all(|message| message.role != Role::System));
             self.text(&messages.iter().map(|message| message.content.as_str()).collect::<String>())
         }
@@ -190,10 +207,14 @@ mod tests {
     #[test]
     fn the_stream_is_tokens_and_then_their_logits() {
         let mut out = Vec::new();
-        stream(&mut Counting(vec![9]), &[vec![7, 8, 9], vec![5]], &mut out).unwrap();
+        stream(&mut Counting(vec![9]), &[vec![7, 8, 9], vec![5]], Rows::EachToken, &mut out).unwrap();
         let words: Vec<_> = out.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
         let rows = [1.0_f32, 0.5, 2.0, 0.25].map(f32::to_bits);
         assert_eq!(words, [&[3, 7, 8, 9][..], &rows, &[1, 5]].concat());
+        let mut out = Vec::new();
+        stream(&mut Counting(vec![9]), &[vec![7, 8, 9]], Rows::Last, &mut out).unwrap();
+        let words: Vec<_> = out.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+        assert_eq!(words, [&[3, 7, 8, 9][..], &rows[2..]].concat());
     }
 
     #[test]
@@ -207,7 +228,7 @@ mod tests {
                 Ok(())
             }
         }
-        let ended = stream(&mut Counting(Vec::new()), &[vec![1, 2]], &mut Gone);
+        let ended = stream(&mut Counting(Vec::new()), &[vec![1, 2]], Rows::EachToken, &mut Gone);
         assert!(matches!(ended, Err(Ended::Write(_))), "{ended:?}");
     }
 }

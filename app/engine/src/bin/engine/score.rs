@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write as _};
 use camino::Utf8PathBuf;
 use clap::Args;
 use engine::chat::Message;
-use engine::measure::score::{self, Ended, Words};
+use engine::measure::score::{self, Ended, Rows, Words};
 use engine::runtime;
 use model_assets::digest::Digest;
 use model_assets::evidence::quality::Scored;
@@ -35,6 +35,9 @@ pub(crate) struct ScoreArgs {
     /// How many windows are run.
     #[arg(long, value_name = "N")]
     windows: u32,
+    /// Only the logits after the last token of each window.
+    #[arg(long)]
+    last: bool,
 }
 
 impl Words for Writer {
@@ -42,8 +45,8 @@ impl Words for Writer {
         self.tokenizer.encode(text, false)
     }
 
-    fn conversation(&self, messages: &[Message]) -> engine::Result<Vec<u32>> {
-        self.encode(messages, false)
+    fn conversation(&self, messages: &[Message], prompt: bool) -> engine::Result<Vec<u32>> {
+        self.encode(messages, prompt)
     }
 }
 
@@ -57,10 +60,11 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<(), Failed> {
     let sha256 = Digest::of(session.model().bytes());
     let about = Scored { runtime: runtime::VERSION.to_owned(), sha256 };
     let unwritten = |e: &dyn std::fmt::Display| Failed::new(exit::OUTPUT, format!("standard output: {e}"));
+    let rows = if args.last { Rows::Last } else { Rows::EachToken };
     let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     let line = serde_json::to_string(&about).map_err(|e| unwritten(&e))?;
     writeln!(out, "{line}").map_err(|e| unwritten(&e))?;
-    score::stream(&mut session, &windows, &mut out).map_err(|ended| match ended {
+    score::stream(&mut session, &windows, rows, &mut out).map_err(|ended| match ended {
         Ended::Run(error) => Failed::run(&args.model.model)(error),
         Ended::Write(error) => unwritten(&error),
     })

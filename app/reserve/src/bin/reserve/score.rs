@@ -8,7 +8,7 @@ use camino::Utf8PathBuf;
 use clap::Args;
 use engine::{
     chat::Message,
-    measure::score::{self, Ended},
+    measure::score::{self, Ended, Rows},
 };
 use model_assets::{evidence::quality::Scored, reserve::RESERVE_RUNTIME};
 use reserve::{Runtime, Session};
@@ -28,6 +28,9 @@ pub(crate) struct ScoreArgs {
     /// How many windows are run
     #[arg(long, value_name = "N")]
     windows: u32,
+    /// Only the logits after the last token of each window
+    #[arg(long)]
+    last: bool,
 }
 
 impl score::Words for Words {
@@ -35,8 +38,8 @@ impl score::Words for Words {
         self.tokenizer.encode(text, false)
     }
 
-    fn conversation(&self, messages: &[Message]) -> engine::Result<Vec<u32>> {
-        self.encode(messages, false)
+    fn conversation(&self, messages: &[Message], prompt: bool) -> engine::Result<Vec<u32>> {
+        self.encode(messages, prompt)
     }
 }
 
@@ -49,11 +52,12 @@ pub(crate) fn run(args: &ScoreArgs) -> Outcome {
     let windows = score::windows(&args.texts, &words, model.bos(), size, count)?;
     let mut session = Session::new(&runtime, &model, args.model.threads()?).map_err(text)?;
     let unwritten = |e: &dyn std::fmt::Display| format!("standard output: {e}");
+    let rows = if args.last { Rows::Last } else { Rows::EachToken };
     let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     let line = serde_json::to_string(&Scored { runtime: RESERVE_RUNTIME.to_owned(), sha256 });
     let line = line.map_err(|e| unwritten(&e))?;
     writeln!(out, "{line}").map_err(|e| unwritten(&e))?;
-    score::stream(&mut session, &windows, &mut out).map_err(|ended| match ended {
+    score::stream(&mut session, &windows, rows, &mut out).map_err(|ended| match ended {
         Ended::Run(error) => text(error),
         Ended::Write(error) => unwritten(&error),
     })
