@@ -9,7 +9,7 @@ pub(crate) mod quality;
 
 use std::fs;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     claim::Claim,
@@ -47,6 +47,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) recipe: &'a Recipe,
     /// The checkpoint that was exported.
     pub(crate) source: &'a SourceRecord,
+    /// Tokenizer and chat template; absent for random weights.
+    pub(crate) words: Option<(Utf8PathBuf, Utf8PathBuf)>,
     pub(crate) console: &'a Console,
 }
 
@@ -111,7 +113,6 @@ impl Bench<'_> {
         let mut transcript = None;
         if wants(EvidenceKind::Quality) {
             let engine = Engine::open(self.workspace, Profile::Dev)?;
-            ensure!(self.files.words.is_some(), "{}: got no tokenizer, expected one beside the recipe", self.files.pte);
             let (runtime, subject) = (quality::runtime(self, &engine), self.subject());
             let parameters = self.claim.manifest.export.parameters;
             evidence.quality = Some(quality::measure(&subject, &runtime, parameters, checkpoint)?);
@@ -150,7 +151,13 @@ impl Bench<'_> {
 
     pub(crate) fn subject(&self) -> Subject<'_> {
         let Claim { recipe, manifest, .. } = self.claim;
-        let source = &manifest.source;
-        Subject { workspace: self.workspace, dir: self.dir, recipe, source, console: self.console }
+        Subject {
+            workspace: self.workspace,
+            dir: self.dir,
+            recipe,
+            source: &manifest.source,
+            words: self.files.words.clone(),
+            console: self.console,
+        }
     }
 }

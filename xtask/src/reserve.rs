@@ -21,7 +21,7 @@ use model_assets::{
 
 use crate::{
     console::Console,
-    evidence::{self, Subject, quality},
+    evidence::{Checkpoint, Subject, quality},
     setup, supervise,
     workspace::Workspace,
 };
@@ -46,10 +46,8 @@ impl Reserve {
     pub(crate) fn check(
         &self,
         claim: &ReserveClaim,
-        dir: &ModelDir,
         gguf: &Utf8Path,
-        checkpoint: Option<&Utf8Path>,
-        workspace: &Workspace,
+        checkpoint: Option<(&Subject<'_>, &Checkpoint)>,
         console: &Console,
     ) -> anyhow::Result<ReserveEvidence> {
         console.step("reserve: load");
@@ -64,18 +62,19 @@ impl Reserve {
         let ReserveCheck { runtime, gguf: ran, load } = check;
         about(claim.manifest.sha256, &runtime, &ran.to_string())?;
         let bound = ReserveBinding::current(ran, claim.bound());
-        let Some(checkpoint) = checkpoint else { return Ok(ReserveEvidence { bound, load, quality: None }) };
+        let Some((subject, checkpoint)) = checkpoint else {
+            return Ok(ReserveEvidence { bound, load, quality: None });
+        };
+        let words = subject.words.iter().flat_map(|(tokenizer, template)| word_arguments(tokenizer, template));
         let command = [self.binary.as_str(), "score"].into_iter().chain(model).map(str::to_owned);
         let runtime = quality::Runtime {
             who: "the reserve",
-            command: command.chain(words(claim, dir)).collect(),
+            command: command.chain(words).collect(),
             version: RESERVE_RUNTIME,
             sha256: claim.manifest.sha256,
         };
-        let ReserveClaim { recipe, manifest, .. } = claim;
-        let subject = Subject { workspace, dir, recipe, source: &manifest.source, console };
-        let checkpoint = evidence::Checkpoint(Some(checkpoint.to_owned()));
-        let quality = quality::measure(&subject, &runtime, recipe.architecture.parameters(), &checkpoint)?;
+        let parameters = claim.recipe.architecture.parameters();
+        let quality = quality::measure(subject, &runtime, parameters, checkpoint)?;
         Ok(ReserveEvidence { bound, load, quality: Some(quality) })
     }
 
@@ -123,10 +122,13 @@ fn words(claim: &ReserveClaim, dir: &ModelDir) -> Vec<String> {
     if claim.tokenizer.is_none() {
         return Vec::new();
     }
-    let place = |name: &str| dir.path().join(name).into_string();
-    let tokens = &claim.recipe.tokens;
-    let (tokenizer, template) = (place(&tokens.tokenizer), place(&tokens.chat_template));
-    vec!["--tokenizer".to_owned(), tokenizer, "--template".to_owned(), template]
+    let tokenizer = dir.tokenizer_path(&claim.recipe, claim.manifest.bound.tokenizer);
+    word_arguments(&tokenizer, &dir.path().join(&claim.recipe.tokens.chat_template))
+}
+
+/// The arguments that name a tokenizer and a template, for the engine and the reserve alike.
+fn word_arguments(tokenizer: &Utf8Path, template: &Utf8Path) -> Vec<String> {
+    ["--tokenizer", tokenizer.as_str(), "--template", template.as_str()].map(str::to_owned).into()
 }
 
 /// A cargo command in the reserve's own target directory, optimized, with what this processor can do.

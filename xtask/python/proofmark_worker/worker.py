@@ -10,7 +10,6 @@ from pathlib import Path
 
 from . import answers, choice, guards, quality, upstream
 from .checkpoint import RandomSource, SafetensorsSource, demanded
-from .config import check_config
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
 from .stages import Stages
 
@@ -25,7 +24,6 @@ TASKS = {"answers": answers.run, "choice": choice.run, "quality": quality.run}
 def _source(request: Request):
     if request.source_dir is None:
         return RandomSource(request.source_seed, request.architecture)
-    check_config(request)
     return SafetensorsSource(request.source_dir, request.architecture)
 
 

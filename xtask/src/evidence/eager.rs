@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::Subject;
 use crate::{
-    Failure, setup,
+    Failure, export, setup,
     supervise::{self, Bounds},
     weights,
 };
@@ -89,11 +89,12 @@ pub(crate) fn work<T: DeserializeOwned>(
     let (request, response) = (place.join("request.json"), place.join("response.json"));
     let mut asked = shape(subject.recipe, task)?;
     let object = asked.as_object_mut().context("a request is an object")?;
-    let tokens = &subject.recipe.tokens;
+    let words = subject.words.as_ref();
+    let (tokenizer, template) = words.context("got no tokenizer, expected one beside the recipe")?;
     object.extend([
         ("source".to_owned(), source(subject, checkpoint)?),
-        ("tokenizer".to_owned(), json!(subject.dir.path().join(&tokens.tokenizer))),
-        ("chat_template".to_owned(), json!(subject.dir.path().join(&tokens.chat_template))),
+        ("tokenizer".to_owned(), json!(tokenizer)),
+        ("chat_template".to_owned(), json!(template)),
         ("work_dir".to_owned(), json!(place.join("weights"))),
         ("response".to_owned(), json!(response)),
     ]);
@@ -120,9 +121,9 @@ pub(crate) fn work<T: DeserializeOwned>(
         let hint = answer.hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
         bail!("eager model: {}{hint}", answer.error.unwrap_or_else(|| "the worker failed".into()));
     }
-    let named = &subject.source.files;
+    let named: Vec<_> = export::weights(&subject.source.files).collect();
     ensure!(
-        answer.source_files == *named,
+        answer.source_files.iter().eq(named.iter().copied()),
         "checkpoint: got {:?}, expected the files of the manifest {named:?}",
         answer.source_files
     );
