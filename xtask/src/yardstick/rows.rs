@@ -90,66 +90,14 @@ pub(super) fn arc(path: &Utf8Path) -> anyhow::Result<Vec<Question>> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::sync::Arc;
+#[path = "../../tests/parquet_file/mod.rs"]
+mod parquet_file;
 
-    use parquet::{
-        basic::Compression,
-        data_type::{ByteArray, ByteArrayType, Int64Type},
-        file::{properties::WriterProperties, writer::SerializedFileWriter},
-        schema::parser::parse_message_type,
-    };
-
+#[cfg(test)]
+mod tests {
     use super::*;
 
-    /// A column: texts, lists of texts, or numbers.
-    pub(crate) enum Column {
-        Texts(Vec<&'static str>),
-        Lists(Vec<Vec<&'static str>>),
-        Numbers(Vec<i64>),
-    }
-
-    /// A parquet file as the hub's are: compressed by snappy, lists with three levels.
-    pub(crate) fn write(path: &Utf8Path, schema: &str, columns: &[Column]) {
-        let schema = Arc::new(parse_message_type(schema).unwrap());
-        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-        let file = File::create(path).unwrap();
-        let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
-        let mut group = writer.next_row_group().unwrap();
-        for column in columns {
-            let mut out = group.next_column().unwrap().unwrap();
-            match column {
-                Column::Texts(texts) => {
-                    let values: Vec<_> = texts.iter().map(|text| ByteArray::from(*text)).collect();
-                    let levels = vec![1; values.len()];
-                    out.typed::<ByteArrayType>().write_batch(&values, Some(&levels), None).unwrap();
-                }
-                Column::Lists(lists) => {
-                    let values: Vec<_> = lists.iter().flatten().map(|text| ByteArray::from(*text)).collect();
-                    let definition = vec![3; values.len()];
-                    let repeated: Vec<i16> = lists
-                        .iter()
-                        .flat_map(|list| (0..list.len()).map(|index| i16::from(index > 0)))
-                        .collect();
-                    let out = out.typed::<ByteArrayType>();
-                    out.write_batch(&values, Some(&definition), Some(&repeated)).unwrap();
-                }
-                Column::Numbers(numbers) => {
-                    let levels = vec![1; numbers.len()];
-                    out.typed::<Int64Type>().write_batch(numbers, Some(&levels), None).unwrap();
-                }
-            }
-            out.close().unwrap();
-        }
-        group.close().unwrap();
-        writer.close().unwrap();
-    }
-
-    pub(crate) const MMLU: &str = "message schema {
-        optional binary question (UTF8);
-        optional group choices (LIST) { repeated group list { optional binary element (UTF8); } }
-        optional int64 answer;
-    }";
+    use super::parquet_file::{ARC, Column, MMLU, write};
 
     fn place(folder: &tempfile::TempDir) -> camino::Utf8PathBuf {
         Utf8Path::from_path(folder.path()).unwrap().join("data.parquet")
@@ -182,15 +130,6 @@ pub(crate) mod tests {
     fn questions_of_arc_are_read_and_a_key_that_is_no_label_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = place(&folder);
-        let schema = "message schema {
-            optional binary id (UTF8);
-            optional binary question (UTF8);
-            required group choices {
-                optional group text (LIST) { repeated group list { optional binary element (UTF8); } }
-                optional group label (LIST) { repeated group list { optional binary element (UTF8); } }
-            }
-            optional binary answerKey (UTF8);
-        }";
         let columns = |key| {
             [
                 Column::Texts(vec!["Q1"]),
@@ -200,10 +139,10 @@ pub(crate) mod tests {
                 Column::Texts(vec![key]),
             ]
         };
-        write(&path, schema, &columns("2"));
+        write(&path, ARC, &columns("2"));
         let found = arc(&path).unwrap();
         assert_eq!((found[0].id.as_str(), found[0].answer, found[0].choices.len()), ("Q1", 1, 2));
-        write(&path, schema, &columns("C"));
+        write(&path, ARC, &columns("C"));
         let error = format!("{:#}", arc(&path).unwrap_err());
         assert!(error.contains("row 0: got the key `C`"), "{error}");
     }
