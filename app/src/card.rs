@@ -3,7 +3,6 @@
 use model_assets::{
     claim::Claim,
     eq,
-    evidence::Heldout,
     manifest::{Manifest, WeightsKind},
     recipe::Recipe,
 };
@@ -121,9 +120,6 @@ fn proofs(checks: usize, recipe: &Recipe, manifest: &Manifest) -> Vec<Proof> {
     if let Some(parity) = &evidence.parity {
         let worst = parity.runs().iter().map(|(_, run)| run.top1_agreement).fold(1.0, f64::min);
         proof("Parity", format!("same next token as the eager model in {:.2} % of cases", worst * 100.0));
-        if let Some(ratio) = parity.heldout.as_ref().map(Heldout::perplexity_ratio) {
-            proof("Cost of the export", format!("perplexity × {ratio:.4}"));
-        }
     }
     if let Some(benchmark) = &evidence.benchmark {
         let speed = |name: &str| benchmark.speeds.iter().find(|speed| speed.name == name).map(|s| s.mean);
@@ -134,10 +130,24 @@ fn proofs(checks: usize, recipe: &Recipe, manifest: &Manifest) -> Vec<Proof> {
     }
     let items = recipe.eq.items.items().unwrap_or_default();
     if let Some(verdict) = evidence.eq.as_ref().and_then(|eq| eq::judge(&items, &eq.items)) {
-        proof("EQ test", format!("{:.1} of 100 over {} items", verdict.score, verdict.items));
+        let eq::Verdict { items, readable, scores, .. } = verdict;
+        let result = match scores {
+            Some(it) => format!("{:.1} of 100 over {} items (eager model {:.1})", it.score, it.items, it.eager),
+            None => format!("readable {readable} of {items}, the score means nothing"),
+        };
+        proof("EQ test", result);
     }
     if let Some(quality) = &evidence.quality {
-        proof("Quality", format!("grammar accepts {:.1} % of replies", quality.pte.share() * 100.0));
+        let it = quality.figures();
+        let kept = it.top1.value * 100.0;
+        let result = format!("perplexity × {:.4} of the original, same next token in {kept:.1} %", it.ratio);
+        proof("Quality", result);
+    }
+    for it in evidence.yardstick.iter().flatten() {
+        proof("Yardstick", it.to_string());
+    }
+    if let Some(grammar) = &evidence.grammar {
+        proof("Grammar", format!("accepts {:.1} % of replies", grammar.pte.share() * 100.0));
     }
     proofs
 }

@@ -39,6 +39,8 @@ pub(crate) fn provenance(model: &Model) -> anyhow::Result<Value> {
         "parity": evidence.and_then(|evidence| evidence.parity.as_ref()),
         "benchmark": evidence.and_then(|evidence| evidence.benchmark.as_ref()),
         "eq": evidence.and_then(|evidence| evidence.eq.as_ref()),
-        "quality": evidence.and_then(|evidence| evidence.quality.as_ref()),
+        "quality": evidence.and_then(|evidence| evidence.quality.as_ref()).map(|it| it.figures()),
+        "yardstick": evidence.and_then(|evidence| evidence.yardstick.as_ref()),
+        "grammar": evidence.and_then(|evidence| evidence.grammar.as_ref()),
     }))
 }

@@ -389,7 +389,7 @@ impl Ledger {
         self.findings.push(Finding { id, severity, location, got, expected });
     }
 
-    fn judge(&mut self, id: &str, location: &str, holds: bool, got: impl ToString, expected: impl ToString) {
+    pub(crate) fn judge(&mut self, id: &str, location: &str, holds: bool, got: impl ToString, expected: impl ToString) {
         let (got, expected) = (got.to_string(), expected.to_string());
         if !holds {
             self.push(Severity::Reject, id, location, &got, &expected);
@@ -415,6 +415,12 @@ impl Ledger {
             got,
             expected: expected.to_owned(),
         });
+    }
+
+    /// Where something was rejected.
+    #[cfg(test)]
+    pub(crate) fn refused(self) -> Vec<String> {
+        self.findings.into_iter().map(|finding| finding.location).collect()
     }
 
     fn rejects(&self) -> bool {

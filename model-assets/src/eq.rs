@@ -1,14 +1,23 @@
 //! The EQ test: items, the published EQ-Bench v2 formula, and how sure a difference is.
 //!
 //! An item is a short dialogue, four emotions, and how strongly somebody feels each of them at its end, 0 to 10. There
-//! are two sets of ten, written for this repository: `general` for models that know the world, `small-world` in the
-//! format and words that `tiny` was trained on, of combinations that it was not.
+//! are two sets, written for this repository: `general` (30 items) for models that know the world, `small-world` (10) in
+//! the format and words that `tiny` was trained on, of combinations that it was not.
+//!
+//! **Invariant:** scores and their difference are of the same items: those that both models answered readably. There is
+//! no score where these are too few.
 //!
 //! **Invariant:** the items are part of this crate: evidence names their digest, and another text voids it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, evidence};
+use crate::{
+    bootstrap::{self, Interval},
+    digest::Digest,
+    evidence,
+};
 
 /// Which items a model is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -48,8 +57,6 @@ pub const ANSWER_TOKENS_MAX: u32 = 96;
 pub const TALK_TURNS: usize = 10;
 /// Most tokens of a turn's reply.
 pub const TALK_TOKENS_MAX: u32 = 96;
-/// Resamples of the interval.
-const RESAMPLES: usize = 10_000;
 /// Name of the transcript, beside the manifest.
 pub const TRANSCRIPT_FILE: &str = "eq-transcript.json";
 /// Largest transcript that is read.
@@ -61,7 +68,7 @@ const TALK_GENERAL: &str = include_str!("../evidence/talk-general.txt");
 const TALK_SMALL_WORLD: &str = include_str!("../evidence/talk-small-world.txt");
 
 impl ItemSet {
-    /// The ten items.
+    /// The items.
     ///
     /// # Errors
     /// Never, for the items of this crate (a test reads them all).
@@ -132,26 +139,40 @@ pub fn parse_answer(text: &str, emotions: &[String; 4]) -> Option<[f64; 4]> {
 pub struct Verdict {
     /// Items.
     pub items: usize,
-    /// Share of readable answers of the `.pte`, 0 to 1.
-    pub parse_rate: f64,
-    /// Mean score of the readable ones, 0 to 100 (and below).
-    pub score: f64,
+    /// Items that the `.pte` answered readably.
+    pub readable: usize,
     /// The same for the eager quantized model.
-    pub eager_parse_rate: f64,
-    /// The same for the eager quantized model.
-    pub eager_score: f64,
-    /// Mean over the items that both answered of `.pte` minus eager.
-    pub difference: f64,
-    /// 95 % interval of that difference.
-    pub low: f64,
-    /// 95 % interval of that difference.
-    pub high: f64,
+    pub eager_readable: usize,
+    /// Share of readable answers of the `.pte` minus the eager model's.
+    pub readable_difference: Interval,
+    /// Absent where fewer than [`PARSE_RATE_MIN`] of the items were answered readably by both.
+    pub scores: Option<Scores>,
 }
 
-impl Verdict {
-    /// Whether the `.pte` and the eager model are as good as one another, as far as the items can tell.
-    pub fn agrees(&self) -> bool {
-        self.low <= 0.0 && 0.0 <= self.high
+/// Scores over the items that both models answered readably.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Scores {
+    /// How many these are.
+    pub items: usize,
+    /// Mean score of the `.pte`, 0 to 100 (and below).
+    pub score: f64,
+    /// The same for the eager quantized model.
+    pub eager: f64,
+    /// Mean of `.pte` minus eager.
+    pub difference: Interval,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { items, readable, eager_readable, .. } = self;
+        match &self.scores {
+            Some(it) => write!(
+                f,
+                "score {:.2}, eager {:.2}, difference {:+.2} over {} of {items} items",
+                it.score, it.eager, it.difference, it.items
+            ),
+            None => write!(f, "readable {readable} of {items} (eager {eager_readable}), the score means nothing"),
+        }
     }
 }
 
@@ -162,57 +183,30 @@ pub fn judge(items: &[Item], given: &[evidence::EqItem]) -> Option<Verdict> {
         return None;
     }
     let score = |answer: &Option<[f64; 4]>, item: &Item| Some(item_score(answer.as_ref()?, &item.reference));
-    let pairs: Vec<(Option<f64>, Option<f64>)> = items
+    let pairs: Vec<_> = items
         .iter()
         .zip(given)
-        .map(|(item, given)| (score(&given.pte, item), score(&given.eager, item)))
+        .filter_map(|(item, given)| Some((score(&given.pte, item)?, score(&given.eager, item)?)))
         .collect();
-    let own: Vec<f64> = pairs.iter().filter_map(|pair| pair.0).collect();
-    let eager: Vec<f64> = pairs.iter().filter_map(|pair| pair.1).collect();
-    let differences: Vec<f64> = pairs.iter().filter_map(|pair| Some(pair.0? - pair.1?)).collect();
-    let (low, high) = interval(&differences, SEED);
+    let more = |given: &evidence::EqItem| f64::from(given.pte.is_some()) - f64::from(given.eager.is_some());
     Some(Verdict {
         items: items.len(),
-        parse_rate: own.len() as f64 / items.len() as f64,
-        score: mean(&own),
-        eager_parse_rate: eager.len() as f64 / items.len() as f64,
-        eager_score: mean(&eager),
-        difference: mean(&differences),
-        low,
-        high,
+        readable: given.iter().filter(|given| given.pte.is_some()).count(),
+        eager_readable: given.iter().filter(|given| given.eager.is_some()).count(),
+        readable_difference: bootstrap::mean(&given.iter().map(more).collect::<Vec<_>>(), SEED),
+        scores: (pairs.len() as f64 >= PARSE_RATE_MIN * items.len() as f64).then(|| scores(&pairs)),
     })
 }
 
-/// Mean; of nothing it is no number, which no threshold lets pass.
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
-/// 95 % percentile bootstrap of the mean, seeded: the same values give the same interval everywhere.
-pub fn interval(values: &[f64], seed: u64) -> (f64, f64) {
-    if values.is_empty() {
-        return (f64::NAN, f64::NAN);
+fn scores(pairs: &[(f64, f64)]) -> Scores {
+    let mean = |side: &dyn Fn(&(f64, f64)) -> f64| pairs.iter().map(side).sum::<f64>() / pairs.len() as f64;
+    let differences: Vec<_> = pairs.iter().map(|(own, eager)| own - eager).collect();
+    Scores {
+        items: pairs.len(),
+        score: mean(&|pair| pair.0),
+        eager: mean(&|pair| pair.1),
+        difference: bootstrap::mean(&differences, SEED),
     }
-    let mut state = seed;
-    let mut next = || {
-        // Sebastiano Vigna's SplitMix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let draw = |_| {
-                let index = usize::try_from(next() % values.len() as u64).unwrap_or_default();
-                values.get(index).copied().unwrap_or(f64::NAN)
-            };
-            (0..values.len()).map(draw).sum::<f64>() / values.len() as f64
-        })
-        .collect();
-    means.sort_by(f64::total_cmp);
-    let at = |share: f64| means.get((share * RESAMPLES as f64) as usize).copied().unwrap_or(f64::NAN);
-    (at(0.025), at(0.975))
 }
 
 #[cfg(test)]
@@ -224,10 +218,10 @@ mod tests {
     }
 
     #[test]
-    fn both_sets_hold_ten_items_and_ten_turns() {
-        for set in [ItemSet::General, ItemSet::SmallWorld] {
+    fn both_sets_hold_their_items_and_ten_turns() {
+        for (set, count) in [(ItemSet::General, 30), (ItemSet::SmallWorld, 10)] {
             let items = set.items().unwrap();
-            assert_eq!(items.len(), 10, "{set:?}");
+            assert_eq!(items.len(), count, "{set:?}");
             assert_eq!(set.talk().len(), TALK_TURNS, "{set:?}");
             for item in &items {
                 assert!(item.emotions.iter().all(|emotion| item.prompt.contains(emotion)), "{}", item.id);
@@ -236,12 +230,12 @@ mod tests {
             // Whoever gives the same number to everything must not pass for somebody who reads.
             for value in 0..=10 {
                 let scores = items.iter().map(|item| item_score(&[f64::from(value); 4], &item.reference));
-                assert!(scores.sum::<f64>() / 10.0 < 66.0, "{set:?}: {value}");
+                assert!(scores.sum::<f64>() / (count as f64) < 66.0, "{set:?}: {value}");
             }
             let mut ids: Vec<_> = items.iter().map(|item| &item.id).collect();
             ids.sort();
             ids.dedup();
-            assert_eq!(ids.len(), 10);
+            assert_eq!(ids.len(), count);
         }
     }
 
@@ -294,22 +288,56 @@ mod tests {
     #[test]
     fn a_worse_model_is_told_from_an_equal_one() {
         let items = ItemSet::General.items().unwrap();
-        let equal = judge(&items, &answered(&items, [1.0, 1.0])).unwrap();
-        assert!(equal.agrees() && equal.difference == 0.0 && equal.parse_rate == 1.0, "{equal:?}");
+        let equal = judge(&items, &answered(&items, [1.0, 1.0])).unwrap().scores.unwrap();
+        assert!(equal.difference.holds_zero() && equal.difference.value == 0.0, "{equal:?}");
         let worse = judge(&items, &answered(&items, [3.0, 1.0])).unwrap();
-        assert!(!worse.agrees() && worse.high < 0.0, "{worse:?}");
+        let scores = worse.scores.unwrap();
+        assert!(!scores.difference.holds_zero() && scores.difference.high < 0.0, "{worse:?}");
         assert_eq!(judge(&items, &answered(&items, [3.0, 1.0])).unwrap(), worse, "the interval is seeded");
     }
 
     #[test]
-    fn ratings_of_other_items_and_of_none_prove_nothing() {
+    fn scores_and_their_difference_are_of_the_same_items() {
+        let items = ItemSet::General.items().unwrap();
+        let mut given = answered(&items, [1.0, 1.0]);
+        // Far off where only one side can be read: neither score may hear of it.
+        for (index, side) in given.iter_mut().take(4).enumerate() {
+            if index % 2 == 0 {
+                (side.pte, side.eager) = (Some([10.0, 10.0, 0.0, 0.0]), None);
+            } else {
+                (side.pte, side.eager) = (None, Some([0.0, 0.0, 10.0, 10.0]));
+            }
+        }
+        let verdict = judge(&items, &given).unwrap();
+        let scores = verdict.scores.unwrap();
+        assert_eq!((scores.items, verdict.readable, verdict.eager_readable), (26, 28, 28));
+        assert_eq!(scores.score, scores.eager);
+        assert!((scores.score - scores.eager - scores.difference.value).abs() < 1e-12, "{verdict}");
+    }
+
+    #[test]
+    fn too_few_readable_answers_have_no_score() {
+        let items = ItemSet::General.items().unwrap();
+        let unread = |own: usize, eager: usize| {
+            let mut given = answered(&items, [1.0, 1.0]);
+            given.iter_mut().take(own).for_each(|it| it.pte = None);
+            given.iter_mut().take(eager).for_each(|it| it.eager = None);
+            judge(&items, &given).unwrap()
+        };
+        assert!(unread(5, 5).scores.is_some());
+        let silent = unread(27, 26);
+        assert_eq!(silent.to_string(), "readable 3 of 30 (eager 4), the score means nothing");
+        assert!(silent.readable_difference.holds_zero(), "{silent:?}");
+        assert!(!unread(27, 5).readable_difference.holds_zero());
+    }
+
+    #[test]
+    fn ratings_of_other_items_prove_nothing() {
         let items = ItemSet::General.items().unwrap();
         let mut given = answered(&items, [0.0, 0.0]);
         given.swap(0, 1);
         assert!(judge(&items, &given).is_none());
         assert!(judge(&items, &given[..9]).is_none());
-        let silent = items.iter().map(|i| evidence::EqItem { id: i.id.clone(), pte: None, eager: None });
-        let verdict = judge(&items, &silent.collect::<Vec<_>>()).unwrap();
-        assert!(verdict.parse_rate == 0.0 && verdict.score.is_nan() && !verdict.agrees(), "{verdict:?}");
+        assert!(judge(&[], &[]).is_none());
     }
 }

@@ -9,7 +9,9 @@
 mod answer;
 mod benchmark;
 mod eq;
-mod quality;
+mod grammar;
+pub mod quality;
+pub mod yardstick;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +22,9 @@ pub use self::{
     },
     benchmark::{Benchmark, Energy, Machine, MemorySteps, Resident, Roofline, Speed, SweepStep},
     eq::{Eq, EqItem, Talk},
-    quality::{Acceptance, Quality},
+    grammar::{Acceptance, Grammar, GrammarLimits},
+    yardstick::{Task, Yardstick, YardstickFigures, YardstickItem, YardstickLimit},
+    quality::{Quality, QualityBounds, QualityFigures, QualityLimits, QualityWindow},
 };
 
 /// The model was loaded by the runtime and ran: a prefill, then decode steps, with finite logits.
@@ -72,44 +76,6 @@ pub struct Parity {
     pub chunked_prefill: ParityRun,
     /// Every token in a step of its own.
     pub step_by_step: ParityRun,
-    /// On held-out texts; absent for random weights, which have no tokenizer.
-    #[serde(default)]
-    pub heldout: Option<Heldout>,
-}
-
-/// Parity over held-out texts, teacher-forced: the `.pte` in the engine, fed token by token, against what the eager
-/// model answered when it was exported.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Heldout {
-    /// Texts.
-    pub texts: u32,
-    /// Texts whose tokens, by the tokenizer and template that ship, are those that the eager model was fed.
-    pub same_tokens: u32,
-    /// Tokens fed.
-    pub tokens: u32,
-    /// Tokens that count for the perplexity: those of the assistant.
-    pub scored: u32,
-    /// Against the eager quantized model: the same arithmetic, so nearly nothing may differ.
-    pub quantized: ParityRun,
-    /// Against the eager model before quantization: what the whole export cost.
-    pub fp32: ParityRun,
-    /// Perplexity of the scored tokens under the `.pte`.
-    pub perplexity: f64,
-    /// The same under the eager quantized model.
-    pub perplexity_quantized: f64,
-    /// The same under the eager model before quantization.
-    pub perplexity_fp32: f64,
-    /// Largest logit difference between a text in one prefill and the same text step by step.
-    pub prefill_step_diff: f64,
-}
-
-impl Heldout {
-    /// Perplexity of the `.pte` over that of the unquantized model: 1 when the export cost nothing.
-    pub fn perplexity_ratio(&self) -> f64 {
-        self.perplexity / self.perplexity_fp32
-    }
 }
 
 /// What `engine check` answers: written to the response file that xtask named.

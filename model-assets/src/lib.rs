@@ -6,6 +6,7 @@
 //! ([`dir::ModelDir`]) and bytes, and writes nothing.
 #![forbid(unsafe_code)]
 
+pub mod bootstrap;
 #[cfg(feature = "bundle")]
 pub mod bundle;
 pub mod check;

@@ -16,7 +16,7 @@ use crate::{
     digest::Digest,
     eq,
     error::ContractError,
-    evidence::{Benchmark, Eq, Load, Parity, Quality},
+    evidence::{Benchmark, Eq, Grammar, Load, Parity, Quality, Yardstick},
     limits,
     name::is_plain,
     policy::Policy,
@@ -28,7 +28,7 @@ use crate::{
 pub const MANIFEST_SCHEMA: u32 = 1;
 /// Version of the check suite. Raise it when a check becomes stricter: evidence gathered under an older
 /// suite is void.
-pub const SUITE_VERSION: u32 = 3;
+pub const SUITE_VERSION: u32 = 4;
 /// Version of the ExecuTorch runtime that evidence must come from: the one the engine links.
 pub const RUNTIME_VERSION: &str = "1.5.1";
 /// SHA-256 of the sources of the engine's own operators, one after the other (a test of the engine names them): evidence
@@ -297,9 +297,15 @@ pub struct Evidence {
     /// The EQ test.
     #[serde(default)]
     pub eq: Option<Eq>,
-    /// Acceptance by the grammar of the model's world.
+    /// Text quality against the unquantized model.
     #[serde(default)]
     pub quality: Option<Quality>,
+    /// Acceptance by the grammar of the model's world.
+    #[serde(default)]
+    pub grammar: Option<Grammar>,
+    /// Tasks that others publish figures of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub yardstick: Option<Vec<Yardstick>>,
 }
 
 /// What evidence was measured on. Change any of it and the evidence is void.
@@ -334,7 +340,16 @@ impl EvidenceBinding {
 impl Evidence {
     /// No evidence yet, for these files.
     pub fn none(bound: EvidenceBinding) -> Self {
-        Self { bound, load: None, parity: None, benchmark: None, eq: None, quality: None }
+        Self {
+            bound,
+            load: None,
+            parity: None,
+            benchmark: None,
+            eq: None,
+            quality: None,
+            grammar: None,
+            yardstick: None,
+        }
     }
 
     /// The kinds that were measured.
@@ -355,6 +370,8 @@ impl Evidence {
             benchmark: self.benchmark.or(other.benchmark),
             eq: self.eq.or(other.eq),
             quality: self.quality.or(other.quality),
+            grammar: self.grammar.or(other.grammar),
+            yardstick: self.yardstick.or(other.yardstick),
         }
     }
 
@@ -366,6 +383,8 @@ impl Evidence {
             EvidenceKind::Benchmark => self.benchmark.is_some(),
             EvidenceKind::Eq => self.eq.is_some(),
             EvidenceKind::Quality => self.quality.is_some(),
+            EvidenceKind::Grammar => self.grammar.is_some(),
+            EvidenceKind::Yardstick => self.yardstick.is_some(),
         }
     }
 }

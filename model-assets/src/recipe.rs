@@ -11,11 +11,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Digest, error::ContractError, limits, policy::Policy};
-
-pub use self::demands::{
-    BenchmarkLimits, Demands, EqLimits, EvidenceKind, HeldoutLimits, ParityLimits, QualityLimits,
+use crate::{
+    digest::Digest,
+    error::ContractError,
+    evidence::{GrammarLimits, QualityLimits, YardstickLimit},
+    limits,
+    policy::Policy,
 };
+
+pub use self::demands::{BenchmarkLimits, Demands, EqLimits, EvidenceKind, ParityLimits};
 
 /// The format version this crate reads.
 pub const RECIPE_SCHEMA: u32 = 1;
@@ -54,9 +58,15 @@ pub struct Recipe {
     /// Bounds on memory, and on speeds relative to each other.
     #[serde(default)]
     pub benchmark: BenchmarkLimits,
-    /// For a model whose world has a grammar: what share of the replies it must accept.
-    #[serde(default)]
+    /// Text quality: bounds stricter than the scheme's, and a text of the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<QualityLimits>,
+    /// For a model whose world has a grammar: what share of the replies it must accept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grammar: Option<GrammarLimits>,
+    /// Yardsticks, and what may be lost on each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub yardstick: Vec<YardstickLimit>,
     /// Licence facts.
     pub licence: Licence,
 }
@@ -117,6 +127,20 @@ pub struct Architecture {
     pub rope_theta: f64,
     /// `rope_scaling`.
     pub rope_scaling: Option<RopeScaling>,
+}
+
+impl Architecture {
+    /// Weights of the network; a tied matrix counts once.
+    pub fn parameters(&self) -> u64 {
+        let [dim, layers, heads, kv_heads, head_dim, ffn, vocab] =
+            [self.dim, self.layers, self.heads, self.kv_heads, self.head_dim, self.ffn, self.vocab].map(u64::from);
+        // Saturating: limits bound each factor, not their product.
+        let product = |factors: &[u64]| factors.iter().fold(1_u64, |all, factor| all.saturating_mul(*factor));
+        let attention = product(&[2, dim, head_dim, heads + kv_heads]);
+        let block = attention.saturating_add(product(&[3, dim, ffn])).saturating_add(2 * dim);
+        let matrices = if self.tied { 1 } else { 2 };
+        layers.saturating_mul(block).saturating_add(product(&[matrices, vocab, dim])).saturating_add(dim)
+    }
 }
 
 /// Supported model families.

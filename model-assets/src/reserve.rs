@@ -12,7 +12,7 @@ use crate::{
     claim,
     digest::Digest,
     error::ContractError,
-    evidence::{Heldout, Load},
+    evidence::{Load, Quality},
     gguf::{self, plan},
     limits,
     manifest::{Bound, Check, SUITE_VERSION, SourceRecord, WeightsKind},
@@ -85,8 +85,6 @@ pub struct ReserveCheck {
     pub gguf: Digest,
     /// Load evidence.
     pub load: Load,
-    /// Held-out texts; absent when no reference was given or it has none.
-    pub heldout: Option<Heldout>,
 }
 
 /// What was measured, bound to what it was measured on.
@@ -98,8 +96,8 @@ pub struct ReserveEvidence {
     pub bound: ReserveBinding,
     /// Load and run.
     pub load: Load,
-    /// Held-out texts, against what the eager model answered when the `.pte` was exported; absent without one.
-    pub heldout: Option<Heldout>,
+    /// Text quality against the unquantized model; absent for random weights.
+    pub quality: Option<Quality>,
 }
 
 /// What evidence was measured on. Change any of it and the evidence is void.
@@ -125,12 +123,16 @@ impl ReserveBinding {
 }
 
 impl ReserveEvidence {
-    /// Whether this kind was measured. Benchmark, EQ and quality are the engine's alone.
+    /// Whether this kind was measured. Parity is with the model before quantization, which is quality: there is no eager model
+    /// that is quantized as a GGUF is. The other kinds are the engine's alone.
     pub fn has(&self, kind: EvidenceKind) -> bool {
         match kind {
             EvidenceKind::Load => true,
-            EvidenceKind::Parity => self.heldout.is_some(),
-            EvidenceKind::Benchmark | EvidenceKind::Eq | EvidenceKind::Quality => false,
+            EvidenceKind::Parity | EvidenceKind::Quality => self.quality.is_some(),
+            EvidenceKind::Benchmark
+            | EvidenceKind::Eq
+            | EvidenceKind::Grammar
+            | EvidenceKind::Yardstick => false,
         }
     }
 }
@@ -173,8 +175,8 @@ impl ReserveManifest {
                 evidence.map(|evidence| evidence.bound.clone()),
             )
         };
-        let heldout = |it: &Self| it.evidence.as_ref().is_some_and(|evidence| evidence.heldout.is_some());
-        key(self) == key(other) && heldout(self) >= heldout(other)
+        let quality = |it: &Self| it.evidence.as_ref().is_some_and(|evidence| evidence.quality.is_some());
+        key(self) == key(other) && quality(self) >= quality(other)
     }
 
     /// The bytes to write: pretty JSON with a final newline.

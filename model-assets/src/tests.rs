@@ -67,15 +67,14 @@ fn recipe_values_that_cannot_be() {
         ("parity.mean_kl_max", "mean_kl_max = ", "mean_kl_max = -"),
         ("parity.top1_agreement_min", "top1_agreement_min = 0.99", "top1_agreement_min = 1.5"),
         ("eq.score_min", "score_min = ", "score_min = 1"),
-        ("parity.heldout.perplexity_max", "perplexity_max = ", "perplexity_max = -"),
-        (
-            "parity.heldout.fp32_top1_agreement_min",
-            "fp32_top1_agreement_min = 0",
-            "fp32_top1_agreement_min = 7",
-        ),
+        ("quality.perplexity_max", "perplexity_max = ", "perplexity_max = -"),
+        ("quality.perplexity_ratio_max", "[quality]\n", "[quality]\nperplexity_ratio_max = 1.5\n"),
+        ("quality.kl_max", "[quality]\n", "[quality]\nkl_max = nan\n"),
+        ("quality.top1_agreement_min", "[quality]\n", "[quality]\ntop1_agreement_min = 0.5\n"),
+        ("quality.text.file", "file = \"heldout.jsonl\"", "file = \"../heldout.jsonl\""),
         ("benchmark.prefill_over_decode_min", "prefill_over_decode_min = ", "prefill_over_decode_min = -"),
-        ("quality.acceptance_min", "acceptance_min = 0.8", "acceptance_min = 8"),
-        ("quality", "[quality]\nacceptance_min = 0.8\nacceptance_ratio_min = 0.95\n", ""),
+        ("grammar.acceptance_min", "acceptance_min = 0.8", "acceptance_min = 8"),
+        ("grammar", "[grammar]\nacceptance_min = 0.8\nacceptance_ratio_min = 0.95\n", ""),
     ] {
         refused_value(key, from, to);
     }

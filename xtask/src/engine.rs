@@ -164,6 +164,12 @@ impl Engine {
         Ok(talked)
     }
 
+    /// The command that writes the logits after every token of a text, without the text.
+    pub(crate) fn score(&self, files: &Files) -> Vec<String> {
+        let command = [self.binary.as_str(), "score", "--model", files.pte.as_str()].map(str::to_owned);
+        [command.to_vec(), files.words()].concat()
+    }
+
     fn ask<T: DeserializeOwned>(
         &self,
         command: &str,
@@ -195,7 +201,7 @@ impl Engine {
     }
 
     fn command(&self, command: &str, files: &Files, arguments: &[String]) -> Command {
-        let words = if command == "bench" { Vec::new() } else { files.words() };
+        let words = if ["bench", "check"].contains(&command) { Vec::new() } else { files.words() };
         let mut engine = Command::new(&self.binary);
         engine.args([command, "--model", files.pte.as_str()]).args(words).args(arguments);
         engine

@@ -2,15 +2,22 @@
 
 use std::fs;
 
-use model_assets::{check::Profile, dir::ModelDir, recipe::EvidenceKind};
+use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::{
+    check::Profile,
+    dir::ModelDir,
+    evidence::Task,
+    recipe::EvidenceKind,
+};
 
 use crate::{
     Outcome,
     console::Console,
-    engine::Files,
-    evidence::{Bench, Checkpoint, Measured},
+    engine::{self, Engine, Files},
+    evidence::{Bench, Checkpoint, Measured, quality},
     verify::{self, refused},
     workspace::Workspace,
+    yardstick::{self, Amount},
 };
 
 #[derive(clap::Args)]
@@ -21,10 +28,45 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Test {
-    /// Ten dialogues whose emotions are to be rated, and a conversation of ten turns
+    /// Dialogues whose emotions are to be rated, and a conversation of ten turns
     Eq(Asked),
+    /// Perplexity ratio, KL divergence and agreement with the unquantized model on real text
+    Quality {
+        #[command(flatten)]
+        asked: Asked,
+        /// Another text (JSON lines with `id`, and `text` or `messages`); its figures are shown and not judged
+        #[arg(long, value_name = "FILE")]
+        text: Option<Utf8PathBuf>,
+    },
     /// The share of sampled replies that the grammar of the model's world accepts
-    Quality(Asked),
+    Grammar(Asked),
+    /// Perplexity on a text of others, by the model and by the unquantized one
+    Perplexity {
+        #[command(flatten)]
+        asked: Asked,
+        /// The data set
+        #[arg(long, value_enum, default_value_t = TextSet::Wikitext2)]
+        dataset: TextSet,
+        /// Tokens of a window
+        #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+        window: u32,
+        /// Words of the text; unless given, what some minutes allow
+        #[arg(long, value_name = "N")]
+        words: Option<usize>,
+    },
+    /// Multiple choice: a sample of MMLU, without examples
+    MmluTiny(Counted),
+    /// Multiple choice: a sample of ARC-Challenge, without examples
+    ArcChallenge(Counted),
+    /// Instructions of IFEval whose following a program can check
+    IfevalLite(Counted),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TextSet {
+    /// WikiText-2, raw, test split
+    #[value(name = "wikitext-2-raw-v1")]
+    Wikitext2,
 }
 
 #[derive(clap::Args)]
@@ -34,13 +76,38 @@ struct Asked {
     model: String,
     /// The checkpoint that was exported, where the recipe does not lead to one
     #[arg(long, value_name = "DIR")]
-    checkpoint: Option<camino::Utf8PathBuf>,
+    checkpoint: Option<Utf8PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Counted {
+    #[command(flatten)]
+    asked: Asked,
+    /// Items, spread evenly over the set; unless given, what some minutes allow
+    #[arg(long, value_name = "N")]
+    items: Option<usize>,
+}
+
+/// What is measured.
+enum What<'a> {
+    Kind(EvidenceKind),
+    Text(&'a Utf8Path),
+    Task(Task, Amount),
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let (asked, kind) = match &args.test {
-        Test::Eq(asked) => (asked, EvidenceKind::Eq),
-        Test::Quality(asked) => (asked, EvidenceKind::Quality),
+    let counted = |task, counted: &Counted| What::Task(task, Amount { items: counted.items, window: None });
+    let (asked, what) = match &args.test {
+        Test::Eq(asked) => (asked, What::Kind(EvidenceKind::Eq)),
+        Test::Quality { asked, text: None } => (asked, What::Kind(EvidenceKind::Quality)),
+        Test::Quality { asked, text: Some(text) } => (asked, What::Text(text)),
+        Test::Grammar(asked) => (asked, What::Kind(EvidenceKind::Grammar)),
+        Test::Perplexity { asked, dataset: TextSet::Wikitext2, window, words } => {
+            (asked, What::Task(Task::Wikitext2, Amount { items: *words, window: Some(*window) }))
+        }
+        Test::MmluTiny(it) => (&it.asked, counted(Task::MmluTiny, it)),
+        Test::ArcChallenge(it) => (&it.asked, counted(Task::ArcChallenge, it)),
+        Test::IfevalLite(it) => (&it.asked, counted(Task::IfevalLite, it)),
     };
     let dir = ModelDir::new(workspace.models(), &asked.model);
     let (mut claim, _) = dir.claim().map_err(refused)?;
@@ -51,18 +118,70 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let console = Console::new(false);
     let files = Files::of(&dir, &claim, path);
     let bench = Bench { workspace, dir: &dir, claim: &claim, files, console: &console };
-    let reference = verify::reference(&dir, &claim)?;
-    let measured = bench.measure(&[kind], &reference, &Checkpoint(asked.checkpoint.clone()));
+    let checkpoint = Checkpoint(asked.checkpoint.clone());
+    match what {
+        What::Kind(kind) => {
+            let evidence = of_kind(&bench, kind, &checkpoint)?;
+            claim.manifest.evidence = Some(evidence);
+            verify::judge(&dir, &claim, Profile::Dev).map(|_| ())
+        }
+        What::Text(text) => shown(&bench, of_text(&bench, text, &checkpoint)),
+        What::Task(task, amount) => shown(&bench, of_task(&bench, task, amount, &checkpoint)),
+    }
+}
+
+fn of_kind(
+    bench: &Bench<'_>,
+    kind: EvidenceKind,
+    checkpoint: &Checkpoint,
+) -> Result<model_assets::manifest::Evidence, crate::Failure> {
+    let Bench { workspace, dir, claim, console, .. } = bench;
+    let reference = verify::reference(dir, claim)?;
+    let measured = bench.measure(&[kind], &reference, checkpoint);
     console.done();
-    let Measured { evidence, transcript } = measured.map_err(|error| verify::failed(&dir, error))?;
+    let Measured { evidence, transcript } = measured.map_err(|error| verify::failed(dir, error))?;
     verify::show(&evidence, &claim.recipe);
     if let Some(text) = transcript {
-        let folder = workspace.state().join("eval").join(dir.name());
-        fs::create_dir_all(&folder)?;
-        let place = folder.join(model_assets::eq::TRANSCRIPT_FILE);
-        fs::write(&place, text)?;
-        println!("{place}");
+        keep(workspace, dir, model_assets::eq::TRANSCRIPT_FILE, &text)?;
     }
-    claim.manifest.evidence = Some(evidence);
-    verify::judge(&dir, &claim, Profile::Dev).map(|_| ())
+    if evidence.quality.is_some() {
+        println!("{}", quality::tokens_file(&bench.subject())?);
+    }
+    Ok(evidence)
+}
+
+fn of_text(bench: &Bench<'_>, text: &Utf8Path, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+    let engine = Engine::open(bench.workspace, engine::Profile::Dev)?;
+    let (runtime, subject) = (quality::runtime(bench, &engine), bench.subject());
+    let sha256 = quality::digest(text)?;
+    let (text, parameters) = (text.canonicalize_utf8()?, bench.claim.manifest.export.parameters);
+    let measured = quality::of_text(&subject, &runtime, parameters, checkpoint, &text, sha256)?;
+    bench.console.done();
+    println!("quality: {}", measured.figures());
+    println!("{}", quality::tokens_file(&subject)?);
+    Ok(())
+}
+
+fn of_task(bench: &Bench<'_>, task: Task, amount: Amount, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+    let engine = Engine::open(bench.workspace, engine::Profile::Dev)?;
+    let measured = yardstick::measure(bench, &engine, task, checkpoint, amount)?;
+    bench.console.done();
+    yardstick::show(&measured);
+    let text = serde_json::to_vec_pretty(&measured)?;
+    keep(bench.workspace, bench.dir, &format!("{}.json", task.as_str()), &text)
+}
+
+fn shown(bench: &Bench<'_>, outcome: anyhow::Result<()>) -> Outcome {
+    bench.console.done();
+    outcome.map_err(|error| verify::failed(bench.dir, error))
+}
+
+/// Leaves what was measured below `.proofmark`, and says where.
+fn keep(workspace: &Workspace, dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let folder = workspace.state().join("eval").join(dir.name());
+    fs::create_dir_all(&folder)?;
+    let place = folder.join(name);
+    fs::write(&place, bytes)?;
+    println!("{place}");
+    Ok(())
 }

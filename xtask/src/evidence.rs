@@ -2,26 +2,28 @@
 //!
 //! **Invariant:** nothing is judged here. What was measured goes into a claim, and `check::validate` decides.
 
-mod eager;
+pub(crate) mod eager;
 pub(crate) mod eq;
-mod quality;
+mod grammar;
+pub(crate) mod quality;
 
 use std::fs;
 
 use anyhow::Context as _;
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     claim::Claim,
     dir::ModelDir,
     evidence::Benchmark,
-    manifest::{Evidence, EvidenceBinding, Stage},
-    recipe::EvidenceKind,
+    manifest::{Evidence, EvidenceBinding, SourceRecord, Stage},
+    recipe::{EvidenceKind, Recipe},
 };
 
 use crate::{
     console::Console,
     engine::{Checked, Engine, Files, Profile},
     workspace::Workspace,
+    yardstick,
 };
 
 pub(crate) use self::eager::Checkpoint;
@@ -36,6 +38,27 @@ pub(crate) struct Bench<'a> {
     pub(crate) claim: &'a Claim,
     pub(crate) files: Files,
     pub(crate) console: &'a Console,
+}
+
+/// A checkpoint to be asked, whatever was exported from it.
+pub(crate) struct Subject<'a> {
+    pub(crate) workspace: &'a Workspace,
+    pub(crate) dir: &'a ModelDir,
+    pub(crate) recipe: &'a Recipe,
+    /// The checkpoint that was exported.
+    pub(crate) source: &'a SourceRecord,
+    /// Tokenizer and chat template; absent for random weights.
+    pub(crate) words: Option<(Utf8PathBuf, Utf8PathBuf)>,
+    pub(crate) console: &'a Console,
+}
+
+impl Subject<'_> {
+    /// A folder below `.proofmark` for what is made on the way.
+    pub(crate) fn folder(&self, name: &str) -> anyhow::Result<Utf8PathBuf> {
+        let folder = self.workspace.state().join(name).join(self.dir.name());
+        fs::create_dir_all(&folder).with_context(|| format!("{folder}: cannot be made"))?;
+        Ok(folder)
+    }
 }
 
 /// What was measured, and the transcript that a part of it is about.
@@ -88,30 +111,53 @@ impl Bench<'_> {
             evidence.benchmark = Some(self.benchmark()?);
         }
         let mut transcript = None;
-        if wants(EvidenceKind::Eq) || wants(EvidenceKind::Quality) {
+        if wants(EvidenceKind::Quality) {
+            let engine = Engine::open(self.workspace, Profile::Dev)?;
+            let (runtime, subject) = (quality::runtime(self, &engine), self.subject());
+            let parameters = self.claim.manifest.export.parameters;
+            evidence.quality = Some(quality::measure(&subject, &runtime, parameters, checkpoint)?);
+        }
+        if wants(EvidenceKind::Yardstick) {
+            let engine = Engine::open(self.workspace, Profile::Dev)?;
+            let tasks = self.claim.recipe.yardstick.iter();
+            let measured = tasks.map(|limit| {
+                yardstick::measure(self, &engine, limit.task, checkpoint, yardstick::Amount::default())
+            });
+            evidence.yardstick = Some(measured.collect::<anyhow::Result<_>>()?);
+        }
+        if wants(EvidenceKind::Eq) || wants(EvidenceKind::Grammar) {
             let engine = Engine::open(self.workspace, Profile::Dev)?;
             let eq = wants(EvidenceKind::Eq).then(|| eq::Plan::new(self.claim)).transpose()?;
-            let quality = wants(EvidenceKind::Quality).then(|| quality::Plan::new(self)).transpose()?;
+            let grammar = wants(EvidenceKind::Grammar).then(|| grammar::Plan::new(self)).transpose()?;
             // One process asks the eager model for both: half of its time is start and quantization.
             let mut runs = Vec::new();
             runs.extend(eq.iter().flat_map(eq::Plan::eager_runs));
-            runs.extend(quality.iter().flat_map(quality::Plan::eager_runs));
-            let eager = eager::ask(self, checkpoint, &runs)?;
+            runs.extend(grammar.iter().flat_map(grammar::Plan::eager_runs));
+            let eager = eager::ask(&self.subject(), checkpoint, &runs)?;
             if let Some(plan) = eq {
                 let (eq, text) = plan.measure(self, &engine, &eager)?;
                 (evidence.eq, transcript) = (Some(eq), Some(text));
             }
-            if let Some(plan) = quality {
-                evidence.quality = Some(plan.measure(self, &engine, &eager)?);
+            if let Some(plan) = grammar {
+                evidence.grammar = Some(plan.measure(self, &engine, &eager)?);
             }
         }
         Ok(Measured { evidence, transcript })
     }
 
-    /// A folder below `.proofmark` for what is made on the way.
-    fn folder(&self, name: &str) -> anyhow::Result<camino::Utf8PathBuf> {
-        let folder = self.workspace.state().join(name).join(self.dir.name());
-        fs::create_dir_all(&folder).with_context(|| format!("{folder}: cannot be made"))?;
-        Ok(folder)
+    fn folder(&self, name: &str) -> anyhow::Result<Utf8PathBuf> {
+        self.subject().folder(name)
+    }
+
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        let Claim { recipe, manifest, .. } = self.claim;
+        Subject {
+            workspace: self.workspace,
+            dir: self.dir,
+            recipe,
+            source: &manifest.source,
+            words: self.files.words.clone(),
+            console: self.console,
+        }
     }
 }

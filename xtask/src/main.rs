@@ -8,6 +8,7 @@ mod cache;
 mod ci;
 mod clean;
 mod console;
+mod datasets;
 mod diff;
 mod doctor;
 mod engine;
@@ -47,6 +48,7 @@ mod verify;
 mod weights;
 mod whole;
 mod workspace;
+mod yardstick;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 

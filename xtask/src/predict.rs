@@ -17,12 +17,7 @@ const ENGINE_ANON_BYTES: u64 = 80_000_000;
 
 /// Parameters of the network, the output head of an untied one included.
 pub(crate) fn parameters(recipe: &Recipe) -> u64 {
-    let a = &recipe.architecture;
-    let [dim, ffn, head_dim] = [a.dim, a.ffn, a.head_dim].map(u64::from);
-    let (queries, keys) = (u64::from(a.heads) * head_dim, u64::from(a.kv_heads) * head_dim);
-    let block = 2 * dim * queries + 2 * dim * keys + 3 * dim * ffn + 2 * dim;
-    let embeddings = if a.tied { 1 } else { 2 };
-    u64::from(a.layers) * block + embeddings * u64::from(a.vocab) * dim + dim
+    recipe.architecture.parameters()
 }
 
 /// Size of the `.pte`, bytes.

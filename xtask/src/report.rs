@@ -25,7 +25,7 @@ use model_assets::{
 
 use self::{
     html::{Page, escape},
-    measured::{benchmark, eq_test, parity, quality},
+    measured::{benchmark, eq_test, grammar, parity, quality, yardstick},
 };
 use crate::{
     Outcome,
@@ -99,6 +99,10 @@ fn page(report: &Report) -> anyhow::Result<String> {
     missed::note(&mut page, report, EvidenceKind::Parity);
     quality(&mut page, &report.claim);
     missed::note(&mut page, report, EvidenceKind::Quality);
+    grammar(&mut page, &report.claim);
+    missed::note(&mut page, report, EvidenceKind::Grammar);
+    yardstick(&mut page, &report.claim);
+    missed::note(&mut page, report, EvidenceKind::Yardstick);
     eq_test(&mut page, report);
     missed::note(&mut page, report, EvidenceKind::Eq);
     benchmark(&mut page, &report.claim)?;
@@ -108,10 +112,12 @@ fn page(report: &Report) -> anyhow::Result<String> {
     Ok(page.finish(&format!("{}: what is proved", report.claim.recipe.name)))
 }
 
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 10] = [
     ("verdicts", "Verdicts"),
     ("parity", "Parity"),
     ("quality", "Quality"),
+    ("grammar", "Grammar"),
+    ("yardstick", "Yardsticks"),
     ("eq", "EQ test and conversation"),
     ("benchmark", "Benchmark"),
     ("census", "Weights and operators"),

@@ -19,7 +19,12 @@ use model_assets::{
     reserve::{RESERVE_RUNTIME, ReserveBinding, ReserveCheck, ReserveClaim, ReserveEvidence},
 };
 
-use crate::{console::Console, setup, supervise, workspace::Workspace};
+use crate::{
+    console::Console,
+    evidence::{Checkpoint, Subject, quality},
+    setup, supervise,
+    workspace::Workspace,
+};
 
 /// The reserve's binary and a place for its answers.
 pub(crate) struct Reserve {
@@ -37,30 +42,40 @@ impl Reserve {
         Ok(Self { binary, folder: tempfile::tempdir_in(workspace.state())? })
     }
 
-    /// Loads and runs a GGUF, and compares it with the eager model where there is a reference.
+    /// Loads and runs a GGUF, and compares it with the unquantized model where there is a checkpoint.
     pub(crate) fn check(
         &self,
         claim: &ReserveClaim,
-        words: &[String],
         gguf: &Utf8Path,
-        reference: Option<&Utf8Path>,
+        checkpoint: Option<(&Subject<'_>, &Checkpoint)>,
         console: &Console,
     ) -> anyhow::Result<ReserveEvidence> {
-        console.step("reserve: load and held-out texts");
+        console.step("reserve: load");
         let folder = Utf8Path::from_path(self.folder.path()).context("a path is not UTF-8")?;
         let response = folder.join("check.json");
         // Its threads spin at every barrier: beside another load two of them are far slower than one.
-        let mut arguments =
-            vec!["check", "--threads", "1", "--model", gguf.as_str(), "--response", response.as_str()];
-        arguments.extend(words.iter().map(String::as_str));
-        arguments.extend(reference.iter().flat_map(|path| ["--reference", path.as_str()]));
-        self.run(&arguments)?;
+        let model = ["--threads", "1", "--model", gguf.as_str()];
+        self.run(&[&["check"][..], &model, &["--response", response.as_str()]].concat())?;
         let bytes =
             fs::read(&response).with_context(|| format!("{response}: the reserve wrote no answer"))?;
         let check: ReserveCheck = serde_json::from_slice(&bytes).with_context(|| response.clone())?;
-        let ReserveCheck { runtime, gguf, load, heldout } = check;
-        about(claim.manifest.sha256, &runtime, &gguf.to_string())?;
-        Ok(ReserveEvidence { bound: ReserveBinding::current(gguf, claim.bound()), load, heldout })
+        let ReserveCheck { runtime, gguf: ran, load } = check;
+        about(claim.manifest.sha256, &runtime, &ran.to_string())?;
+        let bound = ReserveBinding::current(ran, claim.bound());
+        let Some((subject, checkpoint)) = checkpoint else {
+            return Ok(ReserveEvidence { bound, load, quality: None });
+        };
+        let words = subject.words.iter().flat_map(|(tokenizer, template)| word_arguments(tokenizer, template));
+        let command = [self.binary.as_str(), "score"].into_iter().chain(model).map(str::to_owned);
+        let runtime = quality::Runtime {
+            who: "the reserve",
+            command: command.chain(words).collect(),
+            version: RESERVE_RUNTIME,
+            sha256: claim.manifest.sha256,
+        };
+        let parameters = claim.recipe.architecture.parameters();
+        let quality = quality::measure(subject, &runtime, parameters, checkpoint)?;
+        Ok(ReserveEvidence { bound, load, quality: Some(quality) })
     }
 
     /// Measures speed and memory.
@@ -112,7 +127,7 @@ fn words(claim: &ReserveClaim, dir: &ModelDir) -> Vec<String> {
 }
 
 /// The arguments that name a tokenizer and a template, for the engine and the reserve alike.
-pub(crate) fn word_arguments(tokenizer: &Utf8Path, template: &Utf8Path) -> Vec<String> {
+fn word_arguments(tokenizer: &Utf8Path, template: &Utf8Path) -> Vec<String> {
     ["--tokenizer", tokenizer.as_str(), "--template", template.as_str()].map(str::to_owned).into()
 }
 

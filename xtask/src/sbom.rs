@@ -165,19 +165,33 @@ fn metrics(claim: &Claim) -> Vec<Value> {
         metrics.push(metric("mean KL divergence from the eager model, nats", name, run.mean_kl));
         metrics.push(metric("top-1 agreement with the eager model", name, run.top1_agreement));
     }
-    if let Some(heldout) = evidence.parity.as_ref().and_then(|parity| parity.heldout.as_ref()) {
-        metrics.push(metric("perplexity", "held-out texts", heldout.perplexity));
-        metrics.push(metric("perplexity, eager fp32", "held-out texts", heldout.perplexity_fp32));
-    }
     let items = claim.recipe.eq.items.items().unwrap_or_default();
     if let Some(verdict) = evidence.eq.as_ref().and_then(|eq| model_assets::eq::judge(&items, &eq.items)) {
-        metrics.push(metric("EQ score, of 100", "ten dialogues", verdict.score));
+        let slice = format!("{} dialogues", verdict.items);
+        metrics.push(metric("share of readable EQ answers", &slice, verdict.readable as f64 / verdict.items as f64));
+        if let Some(scores) = verdict.scores {
+            metrics.push(metric("EQ score, of 100", &slice, scores.score));
+        }
     }
     if let Some(quality) = &evidence.quality {
+        let it = quality.figures();
+        let slice = format!("{} tokens of text {}", it.tokens, quality.text);
+        metrics.push(metric("perplexity", &slice, it.perplexity));
+        metrics.push(metric("perplexity, eager fp32", &slice, it.perplexity_fp32));
+        metrics.push(metric("perplexity ratio, upper end of 95 %", &slice, it.ratio.high));
+        metrics.push(metric("mean KL divergence from eager fp32, nats", &slice, it.kl.value));
+        metrics.push(metric("top-1 agreement with eager fp32", &slice, it.top1.value));
+    }
+    for it in evidence.yardstick.iter().flatten() {
+        let (figures, slice) = (it.figures(), format!("{}, protocol {}", it.task.as_str(), it.protocol_digest()));
+        metrics.push(metric("score", &slice, figures.pte));
+        metrics.push(metric("loss from eager fp32", &slice, figures.loss.value));
+    }
+    if let Some(grammar) = &evidence.grammar {
         metrics.push(metric(
             "share of replies that the grammar accepts",
             "held-out conversations",
-            quality.pte.share(),
+            grammar.pte.share(),
         ));
     }
     metrics

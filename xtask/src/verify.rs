@@ -30,6 +30,7 @@ use crate::{
     refused::{self, Refused},
     supervise, usage,
     workspace::Workspace,
+    yardstick,
 };
 
 /// How much is proved of a model.
@@ -276,21 +277,10 @@ pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
             load.peak_rss_bytes / 1_000_000
         );
     }
-    let heldout = evidence.parity.as_ref().and_then(|parity| parity.heldout.as_ref());
-    let runs = evidence.parity.iter().flat_map(Parity::runs);
-    let texts = heldout.iter().flat_map(|it| {
-        [("held-out texts, eager quantized", &it.quantized), ("held-out texts, eager fp32", &it.fp32)]
-    });
-    for (name, run) in runs.chain(texts) {
+    for (name, run) in evidence.parity.iter().flat_map(Parity::runs) {
         println!(
             "parity, {name}: {} rows, max |d| {:.3e}, mean |d| {:.3e}, KL {:.3e}, top-1 {:.4}",
             run.rows, run.max_abs_diff, run.mean_abs_diff, run.mean_kl, run.top1_agreement
-        );
-    }
-    if let Some(it) = heldout {
-        println!(
-            "perplexity of {} tokens: .pte {:.5}, eager quantized {:.5}, eager fp32 {:.5}; one prefill against steps: max |d| {:.3e}",
-            it.scored, it.perplexity, it.perplexity_quantized, it.perplexity_fp32, it.prefill_step_diff
         );
     }
     if let Some(benchmark) = &evidence.benchmark {
@@ -300,19 +290,16 @@ pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
         && let Some(verdict) = recipe.eq.items.items().ok().and_then(|items| eq::judge(&items, &eq.items))
     {
         println!(
-            "eq {:.2}, eager {:.2}, difference {:+.3} [{:+.3}, {:+.3}]; readable {:.1} %; conversation of {} turns, {} messages forgotten",
-            verdict.score,
-            verdict.eager_score,
-            verdict.difference,
-            verdict.low,
-            verdict.high,
-            verdict.parse_rate * 100.0,
-            eq.talk.turns,
-            eq.talk.forgotten
+            "eq: {verdict}; conversation of {} turns, {} messages forgotten",
+            eq.talk.turns, eq.talk.forgotten
         );
     }
     if let Some(quality) = &evidence.quality {
-        for (name, share) in [("fp32", quality.fp32), ("quantized", quality.quantized), (".pte", quality.pte)]
+        println!("quality: {}", quality.figures());
+    }
+    evidence.yardstick.iter().flatten().for_each(yardstick::show);
+    if let Some(grammar) = &evidence.grammar {
+        for (name, share) in [("fp32", grammar.fp32), ("quantized", grammar.quantized), (".pte", grammar.pte)]
         {
             println!(
                 "grammar accepts, {name}: {} of {} ({:.2} %)",

@@ -6,9 +6,9 @@ use super::Ledger;
 use crate::{
     claim::Claim,
     eq,
-    evidence::{Benchmark, Eq, Heldout, Load, Parity, ParityRun, Quality},
+    evidence::{Benchmark, Eq, Load, Parity, ParityRun, Quality, Yardstick, YardstickLimit, quality::Asked},
     manifest::Evidence,
-    recipe::{BenchmarkLimits, EvidenceKind, ParityLimits, QualityLimits, Recipe},
+    recipe::{BenchmarkLimits, EvidenceKind, ParityLimits, Recipe},
 };
 
 /// Most turns in a row with the same reply: a person may say three things that deserve the same answer.
@@ -20,29 +20,29 @@ pub(super) fn evidence(kind: EvidenceKind, evidence: &Evidence, claim: &Claim, l
     let Claim { recipe, manifest, .. } = claim;
     match kind {
         EvidenceKind::Load => evidence.load.as_ref().map(|it| load(&id, it, ledger)),
-        EvidenceKind::Parity => evidence.parity.as_ref().map(|it| {
-            parity(&id, it, &recipe.parity, ledger);
-            // Without a tokenizer there is no text to hold out: random weights only, which no release accepts.
-            match &it.heldout {
-                Some(it) => heldout(&id, it, &recipe.parity, ledger),
-                None if manifest.weights == crate::manifest::WeightsKind::Random => {}
-                None => ledger.fail(&id, "held-out texts", "none", "parity over held-out texts"),
-            }
-        }),
+        EvidenceKind::Parity => {
+            evidence.parity.as_ref().map(|it| parity(&id, it, &recipe.parity, ledger))
+        }
         EvidenceKind::Benchmark => {
             let sha256 = manifest.sha256.to_string();
             evidence.benchmark.as_ref().map(|it| benchmark(&id, it, &sha256, &recipe.benchmark, ledger))
         }
         EvidenceKind::Eq => evidence.eq.as_ref().map(|it| eq_test(&id, it, recipe, ledger)),
-        EvidenceKind::Quality => match (&evidence.quality, &recipe.quality) {
+        EvidenceKind::Quality => evidence.quality.as_ref().map(|it| {
+            quality(&id, it, recipe, manifest.export.parameters, ledger);
+        }),
+        EvidenceKind::Grammar => match (&evidence.grammar, &recipe.grammar) {
             (Some(it), Some(limits)) => {
-                quality(&id, it, limits, ledger);
+                it.judge(&id, limits, ledger);
                 Some(())
             }
             // Measured although the recipe bounds nothing: nothing to judge.
             (Some(_), None) => Some(()),
             (None, _) => None,
         },
+        EvidenceKind::Yardstick => {
+            evidence.yardstick.as_ref().map(|it| yardstick(&id, it, &recipe.yardstick, ledger))
+        }
     }
     .unwrap_or_else(|| ledger.fail(&id, "manifest.json", "none", kind.as_str()));
 }
@@ -73,38 +73,20 @@ fn parity_run(id: &str, name: &str, run: &ParityRun, limits: &ParityLimits, ledg
     ledger.judge(id, name, holds, got, expected);
 }
 
-fn heldout(id: &str, it: &Heldout, limits: &ParityLimits, ledger: &mut Ledger) {
-    parity_run(id, "held-out texts: eager quantized", &it.quantized, limits, ledger);
-    heldout_fp32(id, it, limits, ledger);
+/// Every task of the recipe was measured; what else was measured is not judged.
+fn yardstick(id: &str, measured: &[Yardstick], limits: &[YardstickLimit], ledger: &mut Ledger) {
+    for limit in limits {
+        match measured.iter().find(|it| it.task == limit.task) {
+            Some(it) => it.judge(id, limit, ledger),
+            None => ledger.fail(id, limit.task.as_str(), "none", "a measurement of this task"),
+        }
+    }
 }
 
-/// What held-out texts say without the eager quantized model: a runtime that quantizes in its own way has only the model
-/// before quantization to be compared with.
-pub(super) fn heldout_fp32(id: &str, it: &Heldout, limits: &ParityLimits, ledger: &mut Ledger) {
-    let bounds = &limits.heldout;
-    let same = it.texts > 0 && it.same_tokens == it.texts;
-    let got = format!("{} of {} texts with the tokens of the eager model", it.same_tokens, it.texts);
-    ledger.judge(id, "held-out texts: tokenizer and template", same, got, "all of them");
-    let ParityRun { rows, mean_kl, top1_agreement, .. } = it.fp32;
-    let near =
-        rows > 0 && mean_kl <= bounds.fp32_mean_kl_max && top1_agreement >= bounds.fp32_top1_agreement_min;
-    let got = format!("{rows} rows, KL {mean_kl:.3e}, top-1 {top1_agreement:.4}");
-    let expected =
-        format!("KL ≤ {:.3e}, top-1 ≥ {:.4}", bounds.fp32_mean_kl_max, bounds.fp32_top1_agreement_min);
-    ledger.judge(id, "held-out texts: eager fp32", near, got, expected);
-    let ratio = it.perplexity_ratio();
-    let fluent =
-        it.scored > 0 && it.perplexity <= bounds.perplexity_max && ratio <= bounds.perplexity_ratio_max;
-    let got = format!("{:.4}, {ratio:.5} times eager fp32", it.perplexity);
-    let expected = format!(
-        "at most {}, at most {} times eager fp32",
-        bounds.perplexity_max, bounds.perplexity_ratio_max
-    );
-    ledger.judge(id, "held-out texts: perplexity", fluent, got, expected);
-    let got = format!("max |d| {:.3e}", it.prefill_step_diff);
-    let agree = it.prefill_step_diff <= bounds.prefill_step_diff_max;
-    let expected = format!("max |d| ≤ {:.3e}", bounds.prefill_step_diff_max);
-    ledger.judge(id, "held-out texts: one prefill against steps", agree, got, expected);
+/// Against the bounds of the scheme, or stricter ones of the recipe.
+pub(super) fn quality(id: &str, it: &Quality, recipe: &Recipe, parameters: u64, ledger: &mut Ledger) {
+    let quantization = recipe.export.quantization;
+    it.judge(id, &Asked { quantization, parameters, limits: recipe.quality.as_ref() }, ledger);
 }
 
 fn benchmark(id: &str, it: &Benchmark, sha256: &str, limits: &BenchmarkLimits, ledger: &mut Ledger) {
@@ -137,18 +119,19 @@ fn eq_test(id: &str, it: &Eq, recipe: &Recipe, ledger: &mut Ledger) {
         ledger.fail(id, "items", format!("{} answers", it.items.len()), "one for each item of the test");
         return;
     };
-    let readable = verdict.parse_rate >= eq::PARSE_RATE_MIN;
-    let percent = |share: f64| format!("{:.2} %", share * 100.0);
-    let got = percent(verdict.parse_rate);
-    ledger.judge(id, "readable answers", readable, got, format!("at least {}", percent(eq::PARSE_RATE_MIN)));
-    let passed = verdict.score >= recipe.eq.score_min;
-    let got = format!("{:.2}", verdict.score);
-    ledger.judge(id, "score", passed, got, format!("at least {}", recipe.eq.score_min));
-    let got = format!(
-        "{:+.3} [{:+.3}, {:+.3}] of eager {:.2}",
-        verdict.difference, verdict.low, verdict.high, verdict.eager_score
-    );
-    ledger.judge(id, "difference from eager", verdict.agrees(), got, "an interval that holds 0");
+    let eq::Verdict { items, readable, eager_readable, readable_difference, scores } = &verdict;
+    let got = format!("{readable} of {items}, eager {eager_readable}");
+    let holds = readable_difference.holds_zero();
+    ledger.judge(id, "readable answers", holds, got, "as many as eager's, as far as the items can tell");
+    if let Some(min) = recipe.eq.score_min {
+        let passed = scores.is_some_and(|it| it.score >= min);
+        let expected = format!("at least {min}, {:.2} % of the answers readable", eq::PARSE_RATE_MIN * 100.0);
+        ledger.judge(id, "score", passed, &verdict, expected);
+    }
+    if let Some(scores) = scores {
+        let holds = scores.difference.holds_zero();
+        ledger.judge(id, "difference from eager", holds, &verdict, "an interval that holds 0");
+    }
     let talk = &it.talk;
     let holds = talk.turns as usize == eq::TALK_TURNS
         && talk.tokens > 0
@@ -161,17 +144,4 @@ fn eq_test(id: &str, it: &Eq, recipe: &Recipe, ledger: &mut Ledger) {
         eq::TALK_TURNS
     );
     ledger.judge(id, "conversation", holds, format!("{talk:?}"), expected);
-}
-
-fn quality(id: &str, it: &Quality, limits: &QualityLimits, ledger: &mut Ledger) {
-    let (share, eager) = (it.pte.share(), it.fp32.share().max(it.quantized.share()));
-    let same = it.pte.replies == it.fp32.replies && it.pte.replies == it.quantized.replies;
-    let holds = same && share >= limits.acceptance_min && share >= limits.acceptance_ratio_min * eager;
-    let got = format!("{:.2} % of {}, eager {:.2} %", share * 100.0, it.pte.replies, eager * 100.0);
-    let expected = format!(
-        "at least {:.2} %, and {:.2} of eager's",
-        limits.acceptance_min * 100.0,
-        limits.acceptance_ratio_min
-    );
-    ledger.judge(id, "accepted replies", holds, got, expected);
 }

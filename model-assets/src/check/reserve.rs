@@ -118,9 +118,8 @@ fn evidence_rules(claim: &ReserveClaim, sha256: Option<Digest>, profile: Profile
     if fresh && (!random || demanded.contains(&EvidenceKind::Load)) {
         judge::load("evidence-load", &evidence.load, ledger);
     }
-    if let Some(heldout) = evidence.heldout.as_ref().filter(|_| fresh && !random) {
-        // Not against the eager quantized model: it is quantized per channel, a GGUF per block of 32.
-        judge::heldout_fp32("evidence-parity", heldout, &recipe.parity, ledger);
+    if let Some(quality) = evidence.quality.as_ref().filter(|_| fresh && !random) {
+        judge::quality("evidence-quality", quality, recipe, recipe.architecture.parameters(), ledger);
     }
 }
 

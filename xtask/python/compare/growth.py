@@ -73,7 +73,7 @@ def request(folder: Path, shape: dict, layers: int) -> dict:
         "response": str(folder / "response.json"),
         "reference_prompt": list(range(24)),
         "reference_decode": list(range(8)),
-        "heldout": None,
+        "words": None,
     }
 
 

@@ -64,7 +64,9 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Request:
+class Model:
+    """A checkpoint and how it reads and writes: what every question to it begins with."""
+
     source_dir: Path | None
     source_seed: int | None
     architecture: Architecture
@@ -75,6 +77,11 @@ class Request:
     chat_template: Path
     threads: int
     work_dir: Path
+
+
+@dataclass(frozen=True)
+class Request:
+    model: Model
     runs: tuple[Run, ...]
 
 
@@ -92,17 +99,16 @@ def _run(value: object) -> Run:
     return run
 
 
-def parse(value: object) -> Request:
-    fields = Fields(value, "request")
+def parse_model(fields: Fields, task: str) -> Model:
     fields.integer("protocol", PROTOCOL, PROTOCOL)
-    fields.choice("task", ("answers",))
+    fields.choice("task", (task,))
     source = Fields(fields.raw("source"), "source")
     kind = source.choice("kind", ("safetensors", "random"))
     source_dir = source.path("dir") if kind == "safetensors" else None
     source_seed = source.integer("seed", 0) if kind == "random" else None
     source.done()
     architecture = parse_architecture(fields.raw("architecture"))
-    request = Request(
+    return Model(
         source_dir=source_dir,
         source_seed=source_seed,
         architecture=architecture,
@@ -113,11 +119,38 @@ def parse(value: object) -> Request:
         chat_template=fields.path("chat_template"),
         threads=fields.integer("threads", 1, 1024),
         work_dir=fields.path("work_dir"),
+    )
+
+
+def parse(value: object) -> Request:
+    fields = Fields(value, "request")
+    request = Request(
+        model=parse_model(fields, "answers"),
         runs=tuple(_run(run) for run in fields.typed("runs", list)),
     )
     fields.path("response")
     fields.done()
     return request
+
+
+def opened(model: Model, stages) -> tuple:
+    """The checkpoint, the digests of its files, and what reads and writes for it."""
+    with stages.stage("preflight"):
+        if model.source_dir is None:
+            source = RandomSource(model.source_seed, model.architecture)
+        else:
+            check_config(model)
+            source = SafetensorsSource(model.source_dir, model.architecture)
+    with stages.stage("digest"):
+        files = source.digest(stages.progress)
+    with stages.stage("import"):
+        import torch
+
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(model.threads)
+        from . import texts
+    writer = texts.Writer(model.tokenizer, model.chat_template, model.bos_id, model.eos_ids[0])
+    return source, files, writer
 
 
 @dataclass
@@ -193,50 +226,38 @@ def answer(model, run: Run, writer, eos_ids, window: int, *, progress) -> list[d
 
 def run(value: object, stages) -> dict:
     request = parse(value)
-    with stages.stage("preflight"):
-        if request.source_dir is None:
-            source = RandomSource(request.source_seed, request.architecture)
-        else:
-            source = SafetensorsSource(request.source_dir, request.architecture)
-    with stages.stage("digest"):
-        files = source.digest(stages.progress)
-    with stages.stage("import"):
-        import torch
+    source, files, writer = opened(request.model, stages)
+    from . import eager
 
-        torch.set_grad_enabled(False)
-        torch.set_num_threads(request.threads)
-        from . import eager, texts
-    writer = texts.Writer(
-        request.tokenizer, request.chat_template, request.bos_id, request.eos_ids[0]
-    )
-    request.work_dir.mkdir(parents=True, exist_ok=True)
+    model = request.model
+    model.work_dir.mkdir(parents=True, exist_ok=True)
     models, answers = {}, {}
     for run in request.runs:
         if run.quantization not in models:
             with stages.stage("quantize"):
                 models[run.quantization] = eager.Eager(
-                    request.architecture, _weights(source, request, run.quantization, stages)
+                    model.architecture, _weights(source, model, run.quantization, stages)
                 )
         with stages.stage("reference"):
-            model, eos = models[run.quantization], set(request.eos_ids)
+            asked, eos = models[run.quantization], set(model.eos_ids)
             answers[run.name] = answer(
-                model, run, writer, eos, request.seq_len, progress=stages.progress
+                asked, run, writer, eos, model.seq_len, progress=stages.progress
             )
     source.finish()
     return {"source_files": files, "answers": answers}
 
 
-def _weights(source, request: Request, quantization: str, stages) -> dict:
+def _weights(source, model: Model, quantization: str, stages) -> dict:
     from . import eager, quantize
 
     if quantization == "fp32":
-        return eager.unquantized(source, demanded(request.architecture))
+        return eager.unquantized(source, demanded(model.architecture))
     weights, _ = quantize.quantize(
         source,
-        request.architecture,
+        model.architecture,
         quantization,
-        request.work_dir,
-        threads=request.threads,
+        model.work_dir,
+        threads=model.threads,
         progress=stages.progress,
     )
     return weights

@@ -53,13 +53,12 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Conversations that the model was not trained on, one JSON object a line."""
+class Words:
+    """What turns conversations into tokens, and how the app renders some of them."""
 
-    texts: Path
     tokenizer: Path
     chat_template: Path
-    # Prompts of a conversation as the app renders them, with what its template may print.
+    # What the template may print.
     bos_token: str
     eos_token: str
     reference: tuple[dict, ...]
@@ -87,7 +86,8 @@ class Request:
     response: Path
     reference_prompt: tuple[int, ...]
     reference_decode: tuple[int, ...]
-    heldout: HeldOut | None
+    # Absent for random weights, which have no tokenizer.
+    words: Words | None
 
 
 def _bad(what: str) -> WorkerError:
@@ -206,12 +206,11 @@ def parse_architecture(value: object) -> Architecture:
     return architecture
 
 
-def _held_out(value: object) -> HeldOut | None:
+def _words(value: object) -> Words | None:
     if value is None:
         return None
-    fields = Fields(value, "heldout")
-    found = HeldOut(
-        texts=fields.path("texts"),
+    fields = Fields(value, "words")
+    found = Words(
         tokenizer=fields.path("tokenizer"),
         chat_template=fields.path("chat_template"),
         bos_token=fields.typed("bos_token", str),
@@ -223,7 +222,7 @@ def _held_out(value: object) -> HeldOut | None:
 
 
 def _prompt(value: object) -> dict:
-    fields = Fields(value, "heldout.reference")
+    fields = Fields(value, "words.reference")
     found = {
         "messages": fields.typed("messages", list),
         "add_generation_prompt": fields.typed("add_generation_prompt", bool),
@@ -266,7 +265,7 @@ def parse_request(value: object) -> Request:
         response=fields.path("response"),
         reference_prompt=fields.tokens("reference_prompt", vocab, 1),
         reference_decode=fields.tokens("reference_decode", vocab, 0),
-        heldout=_held_out(fields.raw("heldout")),
+        words=_words(fields.raw("words")),
     )
     fields.done()
     positions = len(request.reference_prompt) + len(request.reference_decode)

@@ -15,7 +15,7 @@ import resource
 from datetime import datetime
 from pathlib import Path
 
-from .protocol import HeldOut, WorkerError
+from .protocol import WorkerError, Words
 
 # What `Clock::FIXED` of the contract says: a prompt must not depend on the day of its proof.
 CLOCK = datetime(2024, 7, 26, 12, 0, 0)  # noqa: DTZ001 (templates ask for a local time)
@@ -141,19 +141,19 @@ def bounded(work) -> dict:
         return {"error": f"it takes more than {MEMORY_BYTES_MAX} bytes or {SECONDS_MAX} seconds"}
 
 
-def check(heldout: HeldOut) -> None:
+def check(words: Words) -> None:
     """Renders the reference conversation in a child; its prompts must be the app's."""
-    path = Path(heldout.chat_template)
+    path = Path(words.chat_template)
 
     def prompts() -> list[str]:
-        template = Template(path.read_text(encoding="utf-8"), heldout.bos_token, heldout.eos_token)
-        turns = [(it["messages"], it["add_generation_prompt"]) for it in heldout.reference]
+        template = Template(path.read_text(encoding="utf-8"), words.bos_token, words.eos_token)
+        turns = [(it["messages"], it["add_generation_prompt"]) for it in words.reference]
         return [template.render(*turn) for turn in turns]
 
     answer = bounded(prompts)
     if "error" in answer:
         raise WorkerError("template", f"{path}: {answer['error']}", HINT)
-    for got, it in zip(answer["found"], heldout.reference, strict=True):
+    for got, it in zip(answer["found"], words.reference, strict=True):
         if got != it["prompt"]:
             place = next(
                 (at for at, (a, b) in enumerate(zip(got, it["prompt"], strict=False)) if a != b),

@@ -4,7 +4,6 @@ The engine renders with a machine of its own and tokenizes with the same library
 must get is recorded here.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,23 +62,3 @@ class Writer:
                 )
             scored += range(len(before), len(after))
         return Text(messages, tokens, scored)
-
-
-def read(path: Path, writer: Writer, tokens_max: int, window: int) -> list[Text]:
-    """Whole conversations until there are enough tokens; at least one, cut to the window."""
-    found, total = [], 0
-    for line in path.read_text(encoding="utf-8").splitlines():
-        text = writer.text(json.loads(line)["messages"])
-        limit = min(window, tokens_max)
-        if len(text.tokens) > limit:
-            if found:
-                continue
-            scored = [place for place in text.scored if place < limit]
-            text = Text(text.messages, text.tokens[:limit], scored)
-        if found and total + len(text.tokens) > tokens_max:
-            break
-        found.append(text)
-        total += len(text.tokens)
-    if not any(text.scored for text in found):
-        raise WorkerError("heldout", f"{path}: no token of the assistant to score")
-    return found

@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from . import answers, from_gguf, guards, templates, upstream
+from . import answers, choice, from_gguf, guards, quality, templates, upstream
 from .checkpoint import RandomSource, SafetensorsSource, demanded
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
 from .stages import Stages
@@ -18,8 +18,12 @@ NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memo
 NO_SPACE = "no space left on device"
 UNDELEGATED = "was not decomposed or delegated"
 ERROR_CHARACTERS_MAX = 300
-# What a request may ask for beside an export, which names no task.
-TASKS = {"answers": answers.run, "from-gguf": from_gguf.run}
+TASKS = {
+    "answers": answers.run,
+    "choice": choice.run,
+    "from-gguf": from_gguf.run,
+    "quality": quality.run,
+}
 
 
 def _source(request: Request):
@@ -60,8 +64,8 @@ class Run:
             upstream.check_versions()
             self.expected = guards.expected(self.request)
             self.source = _source(self.request)
-            if self.request.heldout is not None:
-                templates.check(self.request.heldout)
+            if self.request.words is not None:
+                templates.check(self.request.words)
             _check_disk(self.request)
         with self.stages.stage("digest"):
             self.out["source_files"] = self.source.digest(self.stages.progress)
@@ -77,10 +81,10 @@ class Run:
             import executorch.kernels.quantized  # noqa: F401
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
 
-            from . import eager, heldout, lower, quantize, reference, texts
+            from . import eager, lower, quantize, reference
 
             self.lower, self.quantize, self.reference = lower, quantize, reference
-            self.eager, self.heldout, self.texts = eager, heldout, texts
+            self.eager = eager
             quantize.check_widths(self.request.architecture, self.request.quantization)
 
     def weights(self) -> dict:
@@ -116,50 +120,18 @@ class Run:
             hidden = model.rows([(model.cache(len(tokens)), tokens)], self.stages.progress)
             logits = model.logits(hidden[-len(decode) - 1 :]).float()
             self.reference.check_logits(logits)
-            tensors, metadata = self.held_out(weights)
             self.reference.write_safetensors(
                 request.reference,
                 {
                     "prompt": torch.tensor(prompt, dtype=torch.int64),
                     "decode": torch.tensor(decode, dtype=torch.int64),
                     "logits": logits,
-                    **tensors,
                 },
                 {
-                    "format": "proofmark-reference-2",
+                    "format": "proofmark-reference-3",
                     "quantization": request.quantization,
-                    **metadata,
                 },
             )
-
-    def held_out(self, weights: dict) -> tuple[dict, dict]:
-        """Nothing for random weights: they have no tokenizer and say nothing about a text."""
-        request = self.request
-        if request.heldout is None:
-            return {}, {}
-        writer = self.texts.Writer(
-            request.heldout.tokenizer,
-            request.heldout.chat_template,
-            request.bos_id,
-            request.eos_ids[0],
-        )
-        found = self.texts.read(
-            request.heldout.texts,
-            writer,
-            self.heldout.tokens_max(_parameters(request)),
-            request.seq_len,
-        )
-        record = self.heldout.record(
-            request.architecture,
-            weights,
-            self.source,
-            demanded(request.architecture),
-            found,
-            progress=self.stages.progress,
-        )
-        self.source.finish()
-        self.lower.release()
-        return record
 
     def tied_bytes(self, head) -> int:
         """What storing head and embedding once must save; small parts are not worth sharing."""

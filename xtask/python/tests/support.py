@@ -62,7 +62,7 @@ def request(directory: Path, **changes) -> dict:
         "response": str(directory / "response.json"),
         "reference_prompt": PROMPT,
         "reference_decode": DECODE,
-        "heldout": None,
+        "words": None,
         **changes,
     }
 

@@ -1,12 +1,11 @@
-"""The eager model with its cache, its sampler, and what is recorded about held-out texts."""
+"""The eager model with its cache, its sampler, and what it makes of conversations."""
 
-import json
 import unittest
 from pathlib import Path
 
 import torch
 
-from proofmark_worker import answers, eager, heldout, protocol, quantize, texts
+from proofmark_worker import answers, eager, protocol, texts
 from proofmark_worker.checkpoint import SafetensorsSource, demanded
 
 from . import plain
@@ -42,25 +41,6 @@ class EagerTest(Case):
             self.model.feed([(cache, [3]), (other, TOKENS[7:])])[1], want[-1], rtol=0, atol=1e-9
         )
 
-    def test_what_is_recorded_is_a_cross_entropy(self):
-        text = texts.Text([], TOKENS, [2, 3, 7, 11])
-        directory = self.directory()
-        schemes, _ = quantize.quantize(
-            self.source, self.arch, "int8", directory, threads=1, progress=lambda *_: None
-        )
-        tensors, metadata = heldout.record(
-            self.arch, schemes, self.source, demanded(self.arch), [text], progress=lambda *_: None
-        )
-        self.assertEqual(tensors["heldout_scored"].tolist(), [1, 2, 6, 10])
-        self.assertEqual(json.loads(metadata["texts"]), [[]])
-        logs = self.whole().log_softmax(-1)
-        want = torch.tensor([-logs[i, TOKENS[i + 1]] for i in (1, 2, 6, 10)])
-        torch.testing.assert_close(
-            tensors["heldout_nll_fp32"], want.float(), rtol=0, atol=heldout.GRID_FP32
-        )
-        difference = (tensors["heldout_logits"] - tensors["heldout_logits_fp32"]).abs().max()
-        self.assertGreater(difference, 0.0)
-
 
 class SamplerTest(unittest.TestCase):
     def test_the_generator_is_the_published_one(self):
@@ -92,19 +72,6 @@ class TextsTest(unittest.TestCase):
         )
         scored = [text.tokens[i] for i in text.scored]
         self.assertEqual(writer.decode(scored), "Hello there.<|end|>")
-
-    def test_texts_are_taken_whole_until_there_are_enough(self):
-        writer = self.writer()
-        found = texts.read(MODEL / "heldout.jsonl", writer, 1000, 512)
-        self.assertGreater(len(found), 1)
-        self.assertLessEqual(sum(len(text.tokens) for text in found), 1000)
-        short = texts.read(MODEL / "heldout.jsonl", writer, 40, 512)
-        self.assertEqual([len(text.tokens) for text in short], [40])
-
-    def test_a_large_model_is_given_less_to_read(self):
-        self.assertEqual(heldout.tokens_max(2_000_000), heldout.TOKENS_MAX)
-        self.assertLess(heldout.tokens_max(1_235_814_400), 256)
-        self.assertEqual(heldout.rows_max(128_256), heldout.ROWS_MIN)
 
 
 class RequestTest(unittest.TestCase):

@@ -21,19 +21,19 @@ class Check(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.path = Path(folder.name) / "chat_template.jinja"
 
-    def heldout(self, source: str, prompt: str = "Hi") -> protocol.HeldOut:
+    def words(self, source: str, prompt: str = "Hi") -> protocol.Words:
         self.path.write_text(source, encoding="utf-8")
         one = {"messages": MESSAGES, "add_generation_prompt": True, "prompt": prompt}
-        return protocol.HeldOut(self.path, self.path, self.path, "<B>", "<E>", (one,))
+        return protocol.Words(self.path, self.path, "<B>", "<E>", (one,))
 
     def refused(self, source: str, prompt: str = "Hi") -> str:
         with self.assertRaises(protocol.WorkerError) as caught:
-            templates.check(self.heldout(source, prompt))
+            templates.check(self.words(source, prompt))
         self.assertEqual(caught.exception.kind, "template")
         return caught.exception.error
 
     def test_the_same_prompt_passes(self) -> None:
-        templates.check(self.heldout("{{ messages[0].content }}"))
+        templates.check(self.words("{{ messages[0].content }}"))
 
     def test_another_prompt_is_shown(self) -> None:
         error = self.refused("{{ messages[0].content }}!", "Hi?")

@@ -11,10 +11,10 @@ use model_assets::{
     manifest::FileRecord,
     recipe::{Recipe, Source},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::Bench;
+use super::Subject;
 use crate::{
     Failure, export, failed, setup,
     supervise::{self, Bounds},
@@ -44,56 +44,73 @@ pub(crate) type Replies = BTreeMap<String, Vec<Answer>>;
 #[derive(Deserialize)]
 struct Response {
     #[serde(default)]
-    answers: Replies,
-    #[serde(default)]
     source_files: Vec<FileRecord>,
+}
+
+#[derive(Deserialize)]
+struct Answered {
+    answers: Replies,
 }
 
 /// Runs the eager model.
 ///
 /// # Errors
 /// There is no checkpoint, it is another than the manifest names, or the worker fails.
-pub(super) fn ask(bench: &Bench<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> anyhow::Result<Replies> {
+pub(crate) fn ask(subject: &Subject<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> anyhow::Result<Replies> {
+    subject.console.step("eager model");
+    let asked = json!({"runs": runs.iter().map(run).collect::<Vec<_>>()});
+    let Answered { answers } = work(subject, checkpoint, "answers", asked)?;
+    for run in runs {
+        let ids = answers.get(run.name).map(|answers| answers.iter().map(|a| &a.id));
+        let asked = run.request.prompts.iter().map(|prompt| &prompt.id);
+        ensure!(ids.is_some_and(|ids| ids.eq(asked)), "eager model: {}: answered other prompts", run.name);
+    }
+    Ok(answers)
+}
+
+/// Gives the worker a task on the checkpoint, and believes its answer if it is about the files of the manifest.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn work<T: DeserializeOwned>(
+    subject: &Subject<'_>,
+    checkpoint: &Checkpoint,
+    task: &str,
+    more: serde_json::Value,
+) -> anyhow::Result<T> {
     // The caller's failure has the hint; the set-up's own is in the chain.
-    setup::ensure(bench.workspace).map_err(|failure| failure.into_error())?;
-    let work = bench.folder("eager")?;
+    setup::ensure(subject.workspace).map_err(|failure| failure.into_error())?;
+    let work = subject.folder("eager")?;
     let folder = tempfile::tempdir_in(&work)?;
     let place = Utf8PathBuf::try_from(folder.path().to_owned())?;
     let (request, response) = (place.join("request.json"), place.join("response.json"));
-    let recipe = &bench.claim.recipe;
-    let mut asked = shape(recipe)?;
+    let mut asked = shape(subject.recipe, task)?;
     let object = asked.as_object_mut().context("a request is an object")?;
+    let words = subject.words.as_ref();
+    let (tokenizer, template) = words.context("got no tokenizer, expected one beside the recipe")?;
     object.extend([
-        ("source".to_owned(), source(bench, checkpoint)?),
-        (
-            "tokenizer".to_owned(),
-            json!(bench.dir.tokenizer_path(recipe, bench.claim.manifest.bound.tokenizer)),
-        ),
-        ("chat_template".to_owned(), json!(bench.dir.path().join(&recipe.tokens.chat_template))),
+        ("source".to_owned(), source(subject, checkpoint)?),
+        ("tokenizer".to_owned(), json!(tokenizer)),
+        ("chat_template".to_owned(), json!(template)),
         ("work_dir".to_owned(), json!(place.join("weights"))),
         ("response".to_owned(), json!(response)),
-        ("runs".to_owned(), runs.iter().map(run).collect()),
     ]);
+    object.extend(more.as_object().cloned().unwrap_or_default());
     fs::write(&request, serde_json::to_vec(&asked)?)?;
-    bench.console.step("eager model");
     supervise::watch_interrupts()?;
     let bounds = Bounds { memory_bytes_max: MEMORY_BYTES_MAX, stall: STALL };
-    let script = bench.workspace.python_sources().join("proofmark_worker/run.py");
+    let script = subject.workspace.python_sources().join("proofmark_worker/run.py");
     let log = work.join("log.txt");
-    let ran = supervise::run(&bench.workspace.python(), &script, &request, &log, &bounds, bench.console)?;
+    let python = subject.workspace.python();
+    let ran = supervise::run(&python, &script, &request, &log, &bounds, subject.console)?;
     let answer: Response = failed::answer(&response, &ran).context("eager model")?;
-    let named: Vec<_> = export::weights(&bench.claim.manifest.source.files).collect();
+    let named: Vec<_> = export::weights(&subject.source.files).collect();
     ensure!(
         answer.source_files.iter().eq(named.iter().copied()),
         "checkpoint: got {:?}, expected the files of the manifest {named:?}",
         answer.source_files
     );
-    for run in runs {
-        let ids = answer.answers.get(run.name).map(|answers| answers.iter().map(|a| &a.id));
-        let asked = run.request.prompts.iter().map(|prompt| &prompt.id);
-        ensure!(ids.is_some_and(|ids| ids.eq(asked)), "eager model: {}: answered other prompts", run.name);
-    }
-    Ok(answer.answers)
+    serde_json::from_slice(&bytes).with_context(|| format!("{response}"))
 }
 
 fn run(run: &Run) -> serde_json::Value {
@@ -104,23 +121,23 @@ fn run(run: &Run) -> serde_json::Value {
     })
 }
 
-fn shape(recipe: &Recipe) -> anyhow::Result<serde_json::Value> {
+fn shape(recipe: &Recipe, task: &str) -> anyhow::Result<serde_json::Value> {
     Ok(json!({
-        "protocol": 1, "task": "answers", "architecture": weights::shape(recipe)?, "seq_len": recipe.export.seq_len,
+        "protocol": 1, "task": task, "architecture": weights::shape(recipe)?, "seq_len": recipe.export.seq_len,
         "bos_id": recipe.tokens.bos, "eos_ids": recipe.tokens.eos, "threads": THREADS,
     }))
 }
 
-fn source(bench: &Bench<'_>, checkpoint: &Checkpoint) -> anyhow::Result<serde_json::Value> {
-    let folder = match (&checkpoint.0, &bench.claim.manifest.source.source) {
+fn source(subject: &Subject<'_>, checkpoint: &Checkpoint) -> anyhow::Result<serde_json::Value> {
+    let folder = match (&checkpoint.0, &subject.source.source) {
         (_, Source::Random { seed }) => return Ok(json!({"kind": "random", "seed": seed})),
         (Some(given), _) => given
             .canonicalize_utf8()
             .with_context(|| format!("{given}: cannot be opened, expected a checkpoint directory"))?,
-        (None, Source::Path { path }) => bench.dir.path().join(path),
+        (None, Source::Path { path }) => subject.dir.path().join(path),
         // The checkpoint that was exported, from the cache when it is still there.
         (None, Source::Hub { repo, revision, .. }) => {
-            weights::checkpoint(bench.workspace, &bench.claim.recipe, false, bench.console)
+            weights::checkpoint(subject.workspace, subject.recipe, false, subject.console)
                 .map_err(Failure::into_error)?
                 .with_context(|| format!("{repo}@{revision}: got no checkpoint, expected --checkpoint DIR"))?
         }

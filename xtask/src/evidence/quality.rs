@@ -1,97 +1,137 @@
-//! Quality of a model whose world has a grammar: sampled replies to held-out conversations, judged by the grammar.
+//! Text quality: the worker computes the unquantized model's logits and compares those that a runtime writes, token by token.
+//!
+//! The worker starts the runtime's own binary and reads its standard output, so that neither waits for the other when one
+//! dies, and both end with the group that this process supervises.
+//!
+//! **Invariant:** the figures are believed only if the runtime ran the very file that the claim is about.
 
-use std::fs;
+use std::fs::File;
 
 use anyhow::{Context as _, ensure};
-use camino::Utf8PathBuf;
-use model_assets::evidence::{Acceptance, Answer, AnswerRequest, Prompt, Quality};
+use camino::{Utf8Path, Utf8PathBuf};
+use model_assets::{
+    digest::Digest,
+    evidence::{
+        Quality, QualityWindow,
+        quality::{GENERAL_SHA256, Scored, WINDOW_TOKENS_MAX, tokens_max},
+    },
+    manifest::RUNTIME_VERSION,
+};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{
-    Bench,
-    eager::{Replies, Run},
-};
-use crate::engine::Engine;
+use super::{Bench, Checkpoint, Subject, eager};
+use crate::engine::{self, Engine};
 
-/// Temperature of the sampling: greedy replies would hide what quantization does to the rest of the distribution.
-const TEMPERATURE: f32 = 0.7;
-const SEED: u64 = 1;
-const TOKENS_MAX: u32 = 96;
-const FP32: &str = "quality-fp32";
-const QUANTIZED: &str = "quality-quantized";
+/// Results per token, below `.proofmark`.
+const TOKENS_FILE: &str = "tokens.jsonl";
 
-/// What will be asked.
-pub(crate) struct Plan {
-    request: AnswerRequest,
-    quantization: &'static str,
+/// The binary that writes logits, with all of its arguments but those about the text; what it must say that it ran.
+pub(crate) struct Runtime {
+    pub(crate) who: &'static str,
+    pub(crate) command: Vec<String>,
+    pub(crate) version: &'static str,
+    pub(crate) sha256: Digest,
 }
 
-impl Plan {
-    pub(crate) fn new(bench: &Bench<'_>) -> anyhow::Result<Self> {
-        let out = bench.folder("quality")?.join("prompts.json");
-        grammar(bench, &["prompts", bench.dir.path().as_str(), out.as_str()])?;
-        let prompts: Vec<Prompt> =
-            serde_json::from_slice(&fs::read(&out)?).with_context(|| format!("{out}"))?;
-        ensure!(!prompts.is_empty(), "{out}: got no prompts");
-        let request = AnswerRequest { prompts, temperature: TEMPERATURE, seed: SEED, tokens_max: TOKENS_MAX };
-        Ok(Self { request, quantization: bench.claim.recipe.export.quantization.as_str() })
-    }
+#[derive(Deserialize)]
+struct Response {
+    engine: Scored,
+    windows: Vec<QualityWindow>,
+}
 
-    pub(crate) fn eager_runs(&self) -> Vec<Run> {
-        [(FP32, "fp32"), (QUANTIZED, self.quantization)]
-            .map(|(name, quantization)| Run { name, quantization, request: self.request.clone() })
-            .into()
+/// The engine on the `.pte`.
+pub(crate) fn runtime(bench: &Bench<'_>, engine: &Engine) -> Runtime {
+    Runtime {
+        who: "the engine",
+        command: engine.score(&bench.files),
+        version: RUNTIME_VERSION,
+        sha256: bench.claim.manifest.sha256,
     }
+}
 
-    pub(crate) fn measure(
-        &self,
-        bench: &Bench<'_>,
-        engine: &Engine,
-        eager: &Replies,
-    ) -> anyhow::Result<Quality> {
-        let own = engine.answers(bench.claim, &bench.files, &self.request, bench.console)?;
-        let side = |name: &str| eager.get(name).context("the eager model answered nothing");
-        Ok(Quality {
-            fp32: self.judge(bench, "fp32", side(FP32)?)?,
-            quantized: self.judge(bench, "quantized", side(QUANTIZED)?)?,
-            pte: self.judge(bench, "pte", &own)?,
-        })
-    }
+/// The command on a text.
+pub(crate) fn with_text(runtime: &Runtime, text: &Utf8Path, window: u32) -> Vec<String> {
+    let text = ["--texts", text.as_str(), "--window", &window.to_string()].map(str::to_owned);
+    [runtime.command.as_slice(), &text].concat()
+}
 
-    fn judge(&self, bench: &Bench<'_>, name: &str, answers: &[Answer]) -> anyhow::Result<Acceptance> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Verdict {
-            replies: u32,
-            accepted: u32,
+/// Of a file in the runtime that runs it, on the text that the recipe names, or the general one.
+///
+/// # Errors
+/// As [`scored`], and when the text is another than is named.
+pub(crate) fn measure(
+    subject: &Subject<'_>,
+    runtime: &Runtime,
+    parameters: u64,
+    checkpoint: &Checkpoint,
+) -> anyhow::Result<Quality> {
+    let (text, sha256) = text(subject)?;
+    of_text(subject, runtime, parameters, checkpoint, &text, sha256)
+}
+
+/// The same on any text.
+///
+/// # Errors
+/// As [`scored`].
+pub(crate) fn of_text(
+    subject: &Subject<'_>,
+    runtime: &Runtime,
+    parameters: u64,
+    checkpoint: &Checkpoint,
+    text: &Utf8Path,
+    sha256: Digest,
+) -> anyhow::Result<Quality> {
+    let window = subject.recipe.export.seq_len.min(WINDOW_TOKENS_MAX);
+    let windows = scored(subject, runtime, checkpoint, text, window, tokens_max(parameters))?;
+    Ok(Quality { text: sha256, tokens: digest(&tokens_file(subject)?)?, windows })
+}
+
+/// Sums per window.
+///
+/// # Errors
+/// The text is tokenized differently by the two sides; there is no checkpoint; one of the two processes fails; another file was
+/// run.
+pub(crate) fn scored(
+    subject: &Subject<'_>,
+    runtime: &Runtime,
+    checkpoint: &Checkpoint,
+    text: &Utf8Path,
+    window: u32,
+    tokens_max: u64,
+) -> anyhow::Result<Vec<QualityWindow>> {
+    subject.console.step("quality: unquantized model and engine, token by token");
+    let asked = json!({
+        "window": window, "tokens_max": tokens_max, "texts": text,
+        "engine": with_text(runtime, text, window), "tokens_file": tokens_file(subject)?,
+    });
+    let Response { engine: Scored { runtime: ran, sha256: file }, windows } =
+        eager::work(subject, checkpoint, "quality", asked)?;
+    engine::ran(runtime.who, (runtime.version, runtime.sha256), &ran, &file.to_string())?;
+    Ok(windows)
+}
+
+/// Where the results per token are left.
+pub(crate) fn tokens_file(subject: &Subject<'_>) -> anyhow::Result<Utf8PathBuf> {
+    Ok(subject.folder("quality")?.join(TOKENS_FILE))
+}
+
+/// The text that the recipe names, or the general one: the very bytes that are named.
+fn text(subject: &Subject<'_>) -> anyhow::Result<(Utf8PathBuf, Digest)> {
+    let own = subject.recipe.quality.as_ref().and_then(|limits| limits.text.as_ref());
+    let (path, expected) = match own {
+        Some(own) => (subject.dir.path().join(&own.file), own.sha256.to_string()),
+        None => {
+            let general = "model-assets/evidence/text-general.jsonl";
+            (subject.workspace.root().join(general), GENERAL_SHA256.to_owned())
         }
-        let folder = bench.folder("quality")?;
-        let (asked, out): (Utf8PathBuf, Utf8PathBuf) =
-            (folder.join(format!("{name}.replies.json")), folder.join(format!("{name}.verdict.json")));
-        let pairs = self.request.prompts.iter().zip(answers);
-        let pairs: Vec<_> = pairs
-            .map(|(prompt, answer)| {
-                json!({"messages": prompt.messages, "reply": answer.text, "finished": answer.finished})
-            })
-            .collect();
-        fs::write(&asked, serde_json::to_vec(&pairs)?)?;
-        grammar(bench, &["judge", asked.as_str(), out.as_str()])?;
-        let Verdict { replies, accepted } =
-            serde_json::from_slice(&fs::read(&out)?).with_context(|| format!("{out}"))?;
-        ensure!(
-            replies as usize == answers.len(),
-            "{out}: got {replies} replies, expected {}",
-            answers.len()
-        );
-        Ok(Acceptance { replies, accepted })
-    }
+    };
+    let got = digest(&path)?;
+    ensure!(got.to_string() == expected, "{path}: got sha256 {got}, expected {expected}");
+    Ok((path.canonicalize_utf8()?, got))
 }
 
-/// Runs the grammar's own program.
-fn grammar(bench: &Bench<'_>, arguments: &[&str]) -> anyhow::Result<()> {
-    let script = bench.workspace.python_sources().join("train_tiny/accept.py");
-    let shell = xshell::Shell::new()?;
-    let python = bench.workspace.python();
-    xshell::cmd!(shell, "{python} -B {script} {arguments...}").quiet().run().context("the grammar")
+pub(crate) fn digest(path: &Utf8Path) -> anyhow::Result<Digest> {
+    let mut file = File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
+    Digest::of_reader(&mut file).with_context(|| format!("{path}: cannot be read"))
 }

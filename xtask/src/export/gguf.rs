@@ -1,5 +1,6 @@
-//! `cargo xtask export --runtime llamacpp`: checkpoint → `.gguf` → every check → load and held-out texts in llama.cpp →
-//! publish. No Python: a GGUF is numbers in a row. (A rehearsal asks the worker's generator for its numbers.)
+//! `cargo xtask export --runtime llamacpp`: checkpoint → `.gguf` → every check → load and text quality in llama.cpp →
+//! publish. The conversion needs no Python: a GGUF is numbers in a row. (A rehearsal asks the worker's generator for its
+//! numbers, and quality the worker for the unquantized model.)
 //!
 //! **Invariant:** memory does not grow with the model: a few rows are read, quantized and written at a time.
 //!
@@ -12,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     check::{self, Profile},
@@ -31,8 +32,9 @@ use model_assets::{
 use crate::{
     EXIT_EXPORT, EXIT_INTERRUPTED, Failure, Outcome,
     console::Console,
+    evidence::{self, Subject},
     predict,
-    reserve::{Reserve, word_arguments},
+    reserve::Reserve,
     setup, supervise,
     workspace::Workspace,
 };
@@ -201,26 +203,21 @@ impl Job<'_> {
         Ok(claim.manifest)
     }
 
-    /// Runs it in llama.cpp, against the eager model's answers where the `.pte`'s export has left them and they are of these
-    /// very weights.
+    /// Runs it in llama.cpp, against the unquantized model where there is a checkpoint.
     fn measure(&self, claim: &ReserveClaim, path: &Utf8Path) -> anyhow::Result<ReserveEvidence> {
-        let reference = match reference(&self.dir, &claim.manifest.source) {
-            Ok(path) => Some(path),
-            Err(why) => {
-                let name = &self.recipe.name;
-                self.console.warning(&format!(
-                    "llama.cpp is run without parity, because there is no reference for it: {why:#}; for one, export the \
-                     `.pte` of the same checkpoint first: cargo xtask export {name}"
-                ));
-                None
-            }
-        };
         let reserve = Reserve::open(self.workspace, &self.console)?;
-        let words = claim.tokenizer.as_ref().map_or_else(Vec::new, |_| {
-            let (tokenizer, template) = Words::places(&self.work);
-            word_arguments(&tokenizer, &template)
-        });
-        reserve.check(claim, &words, path, reference.as_deref(), &self.console)
+        let words = claim.tokenizer.as_ref().map(|_| Words::places(&self.work));
+        let ReserveClaim { recipe, manifest, .. } = claim;
+        let subject = Subject {
+            workspace: self.workspace,
+            dir: &self.dir,
+            recipe,
+            source: &manifest.source,
+            words,
+            console: &self.console,
+        };
+        let checkpoint = evidence::Checkpoint(self.checkpoint.clone());
+        reserve.check(claim, path, self.checkpoint.is_some().then_some((&subject, &checkpoint)), &self.console)
     }
 
     /// Writes the file, a chunk at a time.
@@ -285,24 +282,6 @@ impl Job<'_> {
         sweep(&place, &manifest.file)?;
         sync_dir(&place)
     }
-}
-
-/// The eager model's logits beside the published `.pte`, if they are those that its manifest records and it was made from
-/// `source`, file by file: parity with another model's answers would say nothing, or the wrong thing.
-fn reference(dir: &ModelDir, source: &SourceRecord) -> anyhow::Result<Utf8PathBuf> {
-    let manifest = dir.manifest()?;
-    let manifest = manifest.with_context(|| format!("{}: is not there", dir.manifest_path()))?;
-    if manifest.source != *source {
-        let told = |record: &SourceRecord| serde_json::to_string(record);
-        let (got, expected) = (told(&manifest.source)?, told(source)?);
-        bail!("{}: got the checkpoint {got}, expected {expected}", dir.manifest_path());
-    }
-    let record = &manifest.reference;
-    let path = dir.resolve(&record.name, record.sha256);
-    let mut file = fs::File::open(&path).with_context(|| format!("{path}: cannot be opened"))?;
-    let got = Digest::of_reader(&mut file).with_context(|| format!("{path}: cannot be read"))?;
-    ensure!(got == record.sha256, "{path}: got sha256 {got}, expected {}", record.sha256);
-    Ok(path)
 }
 
 /// Writes one tensor and its padding; ends before the next chunk, seconds before the end of a large tensor, when `interrupted`

@@ -138,14 +138,9 @@ pub(super) fn inputs_digest(
     inputs: Option<&Inputs>,
     recipe: &Recipe,
     source: &Source,
-    heldout: &Utf8Path,
     workspace: &Workspace,
 ) -> anyhow::Result<Digest> {
     let mut parts = vec![recipe.digest(), setup::lock_digest(), worker_digest(workspace)?];
-    // They decide the bytes of the reference.
-    let texts =
-        &mut model_assets::regular::open(heldout).with_context(|| format!("{heldout}: cannot be opened"))?;
-    parts.push(Digest::of_reader(texts)?);
     parts.push(Digest::of(&serde_json::to_vec(source)?));
     if let Some(Inputs { files, words }) = inputs {
         parts.push(Digest::of(&serde_json::to_vec(files)?));

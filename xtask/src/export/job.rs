@@ -131,15 +131,14 @@ impl Job<'_> {
             "file_bytes_min": limits.file_bytes_min, "file_bytes_max": limits.file_bytes_max,
             "threads": 2, "work_dir": self.work, "pte": self.work.join(WORK_PTE),
             "reference": self.work.join(WORK_REFERENCE), "response": self.work.join("response.json"),
-            "reference_prompt": prompt, "reference_decode": decode, "heldout": self.heldout()?,
+            "reference_prompt": prompt, "reference_decode": decode, "words": self.words()?,
         }))
     }
 
-    /// Held-out texts and what reads them: the model's own, or those for any model.
-    fn heldout(&self) -> anyhow::Result<Option<serde_json::Value>> {
+    /// What turns conversations into tokens, and the prompts that the app makes of some; random weights have none.
+    fn words(&self) -> anyhow::Result<Option<serde_json::Value>> {
         let Some(Inputs { words, .. }) = &self.read else { return Ok(None) };
         let (tokenizer, template) = Words::places(&self.work);
-        let texts = heldout_texts(self.workspace, &self.dir);
         // The worker renders with another Jinja, and must come to the same.
         let prompts = claim::prompts(&self.recipe, &words.tokenizer, &words.chat_template);
         let prompts = prompts.map_err(|message| anyhow!("{template}: {message}"))?;
@@ -151,7 +150,7 @@ impl Job<'_> {
             })
         });
         Ok(Some(json!({
-            "texts": texts, "tokenizer": tokenizer, "chat_template": template,
+            "tokenizer": tokenizer, "chat_template": template,
             "bos_token": prompts.bos_token, "eos_token": prompts.eos_token,
             "reference": reference.collect::<Vec<_>>(),
         })))
@@ -307,12 +306,6 @@ pub(super) fn stage_rehearsal(workspace: &Workspace, dir: &ModelDir) -> anyhow::
     fs::copy(real.recipe_path(), dir.recipe_path())?;
     fs::copy(real.policy_path(), dir.policy_path())?;
     Ok(())
-}
-
-/// The held-out texts of a model.
-pub(super) fn heldout_texts(workspace: &Workspace, dir: &ModelDir) -> Utf8PathBuf {
-    let own = dir.path().join("heldout.jsonl");
-    if own.exists() { own } else { workspace.root().join("model-assets/evidence/heldout-general.jsonl") }
 }
 
 pub(super) fn revision(workspace: &Workspace) -> Option<String> {

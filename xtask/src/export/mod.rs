@@ -187,8 +187,7 @@ pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Out
         job.console.done();
         return outcome;
     }
-    let texts = job::heldout_texts(workspace, &dir);
-    let inputs = inputs_digest(read.as_ref(), &recipe, &source, &texts, workspace)?;
+    let inputs = inputs_digest(read.as_ref(), &recipe, &source, workspace)?;
     let job = Job { workspace, dir, recipe, policy, source, checkpoint, read, inputs, work, console };
     if args.dry_run {
         println!("{}", serde_json::to_string_pretty(&job.request()?)?);

@@ -85,7 +85,7 @@ pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::R
             "file_bytes_min": 1, "file_bytes_max": 50_000_000, "threads": 1,
             "work_dir": folder, "pte": pte, "reference": folder.join("reference.safetensors"),
             "response": folder.join("response.json"),
-            "reference_prompt": [1, 5, 9, 2], "reference_decode": [3, 4], "heldout": null,
+            "reference_prompt": [1, 5, 9, 2], "reference_decode": [3, 4], "words": null,
         });
         let receipt = folder.join("made-of");
         let fresh = fs::read_to_string(&receipt).is_ok_and(|made| made == sources);

@@ -1,9 +1,10 @@
 //! What was measured: parity, quality, EQ, speed and memory.
 
 use model_assets::{
+    bootstrap::Interval,
     claim::Claim,
     eq,
-    evidence::{ParityRun, Speed},
+    evidence::{ParityRun, QualityBounds, Speed, Yardstick},
 };
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
     html::{Page, escape},
     joined, megabytes, percent,
 };
-use crate::bench;
+use crate::{bench, yardstick::published};
 
 pub(super) fn parity(page: &mut Page, claim: &Claim) {
     begin(page, "parity");
@@ -29,34 +30,46 @@ pub(super) fn parity(page: &mut Page, claim: &Claim) {
             format!("{:.4}", run.top1_agreement),
         ]
     };
-    let mut rows: Vec<_> = parity.runs().iter().map(|(name, run)| row(name, run)).collect();
-    if let Some(texts) = &parity.heldout {
-        rows.push(row("held-out texts, eager quantized", &texts.quantized));
-        rows.push(row("held-out texts, eager before quantization", &texts.fp32));
-    }
+    let rows: Vec<_> = parity.runs().iter().map(|(name, run)| row(name, run)).collect();
     let heads = ["fed and compared with", "rows", "max |d|", "mean |d|", "KL, nats", "same top token"];
     page.table("The .pte in the engine against the eager model, teacher-forced", &heads, &rows);
-    if let Some(it) = &parity.heldout {
-        page.text(format!(
-            "Perplexity of {} tokens in {} held-out texts: {:.5} by the .pte, {:.5} by the eager quantized model, {:.5} \
-             before quantization ({:.5} times). Tokenizer and template gave the recorded tokens for {} of {} texts. One \
-             prefill and single steps differ by at most {:.3e}.",
-            it.scored,
-            it.texts,
-            it.perplexity,
-            it.perplexity_quantized,
-            it.perplexity_fp32,
-            it.perplexity_ratio(),
-            it.same_tokens,
-            it.texts,
-            it.prefill_step_diff
-        ));
-    }
 }
 
 pub(super) fn quality(page: &mut Page, claim: &Claim) {
     begin(page, "quality");
     let Some(quality) = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.quality.as_ref())
+    else {
+        page.text("Not measured.");
+        return;
+    };
+    let it = quality.figures();
+    let bounds = QualityBounds::of(claim.recipe.export.quantization).with(claim.recipe.quality.as_ref());
+    let row = |name: &str, figure: Interval, bound: String| {
+        vec![
+            name.to_owned(),
+            format!("{:.5}", figure.value),
+            format!("{:.5} to {:.5}", figure.low, figure.high),
+            bound,
+        ]
+    };
+    page.table(
+        "The .pte in the engine against the unquantized model in fp32, token by token on real text",
+        &["figure", "measured", "95 % interval", "bound"],
+        &[
+            row("perplexity ratio", it.ratio, format!("upper end at most {}", bounds.perplexity_ratio_max)),
+            row("KL divergence, nats", it.kl, format!("upper end at most {}", bounds.kl_max)),
+            row("same top token", it.top1, format!("lower end at least {}", bounds.top1_agreement_min)),
+        ],
+    );
+    page.text(format!(
+        "{} tokens in {} windows of text {}; perplexity {:.4}, unquantized {:.4}. The interval is a bootstrap over the windows.",
+        it.tokens, it.windows, quality.text, it.perplexity, it.perplexity_fp32
+    ));
+}
+
+pub(super) fn grammar(page: &mut Page, claim: &Claim) {
+    begin(page, "grammar");
+    let Some(grammar) = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.grammar.as_ref())
     else {
         page.text(
             "Not measured: this model's world has no grammar to judge by, or the evidence is still to come.",
@@ -64,9 +77,9 @@ pub(super) fn quality(page: &mut Page, claim: &Claim) {
         return;
     };
     let sides = [
-        ("before quantization", quality.fp32),
-        ("quantized, eager", quality.quantized),
-        (".pte in the engine", quality.pte),
+        ("before quantization", grammar.fp32),
+        ("quantized, eager", grammar.quantized),
+        (".pte in the engine", grammar.pte),
     ];
     let row = |(name, it): (&str, model_assets::evidence::Acceptance)| {
         vec![format!("Model {name}"), it.accepted.to_string(), it.replies.to_string(), percent(it.share())]
@@ -76,6 +89,36 @@ pub(super) fn quality(page: &mut Page, claim: &Claim) {
         &["model", "accepted", "replies", "share"],
         &sides.map(row),
     );
+}
+
+pub(super) fn yardstick(page: &mut Page, claim: &Claim) {
+    begin(page, "yardstick");
+    let measured = claim.manifest.evidence.as_ref().and_then(|evidence| evidence.yardstick.as_ref());
+    let Some(measured) = measured.filter(|measured| !measured.is_empty()) else {
+        page.text("Not measured: the recipe bounds none, or the evidence is still to come.");
+        return;
+    };
+    let bound = |it: &Yardstick| {
+        let limit = claim.recipe.yardstick.iter().find(|limit| limit.task == it.task);
+        limit.map_or("none".to_owned(), |limit| format!("upper end at most {}", limit.loss_max))
+    };
+    let row = |it: &Yardstick| {
+        let figures = it.figures();
+        vec![
+            it.task.as_str().to_owned(),
+            format!("{:.4}", figures.pte),
+            format!("{:.4}", figures.fp32),
+            format!("{:+.4}", figures.loss),
+            bound(it),
+            figures.items.to_string(),
+        ]
+    };
+    let heads = [".pte", "unquantized", "loss, 95 % interval", "bound", "items"];
+    let rows: Vec<_> = measured.iter().map(row).collect();
+    page.table("Yardsticks, item by item", &[&["task"], &heads[..]].concat(), &rows);
+    for it in measured {
+        page.text(format!("{}: {}. Published, by other protocols: {}.", it.task.as_str(), it.protocol, published(it.task)));
+    }
 }
 
 pub(super) fn eq_test(page: &mut Page, report: &Report) {
@@ -88,23 +131,19 @@ pub(super) fn eq_test(page: &mut Page, report: &Report) {
         return;
     };
     page.text(format!(
-        "Score {:.2} of 100 (eager quantized model: {:.2}); difference {:+.3}, 95 % interval {:+.3} to {:+.3}; {} of the \
-         answers could be read. Ten items tell a broken model from a whole one; they do not rank good ones.",
-        verdict.score,
-        verdict.eager_score,
-        verdict.difference,
-        verdict.low,
-        verdict.high,
-        percent(verdict.parse_rate)
+        "Of 100: {verdict}. Readable answers: {} of {}, eager {}. So few items tell a broken model from a whole one; they \
+         do not rank good ones.",
+        verdict.readable, verdict.items, verdict.eager_readable
     ));
     let ratings = |given: &Option<[f64; 4]>| given.map_or("not readable".to_owned(), |it| joined(&it));
     let rows: Vec<_> = items
         .iter()
         .zip(&evidence.items)
         .map(|(item, given)| {
-            let score = given
-                .pte
-                .map_or("none".to_owned(), |it| format!("{:.1}", eq::item_score(&it, &item.reference)));
+            // Too few to be scored are not scored one by one either.
+            let rated = given.pte.filter(|_| verdict.scores.is_some());
+            let score =
+                rated.map_or("none".to_owned(), |it| format!("{:.1}", eq::item_score(&it, &item.reference)));
             let expected = format!("({})", joined(&item.reference));
             vec![
                 item.id.clone(),

@@ -18,7 +18,12 @@ fn report() -> Report {
     claim.recipe.description = HOSTILE.to_owned();
     let items = claim.recipe.eq.items.items().unwrap();
     let bound = EvidenceBinding::current(claim.manifest.sha256, claim.bound());
-    let given = |item: &eq::Item| EqItem { id: item.id.clone(), pte: Some(item.reference), eager: None };
+    let first = items.first().map(|item| item.id.clone());
+    let given = |item: &eq::Item| EqItem {
+        id: item.id.clone(),
+        pte: Some(item.reference),
+        eager: (Some(&item.id) != first.as_ref()).then_some(item.reference),
+    };
     let talk = Talk {
         turns: 10,
         tokens: 99,
@@ -97,7 +102,7 @@ fn the_page_has_everything_that_a_release_manager_reads() {
         "planned by the program",
         "pp64",
         "<svg",
-        "Score 100.00 of 100",
+        "score 100.00, eager 100.00, difference +0.00 [+0.00, +0.00] over 9 of 10 items",
         "not readable",
         "small-01-loss",
         "I cannot say",
@@ -187,4 +192,14 @@ fn what_was_refused_is_shown_with_the_bound_that_it_missed() {
         assert!(html.contains(part), "{part}");
     }
     assert!(html.contains("Score 100.00 of 100"), "the figures themselves are shown");
+}
+
+#[test]
+fn answers_that_cannot_be_read_have_no_score() {
+    let mut report = report();
+    let evidence = report.claim.manifest.evidence.as_mut().and_then(|it| it.eq.as_mut()).unwrap();
+    evidence.items.iter_mut().skip(3).for_each(|item| item.pte = None);
+    let html = page(&report).unwrap();
+    assert!(html.contains("readable 3 of 10 (eager 9), the score means nothing"));
+    assert!(!html.contains("100.0"), "no score anywhere");
 }

@@ -3,8 +3,8 @@
 pub mod bandwidth;
 pub mod benchmark;
 pub mod first;
-pub mod heldout;
 pub mod machine;
 pub mod parity;
 pub mod reference;
+pub mod score;
 pub mod speed;

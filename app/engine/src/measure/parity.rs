@@ -71,19 +71,6 @@ fn kl(expected: &[f32], got: &[f32]) -> f64 {
     if sum.is_nan() { sum } else { sum.max(0.0) }
 }
 
-/// Negative log-likelihood of a token, nats.
-pub fn nll(row: &[f32], token: u32) -> f64 {
-    let top = row.iter().copied().map(f64::from).fold(f64::MIN, f64::max);
-    let sum = row.iter().map(|x| (f64::from(*x) - top).exp()).sum::<f64>().ln();
-    bounded(row.get(token as usize).map_or(f64::NAN, |logit| top + sum - f64::from(*logit)))
-}
-
-/// Largest absolute difference of two rows.
-pub fn max_abs_diff(a: &[f32], b: &[f32]) -> f64 {
-    let diffs = a.iter().zip(b).map(|(a, b)| bounded((f64::from(*a) - f64::from(*b)).abs()));
-    diffs.fold(if a.len() == b.len() { 0.0 } else { f64::MAX }, f64::max)
-}
-
 fn arg_max(row: &[f32]) -> Option<usize> {
     let best = row
         .iter()
@@ -119,14 +106,6 @@ mod tests {
         assert!((run.mean_abs_diff - 3.0_f64.ln() / 4.0).abs() < 1e-6);
         // Of equals the first is the top, so the first row disagrees.
         assert!((run.top1_agreement - 0.5).abs() < f64::EPSILON);
-    }
-
-    #[test]
-    fn likelihood_is_that_of_a_softmax() {
-        // Weights 1 : 3.
-        assert!((nll(&[0.0, 3.0_f32.ln()], 0) - 4.0_f64.ln()).abs() < 1e-7);
-        assert!(nll(&[0.0, 1.0], 2) >= f64::MAX && nll(&[f32::NAN, 1.0], 0) >= f64::MAX);
-        assert!(max_abs_diff(&[0.0], &[0.0, 1.0]) >= f64::MAX);
     }
 
     #[test]

@@ -2,12 +2,7 @@
 //!
 //! A safetensors file with `prompt` i64 `[P]`, `decode` i64 `[K]` and `logits` f32 `[K+1, V]`: row 0 holds the
 //! logits after the prompt, row i those after `decode[i-1]`.
-//!
-//! Models with a tokenizer add held-out texts: all their tokens in a row, the places whose next token is scored with its
-//! negative log-likelihood, and all logits at some of these places, each before and after quantization. The texts
-//! themselves are in the metadata, for the tokenizer that ships to be asked too.
 
-use crate::chat::Message;
 use camino::Utf8Path;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -26,34 +21,6 @@ pub struct Reference {
     pub logits: Vec<f32>,
     /// Tokens of the vocabulary.
     pub vocab: usize,
-    /// Held-out texts; absent for random weights.
-    pub heldout: Option<HeldoutTexts>,
-}
-
-/// Held-out texts and what the eager model said about them. Places count tokens over all texts.
-#[derive(Debug)]
-pub struct HeldoutTexts {
-    /// As conversations.
-    pub texts: Vec<Vec<Message>>,
-    /// As tokens.
-    pub tokens: Vec<Vec<u32>>,
-    /// Places whose next token is scored, ascending, below the number of tokens.
-    pub scored: Vec<usize>,
-    /// Places with logits, ascending, each one of `scored`.
-    pub rows: Vec<usize>,
-    /// The eager quantized model.
-    pub quantized: Recorded,
-    /// The eager model before quantization.
-    pub fp32: Recorded,
-}
-
-/// What one model said.
-#[derive(Debug)]
-pub struct Recorded {
-    /// Negative log-likelihood of the token after each scored place, nats.
-    pub nll: Vec<f32>,
-    /// Logits, row-major.
-    pub logits: Vec<f32>,
 }
 
 impl Reference {
@@ -85,11 +52,7 @@ impl Reference {
             return Err(format!("logits: got {rows} rows of {vocab}, expected {} rows", decode.len() + 1));
         }
         let logits = floats("logits", &view)?;
-        let heldout = match file.names().contains(&"heldout_tokens") {
-            true => Some(HeldoutTexts::parse(bytes, &file, *vocab)?),
-            false => None,
-        };
-        Ok(Self { prompt, decode, logits, vocab: *vocab, heldout })
+        Ok(Self { prompt, decode, logits, vocab: *vocab })
     }
 
     /// Whether a model can be fed all of it: a reference of another model is a mistake in the call, not a failure of the model.
@@ -100,11 +63,7 @@ impl Reference {
         if self.vocab != vocab as usize {
             return Err(format!("got rows of {} logits, expected the model's {vocab}", self.vocab));
         }
-        let texts = self.heldout.iter().flat_map(|heldout| &heldout.tokens);
-        if let Some(text) = texts.clone().find(|text| text.len() > window) {
-            return Err(format!("got a text of {} tokens, expected at most {window}", text.len()));
-        }
-        let mut all = self.prompt.iter().chain(&self.decode).chain(texts.flatten());
+        let mut all = self.prompt.iter().chain(&self.decode);
         if let Some(token) = all.find(|token| **token >= vocab) {
             return Err(format!("got token {token}, expected less than {vocab}"));
         }
@@ -120,70 +79,6 @@ impl Reference {
     /// Reference logits in rows.
     pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
         self.logits.chunks_exact(self.vocab)
-    }
-}
-
-impl HeldoutTexts {
-    fn parse(bytes: &[u8], file: &SafeTensors<'_>, vocab: usize) -> Result<Self, String> {
-        let ids = |name: &str| tokens(name, &tensor(file, name)?);
-        let places = |name: &str| {
-            Ok::<_, String>(ids(name)?.into_iter().map(|place| place as usize).collect::<Vec<_>>())
-        };
-        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
-        let texts =
-            metadata.metadata().as_ref().and_then(|map| map.get("texts")).ok_or("metadata: no texts")?;
-        let texts: Vec<Vec<Message>> = serde_json::from_str(texts).map_err(|e| format!("texts: {e}"))?;
-        let (all, lengths) = (ids("heldout_tokens")?, places("heldout_lengths")?);
-        let (mut rest, mut pieces) = (all.as_slice(), Vec::new());
-        for length in lengths {
-            let (piece, after) =
-                rest.split_at_checked(length).ok_or("heldout_lengths: longer than the tokens")?;
-            pieces.push(piece.to_vec());
-            rest = after;
-        }
-        if !rest.is_empty() || pieces.len() != texts.len() || pieces.iter().any(Vec::is_empty) {
-            return Err("heldout_lengths: got other texts than the tokens and the metadata have".to_owned());
-        }
-        let (scored, rows) = (places("heldout_scored")?, places("heldout_rows")?);
-        // Each scored place needs a token after it in its own text.
-        let mut ends = pieces.iter().scan(0, |end, piece| {
-            *end += piece.len();
-            Some(*end)
-        });
-        let mut end = ends.next().unwrap_or_default();
-        if let Some(pair) = scored.windows(2).find(|pair| pair.first() >= pair.last()) {
-            return Err(format!("heldout_scored: got {pair:?}, expected ascending places"));
-        }
-        for place in &scored {
-            while *place >= end {
-                end = ends
-                    .next()
-                    .ok_or_else(|| format!("heldout_scored: got {place}, expected a place in a text"))?;
-            }
-            if place + 1 == end {
-                return Err(format!("heldout_scored: got {place}, which is the end of its text"));
-            }
-        }
-        if rows.is_empty() || !rows.iter().all(|row| scored.binary_search(row).is_ok()) || !rows.is_sorted() {
-            return Err("heldout_rows: expected some of the scored places, ascending".to_owned());
-        }
-        let recorded = |suffix: &str| {
-            let (name, nll) = (format!("heldout_logits{suffix}"), format!("heldout_nll{suffix}"));
-            let recorded = Recorded {
-                nll: floats(&nll, &tensor(file, &nll)?)?,
-                logits: floats(&name, &tensor(file, &name)?)?,
-            };
-            if recorded.nll.len() != scored.len() || recorded.logits.len() != rows.len() * vocab {
-                return Err(format!(
-                    "{name}: got other sizes than {} scored and {} rows",
-                    scored.len(),
-                    rows.len()
-                ));
-            }
-            Ok(recorded)
-        };
-        let (quantized, fp32) = (recorded("")?, recorded("_fp32")?);
-        Ok(Self { texts, tokens: pieces, scored, rows, quantized, fp32 })
     }
 }
 

@@ -1,8 +1,11 @@
-//! `engine answer`, `engine talk` and the held-out half of `engine check`.
+//! `engine answer`, `engine talk` and `engine score`.
 
-use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::evidence::{
-    AnswerRequest, Answers, EngineCheck, Heldout, Prompt, TalkRequest, Talked, Turn,
+use std::process::Command;
+
+use camino::Utf8Path;
+use model_assets::{
+    digest::Digest,
+    evidence::{AnswerRequest, Answers, Prompt, TalkRequest, Talked, Turn, quality::Scored},
 };
 use serde::Serialize;
 
@@ -89,24 +92,52 @@ fn a_request_that_cannot_be_met_is_refused() {
     assert!(!response.exists());
 }
 
-fn heldout(tokenizer: &Utf8PathBuf) -> Heldout {
-    let (_folder, path) = folder();
-    let response = path.join("check.json");
-    let (model, reference) = (tiny_pte(), tiny("tiny-int8-seq512.reference"));
-    let template = tiny("chat_template.jinja");
-    let arguments = ["check", "--model", model.as_str(), "--reference", reference.as_str(), "--tokenizer"];
-    let rest = [tokenizer.as_str(), "--template", template.as_str(), "--response", response.as_str()];
-    stdout(&[&arguments[..], &rest[..]].concat());
-    let check: EngineCheck = serde_json::from_slice(&std::fs::read(&response).unwrap()).unwrap();
-    check.parity.unwrap().heldout.unwrap()
+/// Windows of tiny's own text, as `engine score` writes them: the first line, and tokens and logits of each.
+#[test]
+fn texts_are_scored_token_by_token() {
+    let (model, tokenizer, template) = (tiny_pte(), tiny("tokenizer.json"), tiny("chat_template.jinja"));
+    let texts = tiny("heldout.jsonl");
+    let paths = ["--model", model.as_str(), "--tokenizer", tokenizer.as_str(), "--template", template.as_str()];
+    let output = Command::new(env!("CARGO_BIN_EXE_engine"))
+        .arg("score")
+        .args(paths)
+        .args(["--texts", texts.as_str(), "--window", "64", "--windows", "2"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let end = output.stdout.iter().position(|byte| *byte == b'\n').unwrap();
+    let about: Scored = serde_json::from_slice(&output.stdout[..end]).unwrap();
+    assert_eq!((about.runtime.as_str(), about.sha256), ("1.5.1", Digest::of(&std::fs::read(&model).unwrap())));
+    let words = output.stdout[end + 1..].as_chunks::<4>().0;
+    let one = 1 + 64 + 63 * 1024;
+    assert_eq!(words.len(), 2 * one);
+    for frame in words.chunks(one) {
+        assert_eq!(u32::from_le_bytes(frame[0]), 64);
+        let tokens: Vec<_> = frame[1..65].iter().map(|word| u32::from_le_bytes(*word)).collect();
+        let rows = frame[65..].chunks(1024).zip(&tokens[1..]);
+        let best = |row: &[[u8; 4]]| {
+            let logits = row.iter().map(|word| f32::from_le_bytes(*word)).enumerate();
+            logits.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
+        };
+        let hits = rows.filter(|(row, next)| best(row) == usize::try_from(**next).ok()).count();
+        assert!(hits > 25, "{hits} of 63 tokens of a text in its own words are guessed");
+    }
 }
 
 #[test]
-fn held_out_texts_agree_with_the_eager_model() {
-    let it = heldout(&tiny("tokenizer.json"));
-    assert!(it.texts > 4 && it.same_tokens == it.texts && it.tokens > 2000, "{it:?}");
-    assert!(it.scored > 1000 && it.quantized.rows == 512 && it.fp32.rows == 512, "{it:?}");
-    assert!(it.quantized.mean_kl < it.fp32.mean_kl && it.fp32.mean_kl < 0.01, "{it:?}");
-    assert!(1.0 < it.perplexity && it.perplexity_ratio() < 1.02, "{it:?}");
-    assert!((it.perplexity / it.perplexity_quantized - 1.0).abs() < 1e-3, "{it:?}");
+fn a_score_that_nobody_reads_ends() {
+    let (model, tokenizer, template) = (tiny_pte(), tiny("tokenizer.json"), tiny("chat_template.jinja"));
+    let texts = tiny("heldout.jsonl");
+    let paths = ["--model", model.as_str(), "--tokenizer", tokenizer.as_str(), "--template", template.as_str()];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_engine"))
+        .arg("score")
+        .args(paths)
+        .args(["--texts", texts.as_str(), "--window", "512", "--windows", "60"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(13), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use model_assets::{
     check::{Severity, validate_reserve},
-    evidence::{Heldout, Load, ParityRun},
+    evidence::{Load, Quality, QualityWindow},
     recipe::EvidenceKind,
 };
 
@@ -58,8 +58,16 @@ fn tiny(folder: &Utf8Path) -> (ReserveClaim, Utf8PathBuf) {
 
 /// Good evidence for a claim.
 fn evidence(claim: &ReserveClaim) -> ReserveEvidence {
-    let run =
-        ParityRun { rows: 10, max_abs_diff: 9.0, mean_abs_diff: 0.1, mean_kl: 1e-3, top1_agreement: 0.99 };
+    let window = |number: u32| QualityWindow {
+        id: number.to_string(),
+        scored: 500,
+        nll_fp32: 50.0,
+        nll: 50.1,
+        kl: 0.5,
+        same_top: 495,
+    };
+    let text = claim.recipe.quality.as_ref().and_then(|limits| limits.text.as_ref()).unwrap().sha256;
+    let quality = Quality { text, tokens: Digest::of(b""), windows: (0..20).map(window).collect() };
     ReserveEvidence {
         bound: ReserveBinding::current(claim.manifest.sha256, claim.bound()),
         load: Load {
@@ -70,18 +78,7 @@ fn evidence(claim: &ReserveClaim) -> ReserveEvidence {
             finite: true,
             peak_rss_bytes: 1,
         },
-        heldout: Some(Heldout {
-            texts: 3,
-            same_tokens: 3,
-            tokens: 100,
-            scored: 50,
-            quantized: run.clone(),
-            fp32: run,
-            perplexity: 1.1,
-            perplexity_quantized: 1.1,
-            perplexity_fp32: 1.1,
-            prefill_step_diff: 0.1,
-        }),
+        quality: Some(quality),
     }
 }
 
@@ -153,12 +150,11 @@ fn evidence_is_judged_whoever_demands_it_and_a_release_demands_all() {
         assert_eq!(reasons(&bytes, &claim, Profile::Dev), [id], "{id}");
     };
     judged("evidence-load", &|it| it.load.finite = false);
-    judged("evidence-parity", &|it| it.heldout.as_mut().unwrap().fp32.mean_kl = f64::NAN);
-    judged("evidence-parity", &|it| it.heldout.as_mut().unwrap().fp32.top1_agreement = 0.5);
-    judged("evidence-parity", &|it| it.heldout.as_mut().unwrap().perplexity = 2.0);
-    judged("evidence-parity", &|it| it.heldout.as_mut().unwrap().same_tokens = 2);
+    judged("evidence-quality", &|it| it.quality.as_mut().unwrap().windows[0].nll = f64::NAN);
+    judged("evidence-quality", &|it| it.quality.as_mut().unwrap().windows[3].same_top = 501);
+    judged("evidence-quality", &|it| it.quality.as_mut().unwrap().text = Digest::of(b"another"));
     // tiny's recipe wants more of a release than is measured on the reserve.
-    let missing = ["evidence-benchmark", "evidence-eq", "evidence-quality"];
+    let missing = ["evidence-benchmark", "evidence-eq", "evidence-grammar"];
     assert_eq!(reasons(&bytes, &claim, Profile::Release), missing);
     claim.recipe.evidence.release = vec![EvidenceKind::Load];
     (claim.manifest.bound, claim.manifest.evidence) = (claim.bound(), Some(evidence(&claim)));
@@ -166,7 +162,7 @@ fn evidence_is_judged_whoever_demands_it_and_a_release_demands_all() {
     claim.manifest.evidence.as_mut().unwrap().bound.runtime = "llama-cpp-sys-2 0.0.0".into();
     assert_eq!(reasons(&bytes, &claim, Profile::Release), ["evidence-binding"]);
     claim.manifest.evidence = None;
-    assert_eq!(reasons(&bytes, &claim, Profile::Release), ["evidence-load", "evidence-parity"]);
+    assert_eq!(reasons(&bytes, &claim, Profile::Release), ["evidence-load", "evidence-parity", "evidence-quality"]);
 }
 
 #[test]

@@ -4,13 +4,12 @@ use std::time::Instant;
 
 use camino::Utf8PathBuf;
 use clap::Args;
-use engine::measure::{first, heldout, parity::Comparison, reference::Reference};
+use engine::measure::{first, parity::Comparison, reference::Reference};
 use engine::{Session, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::{EngineCheck, Load, Parity};
 
 use crate::output::{Failed, write_json};
-use crate::writer::WriterArgs;
 use crate::{ModelArgs, exit};
 
 #[derive(Args)]
@@ -20,9 +19,6 @@ pub(crate) struct CheckArgs {
     /// Logits of the eager quantized model (safetensors); without it no parity is measured.
     #[arg(long, value_name = "FILE")]
     reference: Option<Utf8PathBuf>,
-    /// For held-out texts.
-    #[command(flatten)]
-    writer: WriterArgs,
     /// Where the evidence goes.
     #[arg(long, value_name = "FILE")]
     response: Utf8PathBuf,
@@ -44,16 +40,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
             let model = runner.session.model();
             let fits = reference.fits(model.vocab(), model.context(), model.prefill_max());
             fits.map_err(|message| unusable(format!("reference: {message}")))?;
-            let mut parity = runner.parity(reference).map_err(&failed)?;
-            if let Some(texts) = &reference.heldout
-                && let Some(writer) = args.writer.open(runner.session.model())?
-            {
-                let session = &mut *runner.session;
-                session.set_chunk(session.model().prefill_max()).map_err(&failed)?;
-                let encode = |messages: &[_]| writer.encode(messages, false);
-                let heldout = heldout::measure(session, &encode, texts, reference.vocab);
-                parity.heldout = Some(heldout.map_err(&failed)?);
-            }
+            let parity = runner.parity(reference).map_err(&failed)?;
             (reference.prompt.len(), reference.decode.len(), Some(parity))
         }
         None => {
@@ -97,7 +84,6 @@ impl Runner<'_> {
             prefill_then_decode,
             chunked_prefill: self.compare(reference, &[1, 2, 3, 5, 8, 13, 21, 34, 55, 89], None)?,
             step_by_step: self.compare(reference, &[1], None)?,
-            heldout: None,
         })
     }
 

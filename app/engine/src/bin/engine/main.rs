@@ -14,6 +14,7 @@ mod check;
 mod output;
 mod profile;
 mod run;
+mod score;
 mod talk;
 mod writer;
 
@@ -71,6 +72,8 @@ enum Command {
     Talk(answer::AnswerArgs),
     /// Run programs of any signature on made-up inputs: one file per input line, one JSON line per file.
     Call,
+    /// Write the logits after every token of texts, for a comparison with another model's.
+    Score(score::ScoreArgs),
     /// Run token ids through a model and print what comes out.
     Run(run::RunArgs),
 }
@@ -144,6 +147,7 @@ fn main() -> ExitCode {
         Command::Answer(args) => answer::run(&args),
         Command::Talk(args) => talk::run(&args),
         Command::Call => call::run(),
+        Command::Score(args) => score::run(&args),
         Command::Run(args) => run::run(&args),
     };
     match result {

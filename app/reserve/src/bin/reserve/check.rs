@@ -1,15 +1,11 @@
-//! `reserve check`: the evidence that a GGUF loads, runs and computes what it should.
+//! `reserve check`: the evidence that a GGUF loads and runs.
 
 use std::time::Instant;
 
 use camino::Utf8PathBuf;
 use clap::Args;
 use engine::{
-    measure::{
-        first::{self, FirstRun},
-        heldout,
-        reference::Reference,
-    },
+    measure::first::{self, FirstRun},
     runtime,
 };
 use model_assets::{
@@ -24,36 +20,20 @@ use crate::{ModelArgs, Outcome, text};
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Logits of the eager model (safetensors); without it nothing is compared
-    #[arg(long, value_name = "FILE")]
-    reference: Option<Utf8PathBuf>,
     /// Where the evidence goes
     #[arg(long, value_name = "FILE")]
     response: Utf8PathBuf,
 }
 
 pub(crate) fn run(args: &CheckArgs) -> Outcome {
-    let reference = args.reference.as_deref().map(Reference::read).transpose()?;
     let (file, gguf) = args.model.open()?;
     let opened = Instant::now();
     let runtime = Runtime::start().map_err(text)?;
     let model = args.model.load(&runtime, file)?;
     let mut session = Session::new(&runtime, &model, args.model.threads()?).map_err(text)?;
     let load_ms = opened.elapsed().as_secs_f64() * 1e3;
-    if let Some(reference) = &reference {
-        let fits = reference.fits(model.vocab(), model.window(), model.window());
-        fits.map_err(|message| format!("reference: {message}"))?;
-    }
     let load = ran(&mut session, load_ms)?;
-    let words = args.model.words(&model)?;
-    let heldout = match (reference.as_ref().and_then(|it| it.heldout.as_ref().zip(Some(it.vocab))), &words) {
-        (Some((texts, vocab)), Some(words)) => {
-            let encode = |messages: &[_]| words.encode(messages, false);
-            Some(heldout::measure(&mut session, &encode, texts, vocab).map_err(text)?)
-        }
-        _ => None,
-    };
-    let check = ReserveCheck { runtime: RESERVE_RUNTIME.to_owned(), gguf, load, heldout };
+    let check = ReserveCheck { runtime: RESERVE_RUNTIME.to_owned(), gguf, load };
     let json = serde_json::to_vec_pretty(&check).map_err(|error| error.to_string())?;
     std::fs::write(&args.response, json).map_err(|error| format!("{}: {error}", args.response))
 }

@@ -6,6 +6,7 @@
 mod bench;
 mod chat;
 mod check;
+mod score;
 
 use std::{fs::File, process::ExitCode};
 
@@ -32,10 +33,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Load and run a GGUF, compare it with the eager model's logits, and write the evidence
+    /// Load and run a GGUF, and write the evidence
     Check(check::CheckArgs),
     /// Measure load time, speed and memory, as JSON
     Bench(bench::BenchArgs),
+    /// Write the logits after every token of texts, for a comparison with another model's
+    Score(score::ScoreArgs),
     /// Chat with a proved GGUF
     Chat(chat::ChatArgs),
 }
@@ -123,6 +126,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Chat(args) => chat::run(&args),
     };
     match done {
