@@ -9,6 +9,7 @@
 mod answer;
 mod benchmark;
 mod eq;
+mod parity;
 mod quality;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,9 @@ pub use self::{
     },
     benchmark::{Benchmark, Energy, Machine, MemorySteps, Resident, Roofline, Speed, SweepStep},
     eq::{Eq, EqItem, Talk},
+    parity::{
+        Boundary, BoundaryFigures, Deviation, Divergence, Fed, Floor, LayerFigures, Parity, ROUNDING,
+    },
     quality::{Acceptance, Quality},
 };
 
@@ -59,22 +63,6 @@ pub struct ParityRun {
     pub mean_kl: f64,
     /// Share of positions where both have the same arg-max, 0 to 1.
     pub top1_agreement: f64,
-}
-
-/// Parity of the `.pte` in the engine with the eager quantized model, in three ways of feeding the tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Parity {
-    /// Prompt in one prefill, then one decode step per token.
-    pub prefill_then_decode: ParityRun,
-    /// Prompt in prefill chunks of uneven length, then decode.
-    pub chunked_prefill: ParityRun,
-    /// Every token in a step of its own.
-    pub step_by_step: ParityRun,
-    /// On held-out texts; absent for random weights, which have no tokenizer.
-    #[serde(default)]
-    pub heldout: Option<Heldout>,
 }
 
 /// Parity over held-out texts, teacher-forced: the `.pte` in the engine, fed token by token, against what the eager
@@ -137,15 +125,4 @@ pub struct RuntimeTable {
     pub backends: Vec<String>,
     /// Registered kernels as `namespace::name.overload`, sorted and unique.
     pub kernels: Vec<String>,
-}
-
-impl Parity {
-    /// The three runs with their names.
-    pub fn runs(&self) -> [(&'static str, &ParityRun); 3] {
-        [
-            ("prefill then decode", &self.prefill_then_decode),
-            ("chunked prefill", &self.chunked_prefill),
-            ("step by step", &self.step_by_step),
-        ]
-    }
 }

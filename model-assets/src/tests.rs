@@ -64,8 +64,8 @@ fn recipe_values_that_cannot_be() {
         ("limits.file_bytes_min", "file_bytes_min = 1_500_000", "file_bytes_min = 0"),
         ("limits.file_bytes_min", "file_bytes_min = 1_500_000", "file_bytes_min = 9_000_000"),
         ("limits.file_bytes_max", "file_bytes_max = 8_000_000", "file_bytes_max = 5_000_000_000"),
-        ("parity.mean_kl_max", "mean_kl_max = ", "mean_kl_max = -"),
-        ("parity.top1_agreement_min", "top1_agreement_min = 0.99", "top1_agreement_min = 1.5"),
+        ("parity.mean_kl_max", "[parity.heldout]", "[parity]\nmean_kl_max = -1.0\n[parity.heldout]"),
+        ("parity.max_abs_diff_max", "[parity.heldout]", "[parity]\nmax_abs_diff_max = nan\n[parity.heldout]"),
         ("eq.score_min", "score_min = ", "score_min = 1"),
         ("parity.heldout.perplexity_max", "perplexity_max = ", "perplexity_max = -"),
         (

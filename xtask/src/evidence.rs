@@ -54,7 +54,7 @@ impl Bench<'_> {
     /// # Errors
     /// The model does not load or run.
     pub(crate) fn load_and_parity(&self, reference: &Utf8Path) -> anyhow::Result<(Evidence, Stage)> {
-        let engine = Engine::open(self.workspace, Profile::Dev)?;
+        let engine = Engine::open(self.workspace, Profile::Dev, self.console)?;
         let Checked { load, parity, stage } =
             engine.check(self.claim, &self.files, reference, self.console)?;
         Ok((Evidence { load: Some(load), parity, ..Evidence::none(self.binding()) }, stage))
@@ -65,7 +65,7 @@ impl Bench<'_> {
     /// # Errors
     /// The model does not load or run.
     pub(crate) fn benchmark(&self) -> anyhow::Result<Benchmark> {
-        let engine = Engine::open(self.workspace, Profile::Release)?;
+        let engine = Engine::open(self.workspace, Profile::Release, self.console)?;
         Ok(engine.bench(&self.files, REPEATS, None, self.console)?.into_evidence())
     }
 
@@ -89,7 +89,7 @@ impl Bench<'_> {
         }
         let mut transcript = None;
         if wants(EvidenceKind::Eq) || wants(EvidenceKind::Quality) {
-            let engine = Engine::open(self.workspace, Profile::Dev)?;
+            let engine = Engine::open(self.workspace, Profile::Dev, self.console)?;
             let eq = wants(EvidenceKind::Eq).then(|| eq::Plan::new(self.claim)).transpose()?;
             let quality = wants(EvidenceKind::Quality).then(|| quality::Plan::new(self)).transpose()?;
             // One process asks the eager model for both: half of its time is start and quantization.

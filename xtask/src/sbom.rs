@@ -157,9 +157,9 @@ fn metrics(claim: &Claim) -> Vec<Value> {
     let Some(evidence) = &claim.manifest.evidence else { return Vec::new() };
     let metric = |kind: &str, slice: &str, value: f64| json!({"type": kind, "slice": slice, "value": format!("{value:.6}")});
     let mut metrics = Vec::new();
-    for (name, run) in evidence.parity.iter().flat_map(Parity::runs) {
-        metrics.push(metric("mean KL divergence from the eager model, nats", name, run.mean_kl));
-        metrics.push(metric("top-1 agreement with the eager model", name, run.top1_agreement));
+    for (name, fed) in evidence.parity.iter().flat_map(Parity::runs) {
+        metrics.push(metric("mean KL divergence from the eager model, nats", name, fed.run.mean_kl));
+        metrics.push(metric("top-1 agreement with the eager model", name, fed.run.top1_agreement));
     }
     if let Some(heldout) = evidence.parity.as_ref().and_then(|parity| parity.heldout.as_ref()) {
         metrics.push(metric("perplexity", "held-out texts", heldout.perplexity));

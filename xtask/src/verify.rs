@@ -244,11 +244,24 @@ pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
         );
     }
     let heldout = evidence.parity.as_ref().and_then(|parity| parity.heldout.as_ref());
-    let runs = evidence.parity.iter().flat_map(Parity::runs);
+    for it in evidence.parity.iter().flat_map(|parity| &parity.blocks) {
+        println!("parity, {}: {}", it.boundary.as_str(), it.line());
+    }
+    for (name, fed) in evidence.parity.iter().flat_map(Parity::runs) {
+        println!(
+            "parity, {name}: {} rows, KL {:.3e} (floor {:.3e}), max |d| {:.3e} (floor {:.3e}), top-1 {:.4}",
+            fed.run.rows,
+            fed.run.mean_kl,
+            fed.floor.mean_kl,
+            fed.run.max_abs_diff,
+            fed.floor.max_abs_diff,
+            fed.run.top1_agreement
+        );
+    }
     let texts = heldout.iter().flat_map(|it| {
         [("held-out texts, eager quantized", &it.quantized), ("held-out texts, eager fp32", &it.fp32)]
     });
-    for (name, run) in runs.chain(texts) {
+    for (name, run) in texts {
         println!(
             "parity, {name}: {} rows, max |d| {:.3e}, mean |d| {:.3e}, KL {:.3e}, top-1 {:.4}",
             run.rows, run.max_abs_diff, run.mean_abs_diff, run.mean_kl, run.top1_agreement

@@ -47,9 +47,6 @@ fn held_out_figures_are_judged_one_by_one() {
     };
     let place = |name: &str| vec![format!("held-out texts: {name}")];
     assert_eq!(spoiled(&|it| it.same_tokens -= 1), place("tokenizer and template"));
-    assert_eq!(spoiled(&|it| it.quantized.mean_kl = 0.01), place("eager quantized"));
-    assert_eq!(spoiled(&|it| it.quantized.max_abs_diff = f64::NAN), place("eager quantized"));
-    assert_eq!(spoiled(&|it| it.quantized.rows = 0), place("eager quantized"));
     assert_eq!(spoiled(&|it| it.fp32.top1_agreement = 0.9), place("eager fp32"));
     assert_eq!(spoiled(&|it| it.perplexity = f64::NAN), place("perplexity"));
     assert_eq!(spoiled(&|it| it.perplexity_fp32 *= 0.9), place("perplexity"));
@@ -57,6 +54,35 @@ fn held_out_figures_are_judged_one_by_one() {
     assert_eq!(spoiled(&|it| it.prefill_step_diff = 1.0), place("one prefill against steps"));
     let none = refused(EvidenceKind::Parity, |it| it.parity.as_mut().unwrap().heldout = None);
     assert_eq!(none, ["held-out texts"]);
+}
+
+#[test]
+fn blocks_are_judged_one_by_one_and_every_way_of_feeding_against_the_floor() {
+    let spoiled = |spoil: &dyn Fn(&mut crate::evidence::Parity)| {
+        refused(EvidenceKind::Parity, |evidence| spoil(evidence.parity.as_mut().unwrap()))
+    };
+    assert_eq!(spoiled(&|it| it.blocks[2].layers[3].off = 40), ["layer 3, token 39, key"]);
+    assert_eq!(spoiled(&|it| it.blocks[4].layers[1].steps = f64::NAN), ["layer 1, token 39, attention"]);
+    assert_eq!(spoiled(&|it| _ = it.blocks.pop()), ["blocks"]);
+    assert_eq!(spoiled(&|it| it.calls = vec![40]), ["blocks"]);
+    assert_eq!(spoiled(&|it| it.step_by_step.run.rows = 0), ["step by step"]);
+    assert_eq!(spoiled(&|it| it.chunked_prefill.run.max_abs_diff = f64::NAN), ["chunked prefill"]);
+    let floor = |it: &mut crate::evidence::Parity| {
+        it.prefill_then_decode.run.mean_kl = 1.01 * it.prefill_then_decode.floor.kl_max();
+    };
+    assert_eq!(spoiled(&floor), ["prefill then decode"]);
+}
+
+#[test]
+fn a_recipe_can_only_make_parity_stricter() {
+    let judged = |limit: &str| {
+        let mut claim = claim();
+        claim.recipe.parity.mean_kl_max = limit.parse().ok();
+        let (evidence, mut ledger) = (claim.manifest.evidence.clone().unwrap(), Ledger::default());
+        judge::evidence(EvidenceKind::Parity, &evidence, &claim, &mut ledger);
+        ledger.findings.len()
+    };
+    assert_eq!((judged(""), judged("1e9"), judged("0")), (0, 0, 3));
 }
 
 #[test]

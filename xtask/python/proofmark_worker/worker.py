@@ -74,10 +74,10 @@ class Run:
             import executorch.kernels.quantized  # noqa: F401
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
 
-            from . import eager, heldout, lower, quantize, reference, texts
+            from . import fidelity, heldout, lower, quantize, reference, texts
 
             self.lower, self.quantize, self.reference = lower, quantize, reference
-            self.eager, self.heldout, self.texts = eager, heldout, texts
+            self.fidelity, self.heldout, self.texts = fidelity, heldout, texts
             quantize.check_widths(self.request.architecture, self.request.quantization)
 
     def weights(self) -> dict:
@@ -102,28 +102,22 @@ class Run:
         return weights
 
     def write_reference(self, weights: dict) -> None:
-        import torch
-
         request = self.request
         with self.stages.stage("reference"):
-            prompt, decode = list(request.reference_prompt), list(request.reference_decode)
             # Attention is causal: one pass over known tokens gives what one by one does.
-            model = self.eager.Eager(request.architecture, weights)
-            tokens = prompt + decode
-            hidden = model.rows([(model.cache(len(tokens)), tokens)], self.stages.progress)
-            logits = model.logits(hidden[-len(decode) - 1 :]).float()
-            self.reference.check_logits(logits)
-            tensors, metadata = self.held_out(weights)
+            tensors = self.fidelity.record(
+                request.architecture,
+                weights,
+                list(request.reference_prompt),
+                list(request.reference_decode),
+                progress=self.stages.progress,
+            )
+            texts, metadata = self.held_out(weights)
             self.reference.write_safetensors(
                 request.reference,
+                {**tensors, **texts},
                 {
-                    "prompt": torch.tensor(prompt, dtype=torch.int64),
-                    "decode": torch.tensor(decode, dtype=torch.int64),
-                    "logits": logits,
-                    **tensors,
-                },
-                {
-                    "format": "proofmark-reference-2",
+                    "format": "proofmark-reference-3",
                     "quantization": request.quantization,
                     **metadata,
                 },
