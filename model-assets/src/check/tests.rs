@@ -61,8 +61,16 @@ fn blocks_are_judged_one_by_one_and_every_way_of_feeding_against_the_floor() {
     let spoiled = |spoil: &dyn Fn(&mut crate::evidence::Parity)| {
         refused(EvidenceKind::Parity, |evidence| spoil(evidence.parity.as_mut().unwrap()))
     };
-    assert_eq!(spoiled(&|it| it.blocks[2].layers[3].off = 40), ["layer 3, token 39, key"]);
-    assert_eq!(spoiled(&|it| it.blocks[4].layers[1].steps = f64::NAN), ["layer 1, token 39, attention"]);
+    let off = |it: &mut crate::evidence::Parity| {
+        let layer = &mut it.blocks[2].layers[3];
+        (layer.off, layer.token) = (40, 7);
+    };
+    assert_eq!(spoiled(&off), ["layer 3, token 7, key"]);
+    let no_number = |it: &mut crate::evidence::Parity| {
+        let layer = &mut it.blocks[4].layers[1];
+        (layer.steps, layer.token) = (f64::NAN, 9);
+    };
+    assert_eq!(spoiled(&no_number), ["layer 1, token 9, attention"]);
     assert_eq!(spoiled(&|it| _ = it.blocks.pop()), ["blocks"]);
     assert_eq!(spoiled(&|it| it.calls = vec![40]), ["blocks"]);
     assert_eq!(spoiled(&|it| it.step_by_step.run.rows = 0), ["step by step"]);
@@ -77,7 +85,7 @@ fn blocks_are_judged_one_by_one_and_every_way_of_feeding_against_the_floor() {
 fn a_recipe_can_only_make_parity_stricter() {
     let judged = |limit: &str| {
         let mut claim = claim();
-        claim.recipe.parity.mean_kl_max = limit.parse().ok();
+        claim.recipe.parity.max_abs_diff_max = limit.parse().ok();
         let (evidence, mut ledger) = (claim.manifest.evidence.clone().unwrap(), Ledger::default());
         judge::evidence(EvidenceKind::Parity, &evidence, &claim, &mut ledger);
         ledger.findings.len()

@@ -179,7 +179,7 @@ impl Model {
 
     /// Where a delegate's graph lies: they follow each other, each with a magic number.
     fn blob(&self, delegate: usize) -> Range {
-        let begins: Vec<_> = self.bytes.windows(10).enumerate().filter(|(_, it)| *it == b"\0\0\0\0XH00\x1e\0");
+        let begins = self.bytes.windows(10).enumerate().filter(|(_, it)| *it == b"\0\0\0\0XH00\x1e\0");
         let begins: Vec<_> = begins.map(|(at, _)| at).collect();
         assert_eq!(begins.len(), self.layers() + 1);
         (begins[delegate], begins.get(delegate + 1).copied().unwrap_or(self.bytes.len()))
