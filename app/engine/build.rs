@@ -146,10 +146,12 @@ fn compile_shim(sdk: &Path) -> Result<(), String> {
         "lanes.h",
         "llama_ops.cpp",
         "llama_ops.h",
+        "probe.h",
         "profile.cpp",
         "profile.h",
         "shim.cpp",
         "shim.h",
+        "tracer.h",
     ] {
         println!("cargo::rerun-if-changed=cpp/{name}");
     }

@@ -118,8 +118,12 @@ fn proofs(checks: usize, recipe: &Recipe, manifest: &Manifest) -> Vec<Proof> {
         proof("Load", format!("ran in ExecuTorch {}, logits {finite}", evidence.bound.runtime));
     }
     if let Some(parity) = &evidence.parity {
-        let worst = parity.runs().iter().map(|(_, run)| run.top1_agreement).fold(1.0, f64::min);
-        proof("Parity", format!("same next token as the eager model in {:.2} % of cases", worst * 100.0));
+        let layers = parity.blocks.iter().map(|it| it.layers.len()).max().unwrap_or_default();
+        let result = match parity.divergence() {
+            None => format!("each of {layers} layers computes what the eager model's does"),
+            Some(found) => format!("diverges at {}", found.place),
+        };
+        proof("Parity", result);
     }
     if let Some(benchmark) = &evidence.benchmark {
         let speed = |name: &str| benchmark.speeds.iter().find(|speed| speed.name == name).map(|s| s.mean);

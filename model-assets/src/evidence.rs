@@ -10,6 +10,7 @@ mod answer;
 mod benchmark;
 mod eq;
 mod grammar;
+mod parity;
 pub mod quality;
 pub mod yardstick;
 
@@ -23,8 +24,11 @@ pub use self::{
     benchmark::{Benchmark, Energy, Machine, MemorySteps, Resident, Roofline, Speed, SweepStep},
     eq::{Eq, EqItem, Talk},
     grammar::{Acceptance, Grammar, GrammarLimits},
-    yardstick::{Task, Yardstick, YardstickFigures, YardstickItem, YardstickLimit},
+    parity::{
+        Boundary, BoundaryFigures, Deviation, Divergence, Fed, Floor, LayerFigures, Parity, ROUNDING,
+    },
     quality::{Quality, QualityBounds, QualityFigures, QualityLimits, QualityWindow},
+    yardstick::{Task, Yardstick, YardstickFigures, YardstickItem, YardstickLimit},
 };
 
 /// The model was loaded by the runtime and ran: a prefill, then decode steps, with finite logits.
@@ -65,19 +69,6 @@ pub struct ParityRun {
     pub top1_agreement: f64,
 }
 
-/// Parity of the `.pte` in the engine with the eager quantized model, in three ways of feeding the tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Parity {
-    /// Prompt in one prefill, then one decode step per token.
-    pub prefill_then_decode: ParityRun,
-    /// Prompt in prefill chunks of uneven length, then decode.
-    pub chunked_prefill: ParityRun,
-    /// Every token in a step of its own.
-    pub step_by_step: ParityRun,
-}
-
 /// What `engine check` answers: written to the response file that xtask named.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -103,15 +94,4 @@ pub struct RuntimeTable {
     pub backends: Vec<String>,
     /// Registered kernels as `namespace::name.overload`, sorted and unique.
     pub kernels: Vec<String>,
-}
-
-impl Parity {
-    /// The three runs with their names.
-    pub fn runs(&self) -> [(&'static str, &ParityRun); 3] {
-        [
-            ("prefill then decode", &self.prefill_then_decode),
-            ("chunked prefill", &self.chunked_prefill),
-            ("step by step", &self.step_by_step),
-        ]
-    }
 }

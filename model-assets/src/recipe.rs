@@ -51,7 +51,8 @@ pub struct Recipe {
     pub delivery: Delivery,
     /// What must have been measured, per build profile.
     pub evidence: Demands,
-    /// How far the `.pte` may be from the eager quantized model.
+    /// Where parity must be better than its own bounds.
+    #[serde(default)]
     pub parity: ParityLimits,
     /// Threshold of the EQ test.
     pub eq: EqLimits,

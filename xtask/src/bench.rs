@@ -138,7 +138,7 @@ fn measure(
     profile: bool,
     console: &Console,
 ) -> anyhow::Result<Measured> {
-    let engine = Engine::open(workspace, Profile::Release)?;
+    let engine = Engine::open(workspace, Profile::Release, console)?;
     let mut measured = engine.bench(files, repeats, threads, console)?;
     if profile {
         measured.profile = Some(engine.profile(files, threads, console)?);

@@ -87,6 +87,16 @@ impl Console {
         }
     }
 
+    /// Cargo compiled a package, the `count`th of a step.
+    pub(crate) fn compiled(&self, package: &str, count: u32) {
+        match self {
+            Self::Json => println!("{}", json!({"event": "compiled", "package": package, "count": count})),
+            Self::Bar(bar) => bar.set_message(format!("{count} compiled, {package}")),
+            // One line each would be a hundred.
+            Self::Plain | Self::Beside => {}
+        }
+    }
+
     /// Nothing more will be shown: leaves the terminal as it was.
     pub(crate) fn done(&self) {
         if let Self::Bar(bar) = self {

@@ -7,6 +7,7 @@ mod benchmark;
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     process::{Command, Output, Stdio},
     time::Instant,
 };
@@ -89,8 +90,8 @@ impl Files {
 
 impl Engine {
     /// Builds the engine and opens a folder for its answers.
-    pub(crate) fn open(workspace: &Workspace, profile: Profile) -> anyhow::Result<Self> {
-        let binary = build(workspace, profile)?;
+    pub(crate) fn open(workspace: &Workspace, profile: Profile, console: &Console) -> anyhow::Result<Self> {
+        let binary = build(workspace, profile, Some(console))?;
         fs::create_dir_all(workspace.state())?;
         Ok(Self { binary, folder: tempfile::tempdir_in(workspace.state())? })
     }
@@ -229,19 +230,45 @@ pub(crate) enum Profile {
     Release,
 }
 
-/// Builds the engine and returns its path.
-pub(crate) fn build(workspace: &Workspace, profile: Profile) -> anyhow::Result<Utf8PathBuf> {
+/// Builds the engine and returns its path. A fresh clone compiles half a minute here, so that a console is told of every
+/// package.
+pub(crate) fn build(
+    workspace: &Workspace,
+    profile: Profile,
+    console: Option<&Console>,
+) -> anyhow::Result<Utf8PathBuf> {
+    if let Some(console) = console {
+        console.step("engine: build");
+    }
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
+    let mut child = Command::new(cargo)
         .current_dir(workspace.root())
         .args(["build", "--quiet", "--package", "engine", "--bin", "engine"])
         .args((profile == Profile::Release).then_some("--release"))
         .arg("--message-format=json-render-diagnostics")
+        .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
-        .output()
+        .spawn()
         .context("cargo cannot be started")?;
-    ensure!(output.status.success(), "the engine does not build");
-    executable(&output.stdout).context("cargo named no executable for the engine")
+    let (mut binary, mut compiled) = (None, 0);
+    for line in BufReader::new(child.stdout.take().context("cargo has no standard output")?).lines() {
+        let line = line?;
+        binary = executable(line.as_bytes()).or(binary);
+        if let (Some(package), Some(console)) = (compiled_package(&line), console) {
+            compiled += 1;
+            console.compiled(&package, compiled);
+        }
+    }
+    ensure!(child.wait()?.success(), "the engine does not build");
+    binary.context("cargo named no executable for the engine")
+}
+
+/// The package that a JSON message of cargo says was compiled now.
+fn compiled_package(line: &str) -> Option<String> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let fresh = message["fresh"].as_bool()?;
+    (message["reason"] == "compiler-artifact" && !fresh)
+        .then(|| message["target"]["name"].as_str().map(str::to_owned))?
 }
 
 /// The executable that cargo names last in its JSON messages.
@@ -262,4 +289,21 @@ pub(crate) fn ran(who: &str, expected: (&str, Digest), runtime: &str, sha256: &s
     ensure!(runtime == wanted, "runtime: got {runtime}, expected {wanted}");
     ensure!(sha256 == file.to_string(), "{who} ran {sha256}, expected {file}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cargo_compiles_is_told_from_what_is_there() {
+        let message = |fresh: &str| {
+            format!(r#"{{"reason":"compiler-artifact","target":{{"name":"camino"}},"executable":null,"fresh":{fresh}}}"#)
+        };
+        assert_eq!(compiled_package(&message("false")).as_deref(), Some("camino"));
+        assert_eq!(compiled_package(&message("true")), None);
+        assert_eq!(compiled_package(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(compiled_package("warning: no message"), None);
+        assert_eq!(executable(message("false").as_bytes()), None);
+    }
 }

@@ -77,7 +77,7 @@ impl Bench<'_> {
     /// # Errors
     /// The model does not load or run.
     pub(crate) fn load_and_parity(&self, reference: &Utf8Path) -> anyhow::Result<(Evidence, Stage)> {
-        let engine = Engine::open(self.workspace, Profile::Dev)?;
+        let engine = Engine::open(self.workspace, Profile::Dev, self.console)?;
         let Checked { load, parity, stage } =
             engine.check(self.claim, &self.files, reference, self.console)?;
         Ok((Evidence { load: Some(load), parity, ..Evidence::none(self.binding()) }, stage))
@@ -88,7 +88,7 @@ impl Bench<'_> {
     /// # Errors
     /// The model does not load or run.
     pub(crate) fn benchmark(&self) -> anyhow::Result<Benchmark> {
-        let engine = Engine::open(self.workspace, Profile::Release)?;
+        let engine = Engine::open(self.workspace, Profile::Release, self.console)?;
         Ok(engine.bench(&self.files, REPEATS, None, self.console)?.into_evidence())
     }
 
@@ -112,13 +112,13 @@ impl Bench<'_> {
         }
         let mut transcript = None;
         if wants(EvidenceKind::Quality) {
-            let engine = Engine::open(self.workspace, Profile::Dev)?;
+            let engine = Engine::open(self.workspace, Profile::Dev, self.console)?;
             let (runtime, subject) = (quality::runtime(self, &engine), self.subject());
             let parameters = self.claim.manifest.export.parameters;
             evidence.quality = Some(quality::measure(&subject, &runtime, parameters, checkpoint)?);
         }
         if wants(EvidenceKind::Yardstick) {
-            let engine = Engine::open(self.workspace, Profile::Dev)?;
+            let engine = Engine::open(self.workspace, Profile::Dev, self.console)?;
             let tasks = self.claim.recipe.yardstick.iter();
             let measured = tasks.map(|limit| {
                 yardstick::measure(self, &engine, limit.task, checkpoint, yardstick::Amount::default())
@@ -126,7 +126,7 @@ impl Bench<'_> {
             evidence.yardstick = Some(measured.collect::<anyhow::Result<_>>()?);
         }
         if wants(EvidenceKind::Eq) || wants(EvidenceKind::Grammar) {
-            let engine = Engine::open(self.workspace, Profile::Dev)?;
+            let engine = Engine::open(self.workspace, Profile::Dev, self.console)?;
             let eq = wants(EvidenceKind::Eq).then(|| eq::Plan::new(self.claim)).transpose()?;
             let grammar = wants(EvidenceKind::Grammar).then(|| grammar::Plan::new(self)).transpose()?;
             // One process asks the eager model for both: half of its time is start and quantization.

@@ -142,7 +142,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
     // A copy: a build that goes on meanwhile must not change what is studied.
     // It finds its libraries relative to where it is, so it stays there.
-    let built = engine::build(workspace, engine::Profile::Dev)?;
+    let built = engine::build(workspace, engine::Profile::Dev, None)?;
     let folder = built.parent().context("the engine is in no folder")?;
     let copy = tempfile::Builder::new().prefix("engine-study-").tempfile_in(folder)?.into_temp_path();
     fs::copy(&built, &copy)?;

@@ -161,9 +161,9 @@ fn metrics(claim: &Claim) -> Vec<Value> {
     let Some(evidence) = &claim.manifest.evidence else { return Vec::new() };
     let metric = |kind: &str, slice: &str, value: f64| json!({"type": kind, "slice": slice, "value": format!("{value:.6}")});
     let mut metrics = Vec::new();
-    for (name, run) in evidence.parity.iter().flat_map(Parity::runs) {
-        metrics.push(metric("mean KL divergence from the eager model, nats", name, run.mean_kl));
-        metrics.push(metric("top-1 agreement with the eager model", name, run.top1_agreement));
+    for (name, fed) in evidence.parity.iter().flat_map(Parity::runs) {
+        metrics.push(metric("mean KL divergence from the eager model, nats", name, fed.run.mean_kl));
+        metrics.push(metric("top-1 agreement with the eager model", name, fed.run.top1_agreement));
     }
     let items = claim.recipe.eq.items.items().unwrap_or_default();
     if let Some(verdict) = evidence.eq.as_ref().and_then(|eq| model_assets::eq::judge(&items, &eq.items)) {

@@ -277,10 +277,18 @@ pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
             load.peak_rss_bytes / 1_000_000
         );
     }
-    for (name, run) in evidence.parity.iter().flat_map(Parity::runs) {
+    for it in evidence.parity.iter().flat_map(|parity| &parity.blocks) {
+        println!("parity, {}: {}", it.boundary.as_str(), it.line());
+    }
+    for (name, fed) in evidence.parity.iter().flat_map(Parity::runs) {
         println!(
-            "parity, {name}: {} rows, max |d| {:.3e}, mean |d| {:.3e}, KL {:.3e}, top-1 {:.4}",
-            run.rows, run.max_abs_diff, run.mean_abs_diff, run.mean_kl, run.top1_agreement
+            "parity, {name}: {} rows, KL {:.3e} (floor {:.3e}), max |d| {:.3e} (floor {:.3e}), top-1 {:.4}",
+            fed.run.rows,
+            fed.run.mean_kl,
+            fed.floor.mean_kl,
+            fed.run.max_abs_diff,
+            fed.floor.max_abs_diff,
+            fed.run.top1_agreement
         );
     }
     if let Some(benchmark) = &evidence.benchmark {

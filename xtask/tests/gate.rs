@@ -381,7 +381,8 @@ fn void_evidence_in_release() {
 fn evidence_that_failed_is_refused_even_in_dev() {
     let models = Models::proven();
     models.edit_manifest(|manifest| {
-        manifest.evidence.as_mut().unwrap().parity.as_mut().unwrap().step_by_step.max_abs_diff = 1e9;
+        let parity = manifest.evidence.as_mut().unwrap().parity.as_mut().unwrap();
+        parity.step_by_step.run.max_abs_diff = 1e9;
     });
     models.refused(&[], "evidence-parity: step by step: got ", "run: cargo xtask verify tiny");
 }

@@ -106,7 +106,19 @@ const EngineAttentionKernels* widest() {
   return &engine_attention_portable;
 }
 
-const EngineAttentionKernels* const best = widest();
+// A variant by its number in shim.h; null where the processor lacks it.
+const EngineAttentionKernels* variant_of(int32_t variant) {
+  if (variant == 0) return widest();
+  if (variant == 1) return &engine_attention_portable;
+#ifdef ENGINE_X86_64
+  if (variant == 2 && has_avx2()) return &engine_attention_avx2;
+  if (variant == 3 && has_avx512()) return &engine_attention_avx512;
+#endif
+  return nullptr;
+}
+
+// Changed only by engine_set_attention, while no model runs.
+const EngineAttentionKernels* best = widest();
 // What a test wants on this thread instead.
 thread_local const EngineAttentionKernels* forced = nullptr;
 
@@ -206,6 +218,8 @@ void custom_sdpa(KernelRuntimeContext& context, Span<EValue*> arguments) {
                                         : 1.0f / std::sqrt(static_cast<float>(task.head_dim));
   task.causal = arguments[6]->toBool();
   REQUIRE(attend(task) == Error::Ok, "custom_sdpa: no memory for %zd heads", query->size(2));
+  // As the runtime's own kernels do: a probe sees, and may change, what goes on to the next instruction.
+  executorch::runtime::internal::event_tracer_log_evalue(context.internal_event_tracer(), *arguments[8]);
 }
 
 #undef REQUIRE
@@ -258,14 +272,16 @@ Error engine_register_llama_ops() {
   return executorch::runtime::register_kernels({kernels, 2});
 }
 
+extern "C" uint32_t engine_set_attention(int32_t variant) {
+  const EngineAttentionKernels* chosen = variant_of(variant);
+  if (chosen == nullptr) return static_cast<uint32_t>(Error::NotSupported);
+  best = chosen;
+  return static_cast<uint32_t>(Error::Ok);
+}
+
 extern "C" uint32_t engine_test_call(const char* kernel, const EngineTestArgument* arguments, size_t count,
                                      int32_t variant) {
-  const EngineAttentionKernels* chosen =
-      variant == 0 ? widest() : variant == 1 ? &engine_attention_portable : nullptr;
-#ifdef ENGINE_X86_64
-  if (variant == 2 && has_avx2()) chosen = &engine_attention_avx2;
-  if (variant == 3 && has_avx512()) chosen = &engine_attention_avx512;
-#endif
+  const EngineAttentionKernels* chosen = variant_of(variant);
   if (chosen == nullptr) return static_cast<uint32_t>(Error::NotSupported);
   if (count > ENGINE_TEST_ARGUMENTS_MAX) return static_cast<uint32_t>(Error::InvalidArgument);
   const auto function = executorch::runtime::get_op_function_from_registry(kernel);

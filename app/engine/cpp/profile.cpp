@@ -10,10 +10,9 @@ uint64_t now() {
 }
 }  // namespace
 
-executorch::runtime::EventTracerEntry EngineProfile::start_profiling(const char* name,
-                                                                     executorch::runtime::ChainID,
-                                                                     executorch::runtime::DebugHandle) {
-  executorch::runtime::EventTracerEntry entry{};
+EngineTracer::Entry EngineProfile::start_profiling(const char* name, executorch::runtime::ChainID,
+                                                   executorch::runtime::DebugHandle) {
+  Entry entry{};
   size_t i = 0;
   while (i < totals.size() && totals[i].name != name) i++;
   if (i == totals.size()) totals.push_back({name, 0, 0});
@@ -22,7 +21,7 @@ executorch::runtime::EventTracerEntry EngineProfile::start_profiling(const char*
   return entry;
 }
 
-void EngineProfile::end_profiling(executorch::runtime::EventTracerEntry entry) {
+void EngineProfile::end_profiling(Entry entry) {
   if (entry.event_id < 0 || static_cast<size_t>(entry.event_id) >= totals.size()) return;
   Total& total = totals[static_cast<size_t>(entry.event_id)];
   total.calls++;

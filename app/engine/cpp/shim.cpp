@@ -27,6 +27,7 @@
 
 #include "call.h"
 #include "llama_ops.h"
+#include "probe.h"
 #include "profile.h"
 
 using executorch::aten::ScalarType;
@@ -224,7 +225,8 @@ struct View {
 struct EngineModel {
   Arena arena;  // outlives the module, whose methods point into it
   std::unique_ptr<LoadedModule> module;
-  EngineProfile* profile = nullptr;  // owned by the module
+  EngineProfile* profile = nullptr;  // owned by the module, as is the probe
+  EngineProbe* probe = nullptr;
   Method* forward = nullptr;
   int64_t position = 0;  // a program without planned inputs keeps pointing at it
 };
@@ -277,15 +279,22 @@ uint32_t engine_set_threads(uint32_t count) {
 }
 
 uint32_t engine_load(const void* data, size_t size, const EngineOption* options, size_t option_count,
-                     bool profile, EngineModel** model) {
+                     int32_t record, EngineModel** model) {
   return guarded([&] {
     Options grouped;
     Error error = grouped.fill(options, option_count);
     if (error != Error::Ok) return error;
     auto loaded = std::make_unique<EngineModel>();
-    std::unique_ptr<EngineProfile> tracer;
-    if (profile) tracer = std::make_unique<EngineProfile>();
-    loaded->profile = tracer.get();
+    std::unique_ptr<EngineTracer> tracer;
+    if (record == ENGINE_RECORD_TIME) {
+      auto profile = std::make_unique<EngineProfile>();
+      loaded->profile = profile.get();
+      tracer = std::move(profile);
+    } else if (record == ENGINE_RECORD_VALUES) {
+      auto probe = std::make_unique<EngineProbe>();
+      loaded->probe = probe.get();
+      tracer = std::move(probe);
+    }
     loaded->module = std::make_unique<LoadedModule>(std::make_unique<BufferDataLoader>(data, size), nullptr, nullptr,
                                                     std::move(tracer));
     // Minimal verification lets a damaged program crash the process sixteen times as often.
@@ -364,6 +373,7 @@ uint32_t engine_forward(EngineModel* model, const int64_t* tokens, size_t count,
     View token_view(tokens, 2, count), position_view(&model->position, 1, 1);
     Error error = model->forward->set_input(EValue(Tensor(&token_view.impl)), 0);
     if (error == Error::Ok) error = model->forward->set_input(EValue(Tensor(&position_view.impl)), 1);
+    if (model->probe != nullptr) model->probe->begin();
     if (error == Error::Ok) error = model->forward->execute();
     if (error != Error::Ok) return error;
     const EValue& output = model->forward->get_output(0);
@@ -379,6 +389,10 @@ uint32_t engine_forward(EngineModel* model, const int64_t* tokens, size_t count,
 
 uint32_t engine_call(EngineModel* model, uint8_t* bytes, size_t* count) {
   return guarded([&] { return engine_call_method(*model->forward, bytes, count); });
+}
+
+void engine_probe(EngineModel* model, EngineProbed probed, void* context) {
+  if (model->probe != nullptr) model->probe->call(probed, context);
 }
 
 uint64_t engine_peak_rss_bytes(void) {

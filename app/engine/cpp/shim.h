@@ -41,6 +41,13 @@ struct EngineEvent {
   uint64_t nanoseconds;
 };
 
+// What is recorded while a model runs.
+enum { ENGINE_RECORD_NOTHING = 0, ENGINE_RECORD_TIME = 1, ENGINE_RECORD_VALUES = 2 };
+
+// A value that an instruction of `forward` computed, before the next one reads it: `data` may be changed in place.
+// `argument` counts what the runtime logs of the instruction: all arguments of a delegate call, the outputs of a kernel.
+typedef void (*EngineProbed)(void* context, uint32_t instruction, uint32_t argument, float* data, size_t count);
+
 extern "C" {
 // Starts the runtime, redirects its log and registers our kernels. Call once, before anything else.
 uint32_t engine_init(void);
@@ -57,10 +64,14 @@ uint32_t engine_performance_cores(void);
 // Only while no model is loaded: delegates keep a pointer to the pool they were created with.
 uint32_t engine_set_threads(uint32_t count);
 
+// Which instruction set attention uses: 0 the widest that the processor has, 1 portable, 2 AVX2, 3 AVX-512 (NotSupported
+// where the processor lacks it). Only while no model is loaded.
+uint32_t engine_set_attention(int32_t variant);
+
 // Loads a program and its `forward` method over memory that the caller keeps alive and unchanged until
-// engine_free. `profile` attaches the event recorder.
+// engine_free. `record` attaches an event tracer.
 uint32_t engine_load(const void* data, size_t size, const EngineOption* options, size_t option_count,
-                     bool profile, EngineModel** model);
+                     int32_t record, EngineModel** model);
 void engine_free(EngineModel* model);
 
 // Names of methods. Null past the end.
@@ -79,11 +90,13 @@ uint32_t engine_forward(EngineModel* model, const int64_t* tokens, size_t count,
 // Runs `forward`, whatever it takes and gives, on made-up inputs of its declared types. Writes its outputs, as far as
 // `*count` bytes go; `*count` becomes their length.
 uint32_t engine_call(EngineModel* model, uint8_t* bytes, size_t* count);
+// Sets what is called for every fp32 value of a model loaded with ENGINE_RECORD_VALUES; null for nothing.
+void engine_probe(EngineModel* model, EngineProbed probed, void* context);
 
 // Largest resident set of this process so far, bytes, as getrusage tells it; 0 when it does not.
 uint64_t engine_peak_rss_bytes(void);
 
-// Recorded events of a model loaded with `profile`; reset clears them.
+// Recorded events of a model loaded with ENGINE_RECORD_TIME; reset clears them.
 size_t engine_profile(const EngineModel* model, EngineEvent* events, size_t capacity);
 void engine_profile_reset(EngineModel* model);
 
@@ -105,7 +118,6 @@ struct EngineTestArgument {
   int64_t integer;  // also a boolean
   double real;
 };
-// `variant` 0 lets the CPU choose the instruction set, 1 portable, 2 AVX2, 3 AVX-512 (NotSupported where the CPU
-// lacks it); for this call on this thread alone.
+// `variant` as for engine_set_attention, for this call on this thread alone.
 uint32_t engine_test_call(const char* kernel, const EngineTestArgument* arguments, size_t count, int32_t variant);
 }

@@ -8,6 +8,8 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
+use model_assets::pte::Tap;
+
 use crate::error::{Code, Failure};
 
 /// Most dimensions that a tensor description carries.
@@ -64,6 +66,8 @@ struct RawEvent {
     nanoseconds: u64,
 }
 
+type Probed = unsafe extern "C" fn(*mut c_void, u32, u32, *mut f32, usize);
+
 unsafe extern "C" {
     fn engine_init() -> u32;
     fn engine_log(text: *mut c_char, capacity: usize) -> usize;
@@ -72,12 +76,13 @@ unsafe extern "C" {
     fn engine_threads() -> u32;
     fn engine_performance_cores() -> u32;
     fn engine_set_threads(count: u32) -> u32;
+    fn engine_set_attention(variant: i32) -> u32;
     fn engine_load(
         data: *const c_void,
         size: usize,
         options: *const RawOption,
         option_count: usize,
-        profile: bool,
+        record: i32,
         model: *mut *mut RawModel,
     ) -> u32;
     fn engine_free(model: *mut RawModel);
@@ -104,6 +109,7 @@ unsafe extern "C" {
         logit_count: *mut usize,
     ) -> u32;
     fn engine_call(model: *mut RawModel, bytes: *mut u8, count: *mut usize) -> u32;
+    fn engine_probe(model: *mut RawModel, probed: Option<Probed>, context: *mut c_void);
     fn engine_peak_rss_bytes() -> u64;
     fn engine_profile(model: *const RawModel, events: *mut RawEvent, capacity: usize) -> usize;
     fn engine_profile_reset(model: *mut RawModel);
@@ -141,6 +147,21 @@ pub enum Value {
     /// A number.
     Double(f64),
 }
+
+/// What is recorded while a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Record {
+    /// Nothing, as in an app.
+    #[default]
+    Nothing,
+    /// Time per operator; costs a few percent.
+    Time,
+    /// What instructions compute, for [`crate::Session::probe`].
+    Values,
+}
+
+/// Sees a value that an instruction computed, and may change it before the next one reads it.
+pub(crate) type Probe<'a> = &'a mut dyn FnMut(Tap, &mut [f32]);
 
 /// Time spent under one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,6 +238,16 @@ pub(crate) unsafe fn set_threads(count: u32) -> Result<(), Failure> {
     check(unsafe { engine_set_threads(count) })
 }
 
+/// Replaces the kernels of attention; `variant` as in `shim.h`.
+///
+/// # Safety
+/// No [`Handle`] may exist: a model may be running.
+pub(crate) unsafe fn set_attention(variant: i32) -> Result<(), Failure> {
+    start()?;
+    // SAFETY: the caller promises that nothing runs.
+    check(unsafe { engine_set_attention(variant) })
+}
+
 /// A loaded program with its `forward` method.
 #[derive(Debug)]
 pub(crate) struct Handle(NonNull<RawModel>);
@@ -240,7 +271,7 @@ impl Handle {
     pub(crate) unsafe fn load(
         bytes: *const [u8],
         options: &[BackendOption],
-        profile: bool,
+        record: Record,
     ) -> Result<(Self, String), Failure> {
         start()?;
         let raw: Vec<RawOption> = options
@@ -254,11 +285,16 @@ impl Handle {
                 RawOption { backend: option.backend.as_ptr(), key: option.key.as_ptr(), kind, number, text }
             })
             .collect();
+        let record = match record {
+            Record::Nothing => 0,
+            Record::Time => 1,
+            Record::Values => 2,
+        };
         let mut model = ptr::null_mut();
         // SAFETY: the caller vouches for `bytes`; the options live to the end of this function, and the
         // runtime copies them.
         check(unsafe {
-            engine_load(bytes.cast(), bytes.len(), raw.as_ptr(), raw.len(), profile, &mut model)
+            engine_load(bytes.cast(), bytes.len(), raw.as_ptr(), raw.len(), record, &mut model)
         })?;
         let complaints = log();
         NonNull::new(model)
@@ -341,7 +377,32 @@ impl Handle {
         Ok(unsafe { std::slice::from_raw_parts(logits, count) })
     }
 
-    /// Recorded events, empty unless loaded with `profile`.
+    /// [`Self::forward`], with a look at every fp32 value that is computed; only of a model that was loaded for that.
+    pub(crate) fn forward_probed(
+        &mut self,
+        tokens: &[i64],
+        position: i64,
+        mut probe: Probe<'_>,
+    ) -> Result<&[f32], Failure> {
+        /// A panic cannot leave it: the process ends.
+        unsafe extern "C" fn seen(context: *mut c_void, instruction: u32, argument: u32, data: *mut f32, count: usize) {
+            // SAFETY: the context is the probe of the call that is running, which nothing else uses meanwhile.
+            let probe = unsafe { &mut *context.cast::<Probe<'_>>() };
+            // SAFETY: the runtime computed `count` floats there, aligned, and reads them after this call.
+            let values = unsafe { std::slice::from_raw_parts_mut(data, count) };
+            probe(Tap { instruction, argument }, values);
+        }
+        let model = self.0.as_ptr();
+        // SAFETY: a live model; the probe outlives the call of `forward`, and is taken away after it.
+        unsafe { engine_probe(model, Some(seen), (&raw mut probe).cast()) };
+        let logits = self.forward(tokens, position).map(|logits| (logits.as_ptr(), logits.len()));
+        // SAFETY: a live model.
+        unsafe { engine_probe(model, None, ptr::null_mut()) };
+        // SAFETY: what `forward` returned for this borrow of `self`.
+        logits.map(|(data, count)| unsafe { std::slice::from_raw_parts(data, count) })
+    }
+
+    /// Recorded events, empty unless loaded with [`Record::Time`].
     pub(crate) fn profile(&self) -> Vec<Event> {
         const MOST: usize = 1024;
         let mut raw: Vec<RawEvent> = Vec::with_capacity(MOST);

@@ -36,7 +36,7 @@ pub mod text;
 pub use bytes::{MODEL_ALIGNMENT, ModelBytes};
 pub use decoder::Decoder;
 pub use error::{Code, Error, Failure, Result};
-pub use ffi::{BackendOption, Event, OptionValue, Value};
+pub use ffi::{BackendOption, Event, OptionValue, Record, Value};
 pub use model::{LoadOptions, Metadata, Model, call};
 pub use packed::PackedCache;
 pub use session::{PREFILL_CHUNK_TOKENS, Session};

@@ -10,7 +10,7 @@ use model_assets::limits::{SEQ_LEN_TOKENS_MAX, VOCAB_ROWS_MAX};
 
 use crate::bytes::{Mapped, ModelBytes};
 use crate::error::{Error, Result};
-use crate::ffi::{BackendOption, Event, Handle, TensorInfo, Value};
+use crate::ffi::{BackendOption, Event, Handle, Probe, Record, TensorInfo, Value};
 use crate::packed::{self, Held, PackedCache};
 use crate::runtime::Live;
 
@@ -24,8 +24,8 @@ const METHODS_MAX: usize = 64;
 pub struct LoadOptions {
     /// Load-time options of backends.
     pub backend: Vec<BackendOption>,
-    /// Record time per operator; costs a few percent.
-    pub profile: bool,
+    /// What is recorded while it runs.
+    pub record: Record,
     /// Where packed weights are kept; without it they are packed on the heap at every start.
     pub packed: Option<PackedCache>,
 }
@@ -200,7 +200,7 @@ impl Model {
         &self.eos
     }
 
-    /// Time per operator so far; empty unless loaded with `profile`.
+    /// Time per operator so far; empty unless loaded with [`Record::Time`].
     pub fn profile(&self) -> Vec<Event> {
         self.handle.profile()
     }
@@ -210,12 +210,21 @@ impl Model {
         self.handle.profile_reset();
     }
 
-    /// Runs `tokens`, already checked against the vocabulary, at `position`.
-    pub(crate) fn forward(&mut self, tokens: &[i64], position: usize) -> Result<&[f32]> {
+    /// Runs `tokens`, already checked against the vocabulary, at `position`; a probe sees what is computed on the way.
+    pub(crate) fn forward(
+        &mut self,
+        tokens: &[i64],
+        position: usize,
+        probe: Option<Probe<'_>>,
+    ) -> Result<&[f32]> {
         // A context is below SEQ_LEN_TOKENS_MAX, so the position always fits.
         let position = i64::try_from(position).unwrap_or(i64::MAX);
         let vocab = self.vocab as usize;
-        let logits = self.handle.forward(tokens, position).map_err(Error::runtime("run forward"))?;
+        let logits = match probe {
+            None => self.handle.forward(tokens, position),
+            Some(probe) => self.handle.forward_probed(tokens, position, probe),
+        };
+        let logits = logits.map_err(Error::runtime("run forward"))?;
         if logits.len() == vocab {
             Ok(logits)
         } else {
@@ -252,7 +261,7 @@ fn load_handle(
     let (live, (handle, complaints)) = Live::while_loading(|| {
         // SAFETY: `load` keeps `bytes` beside the handle, its memory stays in place (a mapping or a static), and the
         // handle drops first.
-        unsafe { Handle::load(bytes.as_slice(), &backend, options.profile) }
+        unsafe { Handle::load(bytes.as_slice(), &backend, options.record) }
             .map_err(Error::runtime("load the model"))
     })?;
     Ok(((handle, live), complaints))
@@ -358,13 +367,13 @@ mod tests {
             concat!(env!("CARGO_MANIFEST_DIR"), "/../../model-assets/models/tiny/tiny-int8-seq512.pte");
         let bytes = ModelBytes::open(Utf8Path::new(path)).expect("run: cargo xtask export");
         let mut model = Model::load(bytes, &LoadOptions::default()).unwrap();
-        let expected = model.forward(&[1, 2, 3], 0).unwrap().to_vec();
+        let expected = model.forward(&[1, 2, 3], 0, None).unwrap().to_vec();
         for (count, position) in
             [(1, 512), (2, 511), (513, 0), (0, 0), (1, usize::MAX), (1, 1 << 40), (512, 1)]
         {
-            let result = model.forward(&vec![1; count], position).map(<[f32]>::to_vec);
+            let result = model.forward(&vec![1; count], position, None).map(<[f32]>::to_vec);
             assert!(matches!(result, Err(Error::Runtime { .. })), "{count} at {position}: {result:?}");
-            assert_eq!(model.forward(&[1, 2, 3], 0).unwrap(), expected);
+            assert_eq!(model.forward(&[1, 2, 3], 0, None).unwrap(), expected);
         }
     }
 }

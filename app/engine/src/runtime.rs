@@ -92,6 +92,52 @@ pub fn set_threads(count: u32) -> Result<()> {
     set.map_err(Error::runtime("set the number of threads"))
 }
 
+/// Instruction sets that the engine's attention is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attention {
+    /// What every processor of the architecture has.
+    Portable,
+    /// AVX2 with fused multiply-add.
+    Avx2,
+    /// AVX-512 with its F, VL, DQ and BW parts.
+    Avx512,
+}
+
+impl std::str::FromStr for Attention {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> std::result::Result<Self, Self::Err> {
+        match name {
+            "portable" => Ok(Self::Portable),
+            "avx2" => Ok(Self::Avx2),
+            "avx512" => Ok(Self::Avx512),
+            _ => Err("expected portable, avx2 or avx512"),
+        }
+    }
+}
+
+/// Makes attention use another instruction set than the widest, to see that a proof does not hang on one; possible only while
+/// no model is loaded.
+///
+/// # Errors
+/// When a model is loaded or the processor lacks it.
+pub fn set_attention(attention: Attention) -> Result<()> {
+    let live = live_models();
+    if *live > 0 {
+        let got = format!("{attention:?} while {} models are loaded", *live);
+        return Err(Error::Setting { name: "attention", got, expected: "no loaded model" });
+    }
+    let variant = match attention {
+        Attention::Portable => 1,
+        Attention::Avx2 => 2,
+        Attention::Avx512 => 3,
+    };
+    #[expect(unsafe_code, reason = "only here is it known that no model lives")]
+    // SAFETY: no model is live, and the lock keeps one from being loaded meanwhile.
+    let set = unsafe { ffi::set_attention(variant) };
+    set.map_err(Error::runtime("set the instruction set of attention"))
+}
+
 fn live_models() -> MutexGuard<'static, usize> {
     // The count is right even if a holder panicked: it is changed in one step.
     LIVE_MODELS.lock().unwrap_or_else(PoisonError::into_inner)

@@ -4,8 +4,11 @@
 //! failed call leaves it at the last chunk that succeeded. Every token is checked against the vocabulary
 //! before the runtime sees it, because the runtime aborts the process on one that is out of range.
 
+use model_assets::pte::Tap;
+
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
+use crate::ffi::Probe;
 use crate::model::Model;
 
 /// Tokens fed in one call of a prefill, unless set otherwise. Measured on two cores (docs/full-scale.md, "Prefill chunk"): a
@@ -112,9 +115,9 @@ impl Session {
         };
         let (most, last) = tokens.split_at(tokens.len().saturating_sub(last));
         for chunk in most.chunks(self.chunk_max) {
-            self.feed(chunk)?;
+            self.feed(chunk, None)?;
         }
-        self.feed(last)
+        self.feed(last, None)
     }
 
     /// Feeds one token and returns the logits after it, borrowed from the runtime. Allocates nothing.
@@ -123,7 +126,17 @@ impl Session {
     /// As [`Self::prefill`].
     pub fn decode(&mut self, token: u32) -> Result<&[f32]> {
         Decoder::check(self, &[token])?;
-        self.feed(&[token])
+        self.feed(&[token], None)
+    }
+
+    /// Feeds tokens in one call and shows every fp32 value that is computed to `probe`, which may change it before it is
+    /// read; the model must have been loaded with [`Record::Values`](crate::Record), else nothing is shown.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`], and when there are more tokens than a call takes.
+    pub fn probe(&mut self, tokens: &[u32], probe: &mut dyn FnMut(Tap, &mut [f32])) -> Result<&[f32]> {
+        Decoder::check(self, tokens)?;
+        self.feed(tokens, Some(probe))
     }
 
     /// Makes the cache hold exactly `tokens`, feeding only what differs from what it holds, and returns the
@@ -141,7 +154,7 @@ impl Session {
     }
 
     /// Feeds one checked chunk.
-    fn feed(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+    fn feed(&mut self, tokens: &[u32], probe: Option<Probe<'_>>) -> Result<&[f32]> {
         // Before the call and not after it: the logits are still borrowed then.
         if self.since_release >= RELEASE_TOKENS {
             self.model.release_mapped();
@@ -150,7 +163,7 @@ impl Session {
         self.since_release += tokens.len();
         self.chunk.clear();
         self.chunk.extend(tokens.iter().copied().map(i64::from));
-        let logits = self.model.forward(&self.chunk, self.fed.len())?;
+        let logits = self.model.forward(&self.chunk, self.fed.len(), probe)?;
         self.fed.extend_from_slice(tokens);
         Ok(logits)
     }

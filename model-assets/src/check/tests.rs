@@ -43,6 +43,43 @@ fn the_recorded_evidence_passes_and_each_kind_can_be_missing() {
 }
 
 #[test]
+fn blocks_are_judged_one_by_one_and_every_way_of_feeding_against_the_floor() {
+    let spoiled = |spoil: &dyn Fn(&mut crate::evidence::Parity)| {
+        refused(EvidenceKind::Parity, |evidence| spoil(evidence.parity.as_mut().unwrap()))
+    };
+    let off = |it: &mut crate::evidence::Parity| {
+        let layer = &mut it.blocks[2].layers[3];
+        (layer.off, layer.token) = (40, 7);
+    };
+    assert_eq!(spoiled(&off), ["layer 3, token 7, key"]);
+    let no_number = |it: &mut crate::evidence::Parity| {
+        let layer = &mut it.blocks[4].layers[1];
+        (layer.steps, layer.token) = (f64::NAN, 9);
+    };
+    assert_eq!(spoiled(&no_number), ["layer 1, token 9, attention"]);
+    assert_eq!(spoiled(&|it| _ = it.blocks.pop()), ["blocks"]);
+    assert_eq!(spoiled(&|it| it.calls = vec![40]), ["blocks"]);
+    assert_eq!(spoiled(&|it| it.step_by_step.run.rows = 0), ["step by step"]);
+    assert_eq!(spoiled(&|it| it.chunked_prefill.run.max_abs_diff = f64::NAN), ["chunked prefill"]);
+    let floor = |it: &mut crate::evidence::Parity| {
+        it.prefill_then_decode.run.mean_kl = 1.01 * it.prefill_then_decode.floor.kl_max();
+    };
+    assert_eq!(spoiled(&floor), ["prefill then decode"]);
+}
+
+#[test]
+fn a_recipe_can_only_make_parity_stricter() {
+    let judged = |limit: &str| {
+        let mut claim = claim();
+        claim.recipe.parity.max_abs_diff_max = limit.parse().ok();
+        let (evidence, mut ledger) = (claim.manifest.evidence.clone().unwrap(), Ledger::default());
+        judge::evidence(EvidenceKind::Parity, &evidence, &claim, &mut ledger);
+        ledger.findings.len()
+    };
+    assert_eq!((judged(""), judged("1e9"), judged("0")), (0, 0, 3));
+}
+
+#[test]
 fn a_benchmark_is_of_this_file_fits_memory_and_gains_by_prefill() {
     let spoiled = |spoil: &dyn Fn(&mut crate::evidence::Benchmark)| {
         refused(EvidenceKind::Benchmark, |evidence| spoil(evidence.benchmark.as_mut().unwrap()))

@@ -35,6 +35,7 @@ mod scalar;
 mod segment;
 mod shape;
 pub mod summary;
+mod taps;
 mod value;
 mod view;
 pub(crate) mod witness;
@@ -51,6 +52,7 @@ pub use outline::{Item, outline};
 pub use read::ReadAt;
 pub use report::{Finding, Report, Severity};
 pub use summary::{MetaValue, Summary};
+pub use taps::{LayerTaps, Tap, taps};
 
 use census::Weights;
 use container::Container;

@@ -139,9 +139,8 @@ impl Recipe {
         }
         self.check_quality()?;
         for (key, got, max) in [
-            ("parity.max_abs_diff_max", self.parity.max_abs_diff_max, f64::MAX),
-            ("parity.mean_kl_max", self.parity.mean_kl_max, f64::MAX),
-            ("parity.top1_agreement_min", self.parity.top1_agreement_min, 1.0),
+            ("parity.max_abs_diff_max", self.parity.max_abs_diff_max.unwrap_or(0.0), f64::MAX),
+            ("parity.mean_kl_max", self.parity.mean_kl_max.unwrap_or(0.0), f64::MAX),
             ("eq.score_min", self.eq.score_min.unwrap_or_default(), 100.0),
             ("benchmark.prefill_over_decode_min", self.benchmark.prefill_over_decode_min, f64::MAX),
             ("grammar.acceptance_min", grammar.map_or(0.0, |it| it.acceptance_min), 1.0),

@@ -81,10 +81,10 @@ class Run:
             import executorch.kernels.quantized  # noqa: F401
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
 
-            from . import eager, lower, quantize, reference
+            from . import fidelity, lower, quantize, reference
 
             self.lower, self.quantize, self.reference = lower, quantize, reference
-            self.eager = eager
+            self.fidelity = fidelity
             quantize.check_widths(self.request.architecture, self.request.quantization)
 
     def weights(self) -> dict:
@@ -109,24 +109,19 @@ class Run:
         return weights
 
     def write_reference(self, weights: dict) -> None:
-        import torch
-
         request = self.request
         with self.stages.stage("reference"):
-            prompt, decode = list(request.reference_prompt), list(request.reference_decode)
             # Attention is causal: one pass over known tokens gives what one by one does.
-            model = self.eager.Eager(request.architecture, weights)
-            tokens = prompt + decode
-            hidden = model.rows([(model.cache(len(tokens)), tokens)], self.stages.progress)
-            logits = model.logits(hidden[-len(decode) - 1 :]).float()
-            self.reference.check_logits(logits)
+            tensors = self.fidelity.record(
+                request.architecture,
+                weights,
+                list(request.reference_prompt),
+                list(request.reference_decode),
+                progress=self.stages.progress,
+            )
             self.reference.write_safetensors(
                 request.reference,
-                {
-                    "prompt": torch.tensor(prompt, dtype=torch.int64),
-                    "decode": torch.tensor(decode, dtype=torch.int64),
-                    "logits": logits,
-                },
+                tensors,
                 {
                     "format": "proofmark-reference-3",
                     "quantization": request.quantization,

@@ -38,7 +38,7 @@ pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> 
     let recipe = ModelDir::new(workspace.models(), model).recipe().map_err(refused)?;
     setup::ensure(workspace)?;
     // Neither side waits for a compiler.
-    engine::build(workspace, Profile::Dev)?;
+    engine::build(workspace, Profile::Dev, Some(console))?;
     let load = against::load();
     let rehearsal = ModelDir::new(workspace.rehearsals(), model);
     let began = Instant::now();

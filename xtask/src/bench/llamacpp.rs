@@ -39,7 +39,7 @@ pub(super) fn compare(
     claim.manifest.evidence = None;
     check::validate_reserve(file, &claim, Profile::Dev).map_err(|refusal| refused(refusal.into()))?;
     let measured = || -> anyhow::Result<Comparison> {
-        let engine = Engine::open(workspace, crate::engine::Profile::Release)?;
+        let engine = Engine::open(workspace, crate::engine::Profile::Release, console)?;
         let reserve = Reserve::open(workspace, console)?;
         let load = against::load();
         engine.first_start(files, threads, console)?;

@@ -40,7 +40,7 @@ pub(super) fn compare(
     (rounds, threads): (u32, Option<u32>),
     console: &Console,
 ) -> anyhow::Result<Comparison> {
-    let engine = Engine::open(workspace, crate::engine::Profile::Release)?;
+    let engine = Engine::open(workspace, crate::engine::Profile::Release, console)?;
     // After the compiler, whose load it would be.
     let load = against::load();
     engine.first_start(files, threads, console)?;

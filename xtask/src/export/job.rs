@@ -37,7 +37,7 @@ use super::{
     publish::{WORK_PTE, WORK_REFERENCE, publish},
 };
 
-const REFERENCE_PROMPT_TOKENS: u32 = 24;
+const REFERENCE_PROMPT_TOKENS: u32 = 32;
 const REFERENCE_DECODE_TOKENS: u32 = 8;
 
 /// What the worker answers; keys that this side does not use are ignored.
@@ -118,8 +118,12 @@ impl Job<'_> {
             (None, other) => bail!("{other:?}: got no checkpoint directory"),
         };
         let shape = weights::shape(&self.recipe)?;
-        // Any real token will do: parity compares arithmetic, not meaning.
-        let token = |index: u32| (index * 7919 + 13) % architecture.vocab;
+        // Any real token will do: parity compares arithmetic, not meaning. The first is what texts begin with, where trained
+        // models have their largest values.
+        let token = |index: u32| match index {
+            0 => tokens.bos,
+            _ => (index * 7919 + 13) % architecture.vocab,
+        };
         let prompt: Vec<_> = (0..REFERENCE_PROMPT_TOKENS).map(token).collect();
         let decode: Vec<_> =
             (0..REFERENCE_DECODE_TOKENS).map(|i| token(i + REFERENCE_PROMPT_TOKENS)).collect();

@@ -261,8 +261,8 @@ fn compare(workspace: &Workspace, places: &Places, model: &str) -> Outcome {
     let dir = ModelDir::new(workspace.models(), model);
     let (claim, _) = dir.claim()?;
     let files = engine::Files::of(&dir, &claim, dir.path().join(&claim.manifest.file));
-    let here =
-        compare::Machine::new("here", vec![engine::build(workspace, engine::Profile::Dev)?.into_string()]);
+    let here = engine::build(workspace, engine::Profile::Dev, None)?;
+    let here = compare::Machine::new("here", vec![here.into_string()]);
     let mut there = emulator(places);
     there.push(places.binary("engine").into_string());
     let there = compare::Machine::new("arm64", there);

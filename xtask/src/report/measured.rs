@@ -4,7 +4,7 @@ use model_assets::{
     bootstrap::Interval,
     claim::Claim,
     eq,
-    evidence::{ParityRun, QualityBounds, Speed, Yardstick},
+    evidence::{BoundaryFigures, LayerFigures, ParityRun, QualityBounds, Speed, Yardstick},
 };
 
 use super::{
@@ -30,9 +30,52 @@ pub(super) fn parity(page: &mut Page, claim: &Claim) {
             format!("{:.4}", run.top1_agreement),
         ]
     };
-    let rows: Vec<_> = parity.runs().iter().map(|(name, run)| row(name, run)).collect();
+    blocks(page, &parity.blocks);
+    let mut rows: Vec<_> = Vec::new();
+    for (name, fed) in parity.runs() {
+        rows.push(row(name, &fed.run));
+        let floor = &fed.floor;
+        rows.push(vec![
+            format!("{name}: the eager model with fp32 rounding against itself"),
+            fed.run.rows.to_string(),
+            format!("{:.3e}", floor.max_abs_diff),
+            String::new(),
+            format!("{:.3e}", floor.mean_kl),
+            String::new(),
+        ]);
+    }
     let heads = ["fed and compared with", "rows", "max |d|", "mean |d|", "KL, nats", "same top token"];
     page.table("The .pte in the engine against the eager model, teacher-forced", &heads, &rows);
+}
+
+/// One row per kind of boundary.
+fn blocks(page: &mut Page, blocks: &[BoundaryFigures]) {
+    let row = |it: &BoundaryFigures| {
+        let typical = |figure: &dyn Fn(&LayerFigures) -> f64| format!("{:.1e}", it.over_layers(figure).0);
+        let largest = |figure: &dyn Fn(&LayerFigures) -> f64| it.over_layers(figure).1;
+        vec![
+            it.boundary.as_str().to_owned(),
+            format!("{} x {}", it.layers.len(), it.tokens),
+            typical(&|layer| layer.noise),
+            typical(&|layer| layer.median),
+            format!("{:.1e}", largest(&|layer| layer.median)),
+            percent(it.off_share()),
+            format!("{:.1e}", largest(&|layer| layer.largest)),
+            format!("{:.2}", largest(&|layer| layer.steps)),
+        ]
+    };
+    let heads = [
+        "boundary",
+        "layers x tokens",
+        "quantization noise",
+        "median error",
+        "worst layer's median",
+        "with a flipped code",
+        "largest error",
+        "in units of the noise",
+    ];
+    let rows: Vec<_> = blocks.iter().map(row).collect();
+    page.table("Each block of the .pte on the eager model's input, relative to the value's norm", &heads, &rows);
 }
 
 pub(super) fn quality(page: &mut Page, claim: &Claim) {

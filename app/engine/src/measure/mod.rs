@@ -2,6 +2,7 @@
 
 pub mod bandwidth;
 pub mod benchmark;
+pub mod blocks;
 pub mod first;
 pub mod machine;
 pub mod parity;

@@ -3,7 +3,9 @@
 //! **Invariant:** a difference that is no finite number counts as `f64::MAX`: JSON has no infinity, and no
 //! threshold lets it pass.
 
-use model_assets::evidence::ParityRun;
+use model_assets::evidence::{Floor, ParityRun};
+
+use crate::measure::reference::Reference;
 
 /// Adds up the differences between reference rows and measured rows.
 #[derive(Debug, Default)]
@@ -48,6 +50,24 @@ impl Comparison {
             mean_kl: self.sum_kl / rows,
             top1_agreement: f64::from(self.same_top) / rows,
         }
+    }
+}
+
+/// How far the eager model with fp32 rounding is from itself, over these rows of the reference.
+pub fn floor(reference: &Reference, rows: &[usize]) -> Floor {
+    let of_rows = |all: &[f32]| -> Vec<f64> {
+        let runs = all.chunks_exact(reference.rows.len().max(1));
+        runs.flat_map(|run| rows.iter().filter_map(|row| run.get(*row))).copied().map(f64::from).collect()
+    };
+    let kl = of_rows(&reference.floor_kl);
+    let count = kl.len().max(1) as f64;
+    let mean_kl = kl.iter().sum::<f64>() / count;
+    let variance = kl.iter().map(|it| (it - mean_kl).powi(2)).sum::<f64>() / count;
+    Floor {
+        mean_kl,
+        // Runs of the same row are no independent rows.
+        standard_error: (variance / rows.len().max(1) as f64).sqrt(),
+        max_abs_diff: of_rows(&reference.floor_diff).into_iter().fold(0.0, f64::max),
     }
 }
 

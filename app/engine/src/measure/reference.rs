@@ -1,26 +1,93 @@
-//! The reference file: what the eager quantized model answered when the model was exported.
+//! The reference file: what the eager quantized model has at every boundary of the program, and answers at its end.
 //!
-//! A safetensors file with `prompt` i64 `[P]`, `decode` i64 `[K]` and `logits` f32 `[K+1, V]`: row 0 holds the
-//! logits after the prompt, row i those after `decode[i-1]`.
+//! A safetensors file: `tokens` i64 `[T]`, fed in `calls` i64 `[C]`; `residual`, `query`, `key`, `value`, `attention` f32
+//! `[layers, T, width]`, each but the last with the size of its block's quantization noise, `.._noise` f32 `[layers, T]`;
+//! `logits` f32 `[R, V]` after the tokens `logit_rows` i64 `[R]`, with `logits_noise` f32 `[R]`; `floor` f32 `[2, runs, R]`:
+//! how far the eager model with fp32 rounding is from itself, KL and largest difference.
 
 use camino::Utf8Path;
+use model_assets::evidence::Boundary;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 /// Largest reference file: hundreds of rows of the largest vocabulary in use.
 const REFERENCE_BYTES_MAX: u64 = 1 << 30;
+/// Boundaries of a layer, as their tensors are named; what attention mixes is quantized by nobody.
+const BOUNDARIES: [(Boundary, bool); 5] = [
+    (Boundary::Residual, true),
+    (Boundary::Query, true),
+    (Boundary::Key, true),
+    (Boundary::Value, true),
+    (Boundary::Attention, false),
+];
 
 /// A checked reference.
 #[derive(Debug)]
 pub struct Reference {
-    /// The prompt's tokens.
-    pub prompt: Vec<u32>,
-    /// Tokens fed after it, one by one.
-    pub decode: Vec<u32>,
-    /// Row-major, `(decode.len() + 1) * vocab`, all finite.
+    /// The text.
+    pub tokens: Vec<u32>,
+    /// Tokens per call: the prompt in pieces, then at least one single step.
+    pub calls: Vec<usize>,
+    /// Layers.
+    pub layers: usize,
+    /// What layers hand on, in the order of computation.
+    pub boundaries: Vec<Values>,
+    /// Tokens, as places, whose logits follow: ascending, the ends of calls among them.
+    pub rows: Vec<usize>,
+    /// Row-major, `rows.len() * vocab`, all finite.
     pub logits: Vec<f32>,
+    /// Size of the quantization noise of what computes them, by row.
+    pub logits_noise: Vec<f32>,
+    /// How far each of some runs of the eager model with fp32 rounding is from the one without, by run and row: KL, nats.
+    pub floor_kl: Vec<f32>,
+    /// The same: largest difference of a logit.
+    pub floor_diff: Vec<f32>,
     /// Tokens of the vocabulary.
     pub vocab: usize,
+}
+
+/// One kind of boundary: every layer, every token.
+#[derive(Debug)]
+pub struct Values {
+    /// Which.
+    pub boundary: Boundary,
+    /// Floats of a token.
+    pub width: usize,
+    /// `[layers, tokens, width]`.
+    pub values: Vec<f32>,
+    /// Size of the block's quantization noise, `[layers, tokens]`; empty where nothing is quantized.
+    pub noise: Vec<f32>,
+    tokens: usize,
+}
+
+impl Values {
+    /// What a layer has for some tokens, row-major.
+    pub fn of(&self, layer: usize, first: usize, count: usize) -> &[f32] {
+        let begin = (layer * self.tokens + first) * self.width;
+        self.values.get(begin..begin + count * self.width).unwrap_or_default()
+    }
+
+    /// Size of the quantization noise in a layer at a token.
+    pub fn noise_of(&self, layer: usize, token: usize) -> f64 {
+        self.noise.get(layer * self.tokens + token).map_or(0.0, |noise| f64::from(*noise))
+    }
+
+    fn parse(file: &SafeTensors<'_>, (boundary, noisy): (Boundary, bool), tokens: usize) -> Result<Self, String> {
+        let name = boundary.as_str();
+        let view = tensor(file, name)?;
+        let [layers, of, width] = view.shape() else {
+            return Err(format!("{name}: got {:?}, expected [layers, tokens, width]", view.shape()));
+        };
+        if *of != tokens || *layers == 0 || *width == 0 {
+            return Err(format!("{name}: got {:?}, expected {tokens} tokens of at least one layer", view.shape()));
+        }
+        let noise = if noisy { shaped(file, &format!("{name}_noise"), &[*layers, tokens])? } else { Vec::new() };
+        Ok(Self { boundary, width: *width, values: floats(name, &view)?, noise, tokens })
+    }
+
+    fn layers(&self) -> usize {
+        self.values.len() / (self.width * self.tokens)
+    }
 }
 
 impl Reference {
@@ -39,20 +106,56 @@ impl Reference {
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-        let prompt = tokens("prompt", &tensor(&file, "prompt")?)?;
-        let decode = tokens("decode", &tensor(&file, "decode")?)?;
-        if prompt.is_empty() || decode.is_empty() {
-            return Err("got no tokens in prompt or decode, expected at least one in each".to_owned());
+        let text = tokens("tokens", &tensor(&file, "tokens")?)?;
+        let calls = places(&file, "calls")?;
+        let fed: usize = calls.iter().fold(0, |sum, count| sum.saturating_add(*count));
+        if text.is_empty() || fed != text.len() || calls.contains(&0) {
+            return Err(format!("calls: got {calls:?}, expected pieces of {} tokens", text.len()));
+        }
+        if calls.len() < 2 || calls.last() != Some(&1) {
+            return Err(format!("calls: got {calls:?}, expected a prompt and single steps"));
+        }
+        let boundaries = BOUNDARIES.map(|kind| Values::parse(&file, kind, text.len()));
+        let boundaries = boundaries.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let layers = boundaries.first().map_or(0, Values::layers);
+        if let Some(other) = boundaries.iter().find(|it| it.layers() != layers) {
+            let name = other.boundary.as_str();
+            return Err(format!("{name}: got {} layers, expected {layers}", other.layers()));
+        }
+        let rows = places(&file, "logit_rows")?;
+        let mut ends = calls.iter().scan(0, |end, count| {
+            *end += count;
+            Some(*end - 1)
+        });
+        let ascending = rows.windows(2).all(|pair| pair.first() < pair.last());
+        if !ascending || rows.last().is_none_or(|last| *last >= text.len()) || !ends.all(|end| rows.contains(&end)) {
+            return Err(format!("logit_rows: got {rows:?}, expected places that end the calls {calls:?}"));
         }
         let view = tensor(&file, "logits")?;
-        let (Dtype::F32, [rows, vocab]) = (view.dtype(), view.shape()) else {
-            return Err(format!("logits: got {:?} {:?}, expected F32 [K+1, V]", view.dtype(), view.shape()));
+        let [found, vocab] = view.shape() else {
+            return Err(format!("logits: got {:?}, expected [rows, vocabulary]", view.shape()));
         };
-        if *rows != decode.len() + 1 || *vocab == 0 {
-            return Err(format!("logits: got {rows} rows of {vocab}, expected {} rows", decode.len() + 1));
+        if *found != rows.len() || *vocab == 0 {
+            return Err(format!("logits: got {found} rows of {vocab}, expected {} rows", rows.len()));
         }
-        let logits = floats("logits", &view)?;
-        Ok(Self { prompt, decode, logits, vocab: *vocab })
+        let floor = tensor(&file, "floor")?;
+        let (kinds, runs) = match floor.shape() {
+            [2, runs, of] if *runs > 0 && *of == rows.len() => (floats("floor", &floor)?, *runs),
+            other => return Err(format!("floor: got {other:?}, expected [2, runs, {}]", rows.len())),
+        };
+        let (floor_kl, floor_diff) = kinds.split_at(runs * rows.len());
+        Ok(Self {
+            layers,
+            boundaries,
+            logits: floats("logits", &view)?,
+            logits_noise: shaped(&file, "logits_noise", &[rows.len()])?,
+            floor_kl: floor_kl.to_vec(),
+            floor_diff: floor_diff.to_vec(),
+            vocab: *vocab,
+            tokens: text,
+            calls,
+            rows,
+        })
     }
 
     /// Whether a model can be fed all of it: a reference of another model is a mistake in the call, not a failure of the model.
@@ -63,11 +166,10 @@ impl Reference {
         if self.vocab != vocab as usize {
             return Err(format!("got rows of {} logits, expected the model's {vocab}", self.vocab));
         }
-        let mut all = self.prompt.iter().chain(&self.decode);
-        if let Some(token) = all.find(|token| **token >= vocab) {
+        if let Some(token) = self.tokens.iter().find(|token| **token >= vocab) {
             return Err(format!("got token {token}, expected less than {vocab}"));
         }
-        let (prompt, tokens) = (self.prompt.len(), self.prompt.len() + self.decode.len());
+        let (prompt, tokens) = (self.prompt().len(), self.tokens.len());
         if prompt > prefill_max || tokens > window {
             return Err(format!(
                 "got {prompt} prompt tokens and {tokens} in all, expected at most {prefill_max} and {window}"
@@ -76,10 +178,32 @@ impl Reference {
         Ok(())
     }
 
-    /// Reference logits in rows.
-    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
-        self.logits.chunks_exact(self.vocab)
+    /// The tokens before the single steps at the end.
+    pub fn prompt(&self) -> &[u32] {
+        let steps = self.calls.iter().rev().take_while(|count| **count == 1).count();
+        // A text of nothing but steps begins with one that is the prompt.
+        let steps = steps.min(self.tokens.len().saturating_sub(1));
+        self.tokens.get(..self.tokens.len() - steps).unwrap_or_default()
     }
+
+    /// Logits after a token, if they were recorded.
+    pub fn logits_after(&self, token: usize) -> Option<(usize, &[f32])> {
+        let row = self.rows.binary_search(&token).ok()?;
+        Some((row, self.logits.get(row * self.vocab..(row + 1) * self.vocab)?))
+    }
+}
+
+/// Floats of exactly this shape.
+fn shaped(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+    let view = tensor(file, name)?;
+    if view.shape() != shape {
+        return Err(format!("{name}: got {:?}, expected {shape:?}", view.shape()));
+    }
+    floats(name, &view)
+}
+
+fn places(file: &SafeTensors<'_>, name: &str) -> Result<Vec<usize>, String> {
+    Ok(tokens(name, &tensor(file, name)?)?.into_iter().map(|place| place as usize).collect())
 }
 
 fn tensor<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>, String> {
@@ -109,40 +233,75 @@ fn tokens(name: &str, view: &TensorView<'_>) -> Result<Vec<u32>, String> {
 mod tests {
     use super::*;
 
-    fn file(prompt: &[i64], decode: &[i64], logits: &[f32], shape: [usize; 2]) -> Vec<u8> {
+    /// A whole file of one layer, with one tensor replaced.
+    fn file(replaced: &str, shape: &[usize], ids: &[i64], fill: f32) -> Vec<u8> {
         let le = |ids: &[i64]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>();
-        let (p, d) = (le(prompt), le(decode));
-        let l: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let view = |dtype, shape: Vec<usize>, data| TensorView::new(dtype, shape, data).unwrap();
-        let tensors = [
-            ("prompt", view(Dtype::I64, vec![prompt.len()], p.as_slice())),
-            ("decode", view(Dtype::I64, vec![decode.len()], d.as_slice())),
-            ("logits", view(Dtype::F32, shape.to_vec(), l.as_slice())),
+        let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = vec![
+            ("tokens".into(), Dtype::I64, vec![4], le(&[5, 6, 7, 8])),
+            ("calls".into(), Dtype::I64, vec![3], le(&[2, 1, 1])),
+            ("logit_rows".into(), Dtype::I64, vec![3], le(&[1, 2, 3])),
         ];
-        safetensors::serialize(tensors, None).unwrap()
+        let mut add = |name: String, shape: &[usize], fill: f32| {
+            let count = shape.iter().product::<usize>();
+            let data = (0..count).flat_map(|i| (fill + i as f32).to_le_bytes()).collect();
+            tensors.push((name, Dtype::F32, shape.to_vec(), data));
+        };
+        for (boundary, noisy) in BOUNDARIES {
+            add(boundary.as_str().to_owned(), &[1, 4, 2], 0.0);
+            if noisy {
+                add(format!("{}_noise", boundary.as_str()), &[1, 4], 0.0);
+            }
+        }
+        for (name, shape) in [("logits", &[3, 2][..]), ("logits_noise", &[3]), ("floor", &[2, 2, 3])] {
+            add(name.to_owned(), shape, 0.0);
+        }
+        if !shape.is_empty() {
+            add(replaced.to_owned(), shape, fill);
+        } else if !ids.is_empty() {
+            tensors.push((replaced.to_owned(), Dtype::I64, vec![ids.len()], le(ids)));
+        }
+        let newest = tensors.len() - 1;
+        let kept = tensors.iter().enumerate().filter(|(at, it)| it.0 != replaced || *at == newest);
+        let view = |(_, it): (usize, &'_ (String, Dtype, Vec<usize>, Vec<u8>))| {
+            (it.0.clone(), TensorView::new(it.1, it.2.clone(), &it.3).unwrap())
+        };
+        // The views borrow from `tensors`, which lives to the end.
+        let views: Vec<_> = kept.map(view).collect();
+        safetensors::serialize(views, None).unwrap()
     }
 
     #[test]
     fn reads_what_the_worker_writes() {
-        let reference = Reference::parse(&file(&[1, 2], &[3], &[0.0, 1.0, 2.0, 3.0], [2, 2])).unwrap();
-        assert_eq!(
-            (reference.prompt.as_slice(), reference.decode.as_slice()),
-            ([1, 2].as_slice(), [3].as_slice())
-        );
-        assert_eq!(reference.rows().nth(1).unwrap(), [2.0, 3.0]);
+        let it = Reference::parse(&file("", &[], &[], 0.0)).unwrap();
+        assert_eq!((it.tokens.as_slice(), it.prompt()), (&[5, 6, 7, 8][..], &[5, 6][..]));
+        assert_eq!((it.layers, it.vocab, it.calls.as_slice()), (1, 2, &[2, 1, 1][..]));
+        assert_eq!(it.boundaries[2].of(0, 1, 2), [2.0, 3.0, 4.0, 5.0]);
+        assert!((it.boundaries[2].noise_of(0, 3) - 3.0).abs() < 1e-9 && it.boundaries[4].noise_of(0, 3) == 0.0);
+        assert_eq!(it.logits_after(2), Some((1, &[2.0, 3.0][..])));
+        assert_eq!(it.logits_after(0), None);
+        assert_eq!((it.floor_kl.len(), it.floor_diff[0]), (6, 6.0));
     }
 
     #[test]
     fn refuses_what_does_not_fit() {
         for (bytes, expected) in [
-            (file(&[-1], &[3], &[0.0; 4], [2, 2]), "got -1, expected a token id"),
-            (file(&[1], &[3], &[0.0; 6], [3, 2]), "got 3 rows"),
-            (file(&[], &[3], &[0.0; 4], [2, 2]), "expected at least one in each"),
-            (file(&[1], &[3], &[0.0, f32::NAN, 0.0, 0.0], [2, 2]), "expected only finite ones"),
+            (file("tokens", &[], &[-1, 2, 3, 4], 0.0), "got -1, expected a token id"),
+            (file("calls", &[], &[2, 1], 0.0), "expected pieces of 4 tokens"),
+            (file("calls", &[], &[4, 0], 0.0), "expected pieces of 4 tokens"),
+            (file("calls", &[], &[2, 2], 0.0), "expected a prompt and single steps"),
+            (file("query", &[1, 3, 2], &[], 0.0), "query: got [1, 3, 2], expected 4 tokens"),
+            (file("query", &[2, 4, 2], &[], 0.0), "query_noise: got [1, 4], expected [2, 4]"),
+            (file("attention", &[2, 4, 2], &[], 0.0), "attention: got 2 layers, expected 1"),
+            (file("key", &[1, 4, 2], &[], f32::NAN), "key: got no finite number at 0"),
+            (file("logit_rows", &[], &[1, 3, 2], 0.0), "logit_rows: got [1, 3, 2]"),
+            (file("logit_rows", &[], &[0, 1, 2], 0.0), "expected places that end the calls"),
+            (file("logits", &[2, 2], &[], 0.0), "logits: got 2 rows of 2, expected 3 rows"),
+            (file("floor", &[2, 3], &[], 0.0), "floor: got [2, 3], expected [2, runs, 3]"),
+            (file("value", &[], &[], 0.0), "tensor value"),
             (vec![1, 2, 3], "header"),
         ] {
             let error = Reference::parse(&bytes).unwrap_err();
-            assert!(error.to_lowercase().contains(expected), "{error}");
+            assert!(error.to_lowercase().contains(&expected.to_lowercase()), "{error}, expected {expected}");
         }
     }
 }

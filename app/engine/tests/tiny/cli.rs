@@ -71,14 +71,13 @@ fn check_writes_the_evidence() {
     assert!(load.finite && load.load_ms > 0.0 && load.first_prefill_ms > 0.0, "{load:?}");
     assert!(load.prefill_tokens > 0 && load.decode_tokens > 0, "{load:?}");
     assert!((4 << 20..2 << 30).contains(&load.peak_rss_bytes), "{load:?}");
-    for (name, run) in check.parity.unwrap().runs() {
-        assert_eq!(run.rows, load.decode_tokens + 1, "{name}");
-        // The limits of the model's recipe.
-        assert!(
-            run.max_abs_diff <= 0.5 && run.mean_kl <= 0.01 && run.top1_agreement >= 0.9,
-            "{name}: {run:?}"
-        );
-        assert!(run.mean_abs_diff <= run.max_abs_diff, "{name}: {run:?}");
+    let parity = check.parity.unwrap();
+    assert!(parity.is_complete(5) && parity.calls == [20, 12, 1, 1, 1, 1, 1, 1, 1, 1], "{:?}", parity.calls);
+    assert_eq!(parity.divergence(), None);
+    for (name, fed) in parity.runs() {
+        assert!(fed.run.rows > load.decode_tokens, "{name}");
+        assert!(fed.run.mean_kl <= fed.floor.kl_max(), "{name}: {fed:?}");
+        assert!(fed.run.mean_abs_diff <= fed.run.max_abs_diff, "{name}: {fed:?}");
     }
     // Nothing but the answer is left, and a second run replaces it.
     assert_eq!(stdout(&arguments), "");
@@ -97,18 +96,35 @@ fn check_without_a_reference_measures_no_parity() {
     assert_eq!((check.load.prefill_tokens, check.load.decode_tokens), (16, 8));
 }
 
-/// A reference file whose logits are all one number.
-fn reference(path: &Utf8Path, prompt: &[i64], decode: &[i64], vocab: usize, logit: f32) {
+/// A reference file of `tiny`'s shape whose numbers are all the same, fed as a prompt and single steps.
+fn reference(path: &Utf8Path, prompt: &[i64], steps: &[i64], (layers, vocab): (usize, usize), number: f32) {
+    let tokens = [prompt, steps].concat();
+    let calls: Vec<i64> = std::iter::once(i64::try_from(prompt.len()).unwrap())
+        .chain(steps.iter().map(|_| 1))
+        .filter(|call| *call > 0)
+        .collect();
+    let first = prompt.len().saturating_sub(1);
+    let rows: Vec<i64> = (first..tokens.len()).map(|row| i64::try_from(row).unwrap()).collect();
     let le = |ids: &[i64]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>();
-    let rows = decode.len() + 1;
-    let logits: Vec<u8> = (0..rows * vocab).flat_map(|_| logit.to_le_bytes()).collect();
-    let (p, d) = (le(prompt), le(decode));
-    let tensors = [
-        ("prompt", TensorView::new(Dtype::I64, vec![prompt.len()], &p).unwrap()),
-        ("decode", TensorView::new(Dtype::I64, vec![decode.len()], &d).unwrap()),
-        ("logits", TensorView::new(Dtype::F32, vec![rows, vocab], &logits).unwrap()),
-    ];
-    std::fs::write(path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = [("tokens", &tokens), ("calls", &calls), ("logit_rows", &rows)]
+        .map(|(name, ids)| (name.to_owned(), Dtype::I64, vec![ids.len()], le(ids)))
+        .into();
+    let mut add = |name: String, shape: Vec<usize>| {
+        let count = shape.iter().product::<usize>();
+        let data = (0..count).flat_map(|_| number.to_le_bytes()).collect();
+        tensors.push((name, Dtype::F32, shape, data));
+    };
+    for (name, width) in [("residual", 192), ("query", 192), ("key", 64), ("value", 64), ("attention", 192)] {
+        add(name.to_owned(), vec![layers, tokens.len(), width]);
+        add(format!("{name}_noise"), vec![layers, tokens.len()]);
+    }
+    add("logits".to_owned(), vec![rows.len(), vocab]);
+    add("logits_noise".to_owned(), vec![rows.len()]);
+    add("floor".to_owned(), vec![2, 1, rows.len()]);
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
 #[test]
@@ -133,16 +149,16 @@ fn a_reference_that_does_not_fit_is_code_11() {
     std::fs::write(&file, b"no reference").unwrap();
     refused(file.as_str());
     std::fs::copy(tiny("model.safetensors"), &file).unwrap();
-    refused("tensor prompt");
-    reference(&file, &[1, 2], &[3], 1000, 0.5);
+    refused("tensor tokens");
+    reference(&file, &[1, 2], &[3], (5, 1000), 0.5);
     refused("got rows of 1000 logits, expected the model's 1024");
-    reference(&file, &[1, 1024], &[3], 1024, 0.5);
+    reference(&file, &[1, 1024], &[3], (5, 1024), 0.5);
     refused("got token 1024, expected less than 1024");
-    reference(&file, &[1; 510], &[3; 3], 1024, 0.5);
+    reference(&file, &[1; 510], &[3; 3], (1, 1024), 0.5);
     refused("513 in all");
-    reference(&file, &[], &[3], 1024, 0.5);
-    refused("expected at least one");
-    reference(&file, &[1], &[3], 1024, f32::NAN);
+    reference(&file, &[], &[3], (5, 1024), 0.5);
+    refused("expected a prompt and single steps");
+    reference(&file, &[1], &[3], (5, 1024), f32::NAN);
     refused("expected only finite ones");
 }
 
@@ -151,7 +167,7 @@ fn a_reference_of_other_weights_shows_in_the_figures() {
     // The engine measures; whether a difference is too large is xtask's and the recipe's to say.
     let (_folder, path) = folder();
     let (file, response) = (path.join("reference"), path.join("engine.json"));
-    reference(&file, &[5, 6, 7], &[8, 9], 1024, 0.5);
+    reference(&file, &[5, 6, 7], &[8, 9], (5, 1024), 0.5);
     let model = tiny_pte();
     stdout(&[
         "check",
@@ -163,9 +179,23 @@ fn a_reference_of_other_weights_shows_in_the_figures() {
         response.as_str(),
     ]);
     let check: EngineCheck = serde_json::from_slice(&std::fs::read(&response).unwrap()).unwrap();
-    for (name, run) in check.parity.unwrap().runs() {
+    let parity = check.parity.unwrap();
+    for (name, fed) in parity.runs() {
+        let run = &fed.run;
         assert!(run.rows == 3 && run.max_abs_diff > 1.0 && run.mean_kl > 0.1, "{name}: {run:?}");
     }
+    assert_eq!(parity.divergence().unwrap().place.split(',').next(), Some("layer 0"));
+}
+
+#[test]
+fn a_reference_of_another_number_of_layers_is_code_12() {
+    let (_folder, path) = folder();
+    let (file, response) = (path.join("reference"), path.join("engine.json"));
+    reference(&file, &[5, 6, 7], &[8, 9], (4, 1024), 0.5);
+    let (model, response) = (tiny_pte(), response.as_str());
+    let arguments =
+        ["check", "--model", model.as_str(), "--reference", file.as_str(), "--response", response];
+    fails(&arguments, 12, "got 5 layers, expected the reference's 4");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::thread;
 
 use super::{folder, tiny_pte};
 use camino::Utf8Path;
-use engine::{Code, Error, LoadOptions, Model, ModelBytes, Session, runtime};
+use engine::{Code, Error, LoadOptions, Model, ModelBytes, Record, Session, runtime};
 
 /// How far logits may lie apart between two ways of feeding the same tokens: what the model's recipe allows between the
 /// engine and the eager model. Attention rounds differently for one row and for many, a difference in the last bit can
@@ -336,7 +336,7 @@ fn threads_are_fixed_while_a_model_lives() {
 
 #[test]
 fn the_profile_counts_every_operator() {
-    let options = LoadOptions { profile: true, ..LoadOptions::default() };
+    let options = LoadOptions { record: Record::Time, ..LoadOptions::default() };
     let mut session = Session::new(Model::load(ModelBytes::open(&tiny_pte()).unwrap(), &options).unwrap());
     session.prefill(&[1, 2, 3]).unwrap();
     session.model_mut().profile_reset();

@@ -7,5 +7,6 @@ mod files;
 mod generate;
 mod library;
 mod packed;
+mod probe;
 
 use files::{folder, only, tiny, tiny_pte};

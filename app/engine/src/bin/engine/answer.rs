@@ -7,7 +7,7 @@ use clap::Args;
 use engine::chat::{Message, Role};
 use engine::generate::{Finish, Limits, generate};
 use engine::sample::{Sampler, Settings};
-use engine::{Session, runtime};
+use engine::{Record, Session, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::{Answer, AnswerRequest, Answers};
 
@@ -50,7 +50,7 @@ impl AnswerArgs {
 
     pub(crate) fn open(&self) -> Result<(Session, Writer), Failed> {
         self.model.set_threads()?;
-        let session = crate::load(&self.model.model, &self.model.options(false)?)?;
+        let session = crate::load(&self.model.model, &self.model.options(Record::Nothing)?)?;
         let writer = Writer::open(session.model(), &self.tokenizer, &self.template)?;
         Ok((session, writer))
     }

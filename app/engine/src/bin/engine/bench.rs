@@ -12,7 +12,7 @@ use engine::measure::benchmark::{
 };
 use engine::measure::machine;
 use engine::measure::speed::{decode, mean_sd, prefill};
-use engine::{LoadOptions, runtime};
+use engine::{LoadOptions, Record, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::{Benched, Benchmark, Profile, SweepStep};
 use model_assets::pte::{self, Expect, Level};
@@ -48,7 +48,7 @@ pub(crate) struct BenchArgs {
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failed> {
     args.model.set_threads()?;
-    let options = args.model.options(args.profile)?;
+    let options = args.model.options(if args.profile { Record::Time } else { Record::Nothing })?;
     let start = resident();
     let cold = drop_pages(&args.model);
     let opened = Instant::now();

@@ -4,10 +4,12 @@ use std::time::Instant;
 
 use camino::Utf8PathBuf;
 use clap::Args;
-use engine::measure::{first, parity::Comparison, reference::Reference};
-use engine::{Session, runtime};
+use engine::measure::parity::{Comparison, floor};
+use engine::measure::{blocks, first, reference::Reference};
+use engine::runtime::Attention;
+use engine::{Record, Session, runtime};
 use model_assets::digest::Digest;
-use model_assets::evidence::{EngineCheck, Load, Parity};
+use model_assets::evidence::{EngineCheck, Fed, Load, Parity};
 
 use crate::output::{Failed, write_json};
 use crate::{ModelArgs, exit};
@@ -19,6 +21,9 @@ pub(crate) struct CheckArgs {
     /// Logits of the eager quantized model (safetensors); without it no parity is measured.
     #[arg(long, value_name = "FILE")]
     reference: Option<Utf8PathBuf>,
+    /// Instruction set of attention: `portable`, `avx2` or `avx512`; the widest there is unless given.
+    #[arg(long, value_name = "NAME")]
+    attention: Option<Attention>,
     /// Where the evidence goes.
     #[arg(long, value_name = "FILE")]
     response: Utf8PathBuf,
@@ -28,7 +33,11 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
     let unusable = |message| Failed::new(exit::REFERENCE, message);
     let reference = args.reference.as_deref().map(Reference::read).transpose().map_err(unusable)?;
     args.model.set_threads()?;
-    let options = args.model.options(false)?;
+    if let Some(attention) = args.attention {
+        runtime::set_attention(attention).map_err(Failed::model(&args.model.model))?;
+    }
+    // The tracer that sees values changes none unless it is told to, and then only in the measurement of blocks.
+    let options = args.model.options(Record::Values)?;
     let opened = Instant::now();
     let mut session = crate::load(&args.model.model, &options)?;
     let load_ms = opened.elapsed().as_secs_f64() * 1e3;
@@ -41,7 +50,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
             let fits = reference.fits(model.vocab(), model.context(), model.prefill_max());
             fits.map_err(|message| unusable(format!("reference: {message}")))?;
             let parity = runner.parity(reference).map_err(&failed)?;
-            (reference.prompt.len(), reference.decode.len(), Some(parity))
+            (reference.prompt().len(), reference.tokens.len() - reference.prompt().len(), Some(parity))
         }
         None => {
             let run = first::run(runner.session).map_err(&failed)?;
@@ -52,15 +61,14 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
     let (finite, first_prefill_ms) = (runner.finite, runner.first_prefill_ms);
     let peak_rss_bytes = runtime::peak_rss_bytes()
         .ok_or_else(|| Failed::new(exit::RUN, "peak memory: the system does not tell it"))?;
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let check = EngineCheck {
         runtime: runtime::VERSION.to_owned(),
         pte_sha256: Digest::of(session.model().bytes()).to_string(),
         load: Load {
             load_ms,
             first_prefill_ms,
-            prefill_tokens: count(prompt),
-            decode_tokens: count(decode),
+            prefill_tokens: count_of(prompt),
+            decode_tokens: count_of(decode),
             finite,
             peak_rss_bytes,
         },
@@ -77,45 +85,51 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     fn parity(&mut self, reference: &Reference) -> engine::Result<Parity> {
-        let whole = [reference.prompt.len()];
+        let prompt = reference.prompt().len();
+        let steps = vec![1; reference.tokens.len() - prompt];
+        let whole = [[prompt].as_slice(), &steps].concat();
         let started = Instant::now();
         let prefill_then_decode = self.compare(reference, &whole, Some(started))?;
         Ok(Parity {
             prefill_then_decode,
-            chunked_prefill: self.compare(reference, &[1, 2, 3, 5, 8, 13, 21, 34, 55, 89], None)?,
-            step_by_step: self.compare(reference, &[1], None)?,
+            chunked_prefill: self.compare(reference, &reference.calls, None)?,
+            step_by_step: self.compare(reference, &vec![1; reference.tokens.len()], None)?,
+            calls: reference.calls.iter().map(|count| count_of(*count)).collect(),
+            // Last: it leaves a cache that the program did not compute.
+            blocks: blocks::measure(self.session, reference)?,
         })
     }
 
-    /// Runs the reference's tokens, the prompt in pieces of the given lengths (repeating), and compares.
+    /// Runs the reference's text in calls of these lengths, and compares where logits were recorded.
     fn compare(
         &mut self,
         reference: &Reference,
-        lengths: &[usize],
+        calls: &[usize],
         first: Option<Instant>,
-    ) -> engine::Result<model_assets::evidence::ParityRun> {
-        let mut comparison = Comparison::new();
-        let mut rows = reference.rows();
+    ) -> engine::Result<Fed> {
+        let (mut comparison, mut rows) = (Comparison::new(), Vec::new());
         self.session.reset();
         self.session.set_chunk(self.session.model().prefill_max())?;
-        let mut rest = reference.prompt.as_slice();
-        for length in lengths.iter().copied().cycle() {
-            let (piece, after) = rest.split_at(length.min(rest.len()));
+        let mut rest = reference.tokens.as_slice();
+        for count in calls {
+            let (piece, after) = rest.split_at((*count).min(rest.len()));
             rest = after;
             let logits = self.session.prefill(piece)?;
-            if let Some(started) = first {
+            if let Some(started) = first.filter(|_| rows.is_empty()) {
                 self.first_prefill_ms = started.elapsed().as_secs_f64() * 1e3;
             }
             self.finite &= logits.iter().all(|logit| logit.is_finite());
-            if rest.is_empty() {
-                comparison.add(rows.next().unwrap_or_default(), logits);
-                break;
+            let last = reference.tokens.len() - rest.len() - 1;
+            if let Some((row, expected)) = reference.logits_after(last) {
+                comparison.add(expected, logits);
+                rows.push(row);
             }
         }
-        for (token, row) in reference.decode.iter().zip(rows) {
-            comparison.add(row, self.session.decode(*token)?);
-        }
         self.finite &= comparison.finite;
-        Ok(comparison.finish())
+        Ok(Fed { run: comparison.finish(), floor: floor(reference, &rows) })
     }
+}
+
+fn count_of(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Parser, Subcommand};
-use engine::{LoadOptions, Model, ModelBytes, PackedCache, Session, runtime};
+use engine::{LoadOptions, Model, ModelBytes, PackedCache, Record, Session, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::PackedWeights;
 
@@ -98,7 +98,7 @@ fn threads_range() -> clap::builder::RangedI64ValueParser<u32> {
 
 impl ModelArgs {
     /// How to load the model. Hashes it for the cache: an app has its digest from the build.
-    fn options(&self, profile: bool) -> Result<LoadOptions, Failed> {
+    fn options(&self, record: Record) -> Result<LoadOptions, Failed> {
         let packed = self.packed_cache.as_ref().map(|dir| {
             let digest = std::fs::File::open(&self.model).and_then(|mut file| Digest::of_reader(&mut file));
             digest.map(|model| PackedCache { dir: dir.clone(), model, exclusive: false })
@@ -106,7 +106,7 @@ impl ModelArgs {
         let packed = packed
             .transpose()
             .map_err(|error| Failed::new(exit::MODEL, format!("{}: {error}", self.model)))?;
-        Ok(LoadOptions { profile, packed, ..LoadOptions::default() })
+        Ok(LoadOptions { record, packed, ..LoadOptions::default() })
     }
 
     fn set_threads(&self) -> Result<(), Failed> {
