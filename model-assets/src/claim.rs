@@ -14,7 +14,7 @@ use crate::{
     manifest::{Bound, Manifest, WeightsKind},
     policy::Policy,
     pte,
-    recipe::{Backend, Delivery, Recipe},
+    recipe::{Activations, Backend, Delivery, Quantization, Recipe},
 };
 
 /// What is claimed about a model.
@@ -125,6 +125,7 @@ pub fn expect(recipe: &Recipe) -> pte::Expect {
         sound_weights: true,
         quantization: Some(export.quantization),
         delegated_linears: if delegated { export.delegated_linears } else { Some(0) },
+        two_row_linears: Some(two_row_linears(recipe)),
         partitions: if delegated { export.partitions } else { Some(0) },
         backends: delegated.then(|| "XnnpackBackend".to_owned()).into_iter().collect(),
         kernels: Some(pte::linked_runtime().clone()),
@@ -137,6 +138,16 @@ pub fn expect(recipe: &Recipe) -> pte::Expect {
         dim: Some(architecture.dim.into()),
         bos: Some(tokens.bos.into()),
         eos: ids(&tokens.eos),
+    }
+}
+
+/// Linears that take their input in two rows: of 8-bit weights all but what follows attention, of 4-bit ones the head.
+fn two_row_linears(recipe: &Recipe) -> u32 {
+    let of_layers = recipe.architecture.layers.saturating_mul(6);
+    match (recipe.export.activations(), recipe.export.quantization) {
+        (Some(Activations::TwoRows), Quantization::Int8) => of_layers.saturating_add(1),
+        (Some(Activations::TwoRows), Quantization::Int4) => 1,
+        _ => 0,
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Expect {
     pub quantization: Option<Quantization>,
     /// Delegated linears in `forward` (QC).
     pub delegated_linears: Option<u32>,
+    /// Of these, linears that take their input in two int8 rows (QC).
+    pub two_row_linears: Option<u32>,
     /// Delegates that `forward` calls (D11).
     pub partitions: Option<u32>,
     /// Backend ids allowed (D1); empty allows any that `kernels` registers, or any at all without it.

@@ -83,6 +83,10 @@ fn check_delegation(summary: &Summary, expect: &Expect, report: &mut Report) {
     if let Some(linears) = expect.delegated_linears.filter(|&linears| linears != delegated) {
         report.reject(QC, &at, "delegated linears", delegated, linears);
     }
+    let two_rows = summary.two_row_linears;
+    if let Some(linears) = expect.two_row_linears.filter(|&linears| linears != two_rows) {
+        report.reject(QC, &at, "linears with two rows of activations", two_rows, linears);
+    }
 }
 
 /// Unquantized f32 products (rotary rotations, means) may have at most the linears' parameters over this.
@@ -105,7 +109,8 @@ fn is_head(row: &WeightRow, quantization: Quantization, expect: &Expect) -> bool
     quantization == Quantization::Int4
         && row.dtype == filter_dtype(Quantization::Int8)
         && row.tensors == 1
-        && params == Some(row.params)
+        && [params, sizes.and_then(|(vocab, dim)| vocab.checked_mul(stored_width(dim, expect)))]
+            .contains(&Some(row.params))
 }
 
 /// QC: every filter, and every embedding, has the promised dtype.
@@ -153,6 +158,11 @@ fn check_quantization(
     }
 }
 
+/// Columns of a matrix that embedding and head share: a head that takes two rows of activations has one more.
+fn stored_width(dim: u64, expect: &Expect) -> u64 {
+    dim.saturating_add(u64::from(expect.two_row_linears.is_some_and(|linears| linears > 0)))
+}
+
 /// K3 for the embedding: rows are the vocabulary, columns the width of the model.
 fn check_embedding(embeddings: &[(Vec<u64>, i8)], expect: &Expect, report: &mut Report) {
     let at = Place::root("embedding");
@@ -164,6 +174,7 @@ fn check_embedding(embeddings: &[(Vec<u64>, i8)], expect: &Expect, report: &mut 
         }
         if let (Some(dim), Some(&columns)) = (expect.dim, sizes.get(1))
             && columns != dim
+            && columns != stored_width(dim, expect)
             && columns.checked_mul(2) != Some(dim)
         {
             report.reject(K3, &at, "columns against the width of the model", columns, dim);

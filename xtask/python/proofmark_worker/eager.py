@@ -15,8 +15,9 @@ import torch
 
 from .checkpoint import EMBEDDING, FINAL_NORM, HEAD
 from .protocol import Architecture
-from .quantize import FP32, Weight
-from .reference import embed, frequencies, linear, norm, rotate
+from .quantize import Weight
+from .reference import embed, frequencies, linear, norm, rotate, unit_linear
+from .scheme import FP32
 
 
 class Rows:
@@ -104,7 +105,7 @@ class Eager:
             gate = linear(after, weights[f"{prefix}mlp.gate_proj.weight"])
             up = linear(after, weights[f"{prefix}mlp.up_proj.weight"])
             down = weights[f"{prefix}mlp.down_proj.weight"]
-            x = x + linear(gate * torch.sigmoid(gate) * up, down)
+            x = x + unit_linear(gate * torch.sigmoid(gate) * up, down)
             progress(layer + 1, arch.layers + 1)
         for cache, fed in parts:
             cache.length += len(fed)

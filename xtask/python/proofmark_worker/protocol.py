@@ -16,6 +16,8 @@ EVENT_PREFIX = "@proofmark "
 REQUEST_BYTES_MAX = 4 << 20
 
 QUANTIZATIONS = ("int8", "int4", "fp32")
+# How many int8 rows a linear takes its input in, where the quantization leaves the choice.
+ACTIVATIONS = ("two-rows", "one-row")
 BACKENDS = ("xnnpack", "portable")
 
 
@@ -68,6 +70,9 @@ class Request:
     source_seed: int | None
     architecture: Architecture
     quantization: str
+    activations: str
+    # What turns the calibration text into tokens; random ones without it.
+    tokenizer: Path | None
     seq_len: int
     backend: str
     bos_id: int
@@ -147,6 +152,11 @@ class Fields:
         if not value.is_absolute():
             raise _bad(f"{self.where}.{key}: got {value}, expected an absolute path")
         return value
+
+    def optional_path(self, key: str) -> Path | None:
+        if key in self.left and self.left[key] is None:
+            return self.left.pop(key)
+        return self.path(key)
 
     def tokens(self, key: str, vocab: int, least: int) -> tuple[int, ...]:
         value = self.typed(key, list)
@@ -233,6 +243,8 @@ def parse_request(value: object) -> Request:
         source_seed=source_seed,
         architecture=architecture,
         quantization=fields.choice("quantization", QUANTIZATIONS),
+        activations=fields.choice("activations", ACTIVATIONS),
+        tokenizer=fields.optional_path("tokenizer"),
         seq_len=fields.integer("seq_len", 8, 1 << 17),
         backend=fields.choice("backend", BACKENDS),
         bos_id=fields.integer("bos_id", 0, vocab - 1),

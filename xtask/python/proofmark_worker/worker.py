@@ -8,8 +8,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from . import answers, guards, upstream
-from .checkpoint import RandomSource, SafetensorsSource, demanded
+from . import answers, guards, scheme, upstream
+from .checkpoint import HEAD, RandomSource, SafetensorsSource, demanded
 from .config import check_config
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
 from .stages import Stages
@@ -52,6 +52,7 @@ class Run:
         self.request = request
         self.stages = stages
         self.work_dir = work_dir
+        self.schemes = scheme.schemes(request.quantization, request.activations)
         self.out: dict = {}
 
     def preflight(self) -> None:
@@ -74,27 +75,53 @@ class Run:
             import executorch.kernels.quantized  # noqa: F401
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
 
-            from . import eager, heldout, lower, quantize, reference, texts
+            from . import (
+                calibrate,
+                eager,
+                gptq,
+                heldout,
+                lower,
+                quantize,
+                reference,
+                smooth,
+                texts,
+            )
 
             self.lower, self.quantize, self.reference = lower, quantize, reference
             self.eager, self.heldout, self.texts = eager, heldout, texts
-            quantize.check_widths(self.request.architecture, self.request.quantization)
+            self.calibrate, self.gptq, self.smooth = calibrate, gptq, smooth
+            scheme.check_widths(demanded(self.request.architecture), self.schemes)
 
     def weights(self) -> dict:
         request = self.request
+        with self.stages.stage("calibrate"):
+            seen = tokens = None
+            if request.quantization != "fp32":
+                tokens = self.calibrate.windows(request, _parameters(request))
+                seen = self.calibrate.look(self.source, request, tokens, self.stages.progress)
+            folded = self.smooth.fold(self.source, request.architecture, self.schemes, seen)
+            self.lower.release()
+
+        def layers(quantizer) -> dict:
+            rounding = self.gptq.Rounding(quantizer, self.schemes, request, tokens.shape[1])
+            rounding.run(tokens, lambda _done, _total: None)
+            return rounding.weights
+
+        coarse = any(self.gptq.is_coarse(found) for found in self.schemes.values())
         with self.stages.stage("quantize"):
             weights, self.known = self.quantize.quantize(
-                self.source,
+                folded,
                 request.architecture,
-                request.quantization,
+                self.schemes,
                 self.work_dir,
                 threads=request.threads,
                 progress=self.stages.progress,
+                layers=layers if coarse else None,
             )
             self.source.finish()
             self.lower.release()
-        schemes = {k: s.name for k, s in self.quantize.SCHEMES[request.quantization].items()}
-        self.out["quantized"] = {"scheme": schemes["linear"], **schemes}
+        names = {part: found.name for part, found in self.schemes.items()}
+        self.out["quantized"] = {"scheme": names["q"], **names}
         self.out["weights"] = {
             "tensors": len(demanded(request.architecture)),
             "parameters": _parameters(request),
@@ -170,7 +197,7 @@ class Run:
         with stages.stage("export"):
             exported = self.lower.export(request, weights)
             large = self.quantize.large_matrices(weights, upstream.SPILL_BYTES_MIN)
-            tied = self.tied_bytes(weights[self.quantize.HEAD])
+            tied = self.tied_bytes(weights[HEAD])
             weights.clear()
             self.lower.release()
         low_memory = upstream.LowMemory(self.work_dir, self.known)

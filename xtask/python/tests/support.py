@@ -47,6 +47,8 @@ def request(directory: Path, **changes) -> dict:
         "source": {"kind": "random", "seed": 7},
         "architecture": arch,
         "quantization": "int8",
+        "activations": "two-rows",
+        "tokenizer": None,
         "seq_len": 64,
         "backend": "xnnpack",
         "bos_id": 1,

@@ -29,7 +29,7 @@ pub(super) fn inputs_digest(
         parts.push(Digest::of_reader(
             &mut fs::File::open(&config).with_context(|| format!("{config}: cannot be opened"))?,
         )?);
-        parts.push(tree_digest(folder, "safetensors")?);
+        parts.push(tree_digest(folder, &["safetensors"])?);
     }
     let text: String = parts.iter().map(ToString::to_string).collect();
     Ok(Digest::of(text.as_bytes()))
@@ -37,17 +37,17 @@ pub(super) fn inputs_digest(
 
 /// Digest of the worker's source.
 pub(super) fn worker_digest(workspace: &Workspace) -> anyhow::Result<Digest> {
-    tree_digest(&workspace.python_sources().join("proofmark_worker"), "py")
+    tree_digest(&workspace.python_sources().join("proofmark_worker"), &["py", "txt"])
 }
 
-/// Digest of the names and contents of a folder's files of one kind, sorted.
-fn tree_digest(folder: &Utf8Path, extension: &str) -> anyhow::Result<Digest> {
+/// Digest of the names and contents of a folder's files of some kinds, sorted.
+fn tree_digest(folder: &Utf8Path, extensions: &[&str]) -> anyhow::Result<Digest> {
     let mut text = String::new();
     for entry in walkdir::WalkDir::new(folder).max_depth(1).sort_by_file_name() {
         let entry = entry?;
         let path =
             Utf8Path::from_path(entry.path()).ok_or_else(|| anyhow!("{folder}: a name is not UTF-8"))?;
-        if entry.file_type().is_file() && path.extension() == Some(extension) {
+        if entry.file_type().is_file() && path.extension().is_some_and(|it| extensions.contains(&it)) {
             let digest = Digest::of_reader(&mut fs::File::open(path)?)?;
             text += &format!("{digest} {}\n", path.file_name().unwrap_or_default());
         }

@@ -124,7 +124,8 @@ impl Job<'_> {
             (0..REFERENCE_DECODE_TOKENS).map(|i| token(i + REFERENCE_PROMPT_TOKENS)).collect();
         Ok(json!({
             "protocol": 1, "model": self.recipe.name, "source": source, "architecture": shape,
-            "quantization": export.quantization, "seq_len": export.seq_len, "backend": export.backend,
+            "quantization": export.quantization, "tokenizer": self.tokenizer(),
+            "activations": export.activations().unwrap_or_default().as_str(), "seq_len": export.seq_len, "backend": export.backend,
             "bos_id": tokens.bos, "eos_ids": tokens.eos,
             "expected_partitions": export.partitions, "expected_delegated_linears": export.delegated_linears,
             "file_bytes_min": limits.file_bytes_min, "file_bytes_max": limits.file_bytes_max,
@@ -134,12 +135,17 @@ impl Job<'_> {
         }))
     }
 
-    /// Held-out texts and what reads them: the model's own, or those for any model.
-    fn heldout(&self) -> Option<serde_json::Value> {
+    /// The model's own; random weights have none.
+    fn tokenizer(&self) -> Option<Utf8PathBuf> {
         let folder = self.checkpoint.as_ref()?;
         // A checkpoint from elsewhere has its tokenizer with it until it is published.
         let beside = self.dir.path().join(&self.recipe.tokens.tokenizer);
-        let tokenizer = if beside.exists() { beside } else { folder.join(&self.recipe.tokens.tokenizer) };
+        Some(if beside.exists() { beside } else { folder.join(&self.recipe.tokens.tokenizer) })
+    }
+
+    /// Held-out texts and what reads them: the model's own, or those for any model.
+    fn heldout(&self) -> Option<serde_json::Value> {
+        let tokenizer = self.tokenizer()?;
         let template = self.dir.path().join(&self.recipe.tokens.chat_template);
         let texts = heldout_texts(self.workspace, &self.dir);
         Some(json!({"texts": texts, "tokenizer": tokenizer, "chat_template": template}))
