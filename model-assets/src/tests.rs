@@ -15,6 +15,7 @@ use crate::{
 const TINY: &str = include_str!("../models/tiny/recipe.toml");
 const LLAMA: &str = include_str!("../models/llama3.2-1b/recipe.toml");
 const LLAMA_INT4: &str = include_str!("../models/llama3.2-1b-int4/recipe.toml");
+const SMOLLM2: &str = include_str!("../models/smollm2-135m/recipe.toml");
 const POLICY: &str = include_str!("../models/policy.toml");
 const MANIFEST: &str = include_str!("../models/tiny/manifest.json");
 
@@ -33,7 +34,7 @@ fn refused_value(key: &str, from: &str, to: &str) {
 #[test]
 fn the_committed_files_parse_and_fit_the_policy() {
     let policy = Policy::parse(POLICY).unwrap();
-    for text in [TINY, LLAMA, LLAMA_INT4] {
+    for text in [TINY, LLAMA, LLAMA_INT4, SMOLLM2] {
         Recipe::parse(text).unwrap().within(&policy).unwrap();
     }
     let manifest = Manifest::parse(MANIFEST.as_bytes()).unwrap();

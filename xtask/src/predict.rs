@@ -102,9 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn llama_1b_has_its_published_parameters() {
+    fn models_have_their_published_parameters() {
         // 1 235 814 400: the sum of the tensor sizes in the published checkpoint.
         assert_eq!(parameters(&recipe("llama3.2-1b")), 1_235_814_400);
+        // Two bytes each in 269 060 552, the published checkpoint's file with its header.
+        assert_eq!(parameters(&recipe("smollm2-135m")), 134_515_008);
     }
 
     #[test]
@@ -122,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_recipe_bounds_hold_the_predicted_file() {
-        for name in ["tiny", "llama3.2-1b", "llama3.2-1b-int4"] {
+        for name in ["tiny", "smollm2-135m", "llama3.2-1b", "llama3.2-1b-int4"] {
             let recipe = recipe(name);
             let bytes = file_bytes(&recipe);
             assert!(

@@ -9,14 +9,12 @@ the exported graph. A sequence fed in one piece, in several, or beside others gi
 but for the order of fp64 sums.
 """
 
-import math
-
 import torch
 
-from .checkpoint import EMBEDDING, FINAL_NORM, HEAD
+from .blocks import Blocks
+from .checkpoint import EMBEDDING, HEAD
 from .protocol import Architecture
 from .quantize import Weight
-from .reference import embed, frequencies, linear, norm, rotate, unit_linear
 from .scheme import FP32
 
 
@@ -61,51 +59,29 @@ class Eager:
     """`feed` takes `(cache, tokens)` pairs; `rows` is the hidden state after every token."""
 
     def __init__(self, arch: Architecture, weights: dict[str, Weight]) -> None:
-        self.arch, self.weights = arch, weights
-        self.frequencies = torch.tensor(frequencies(arch), dtype=torch.float64)
+        self.arch, self.blocks = arch, Blocks(arch, weights)
 
     def cache(self, room: int) -> Cache:
         return Cache(self.arch, room)
 
-    def _attention(self, layer: int, x, prefix: str, parts, angle) -> torch.Tensor:
-        arch = self.arch
-        shared = arch.heads // arch.kv_heads
-        names = (f"{prefix}self_attn.{name}_proj.weight" for name in "qkv")
-        q, k, v = (linear(x, self.weights[n]).view(x.shape[0], -1, arch.head_dim) for n in names)
-        q, k = rotate(q, angle), rotate(k, angle)
+    def _attention(self, layer: int, x: torch.Tensor, parts, angle) -> torch.Tensor:
+        q, k, v = self.blocks.qkv(layer, x, angle)
         mixed, first = [], 0
         for cache, tokens in parts:
             last, begin = first + len(tokens), cache.length
             end = begin + len(tokens)
-            cache.keys[layer, begin:end] = k[first:last]
-            cache.values[layer, begin:end] = v[first:last]
-            keys = cache.keys[layer, :end].repeat_interleave(shared, 1)
-            values = cache.values[layer, :end].repeat_interleave(shared, 1)
-            scores = torch.einsum("qhd,khd->hqk", q[first:last], keys) / math.sqrt(arch.head_dim)
-            future = torch.ones(last - first, end, dtype=torch.bool).triu(begin + 1)
-            share = scores.masked_fill(future, -math.inf).softmax(-1)
-            mixed.append(torch.einsum("hqk,khd->qhd", share, values).reshape(last - first, -1))
+            keys, values = cache.keys[layer], cache.values[layer]
+            keys[begin:end], values[begin:end] = k[first:last], v[first:last]
+            mixed.append(self.blocks.attend(q[first:last], keys[:end], values[:end]))
             first = last
-        return linear(torch.cat(mixed), self.weights[f"{prefix}self_attn.o_proj.weight"])
+        return torch.cat(mixed)
 
     def rows(self, parts, progress=lambda _done, _total: None) -> torch.Tensor:
-        arch, weights = self.arch, self.weights
-        place = [
-            torch.arange(cache.length, cache.length + len(tokens), dtype=torch.float64)
-            for cache, tokens in parts
-        ]
-        angle = torch.outer(torch.cat(place), self.frequencies)
-        tokens = torch.tensor([token for _, tokens in parts for token in tokens])
-        x = embed(tokens, weights[EMBEDDING])
+        arch, blocks = self.arch, self.blocks
+        angle = torch.cat([blocks.angles(cache.length, len(tokens)) for cache, tokens in parts])
+        x = blocks.embed([token for _, tokens in parts for token in tokens])
         for layer in range(arch.layers):
-            prefix = f"model.layers.{layer}."
-            before = norm(x, weights[f"{prefix}input_layernorm.weight"], arch.norm_eps)
-            x = x + self._attention(layer, before, prefix, parts, angle)
-            after = norm(x, weights[f"{prefix}post_attention_layernorm.weight"], arch.norm_eps)
-            gate = linear(after, weights[f"{prefix}mlp.gate_proj.weight"])
-            up = linear(after, weights[f"{prefix}mlp.up_proj.weight"])
-            down = weights[f"{prefix}mlp.down_proj.weight"]
-            x = x + unit_linear(gate * torch.sigmoid(gate) * up, down)
+            x = blocks.out(layer, x, self._attention(layer, x, parts, angle))
             progress(layer + 1, arch.layers + 1)
         for cache, fed in parts:
             cache.length += len(fed)
@@ -113,7 +89,7 @@ class Eager:
 
     def logits(self, rows: torch.Tensor) -> torch.Tensor:
         """fp64 logits after the tokens that gave `rows`."""
-        return linear(norm(rows, self.weights[FINAL_NORM], self.arch.norm_eps), self.weights[HEAD])
+        return self.blocks.logits(rows)
 
     def feed(self, parts) -> torch.Tensor:
         """Logits after the last token of each part."""

@@ -48,20 +48,24 @@ def two_rows(x: torch.Tensor) -> torch.Tensor:
     return (whole.double() - SHIFT) + centred.double() * scale.double()
 
 
-def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
-    """`x` is fp64 [tokens, in]; the result is fp64 [tokens, out]."""
+def linear(x: torch.Tensor, weight: Weight, *, exact: bool = False) -> torch.Tensor:
+    """`x` is fp64 [tokens, in]; the result is fp64 [tokens, out].
+
+    `exact` leaves the activations as they are: what their quantization costs is the difference.
+    """
     scheme, data = weight.scheme, weight.data
+    quantizes = bool(scheme.bits) and not exact
     rows, width = data.shape[0], weight.width
     out = torch.empty(x.shape[0], rows, dtype=torch.float64)
     token_scale = None
-    if scheme.rows == 2:
+    if quantizes and scheme.rows == 2:
         x = two_rows(x.float())
-    elif scheme.bits:
+    elif quantizes:
         x, token_scale = (part.double() for part in quantize_activations(x.float()))
     step = max(1, CHUNK_ELEMENTS // width)
     for first in range(0, rows, step):
         last = min(first + step, rows)
-        chunk = data[first:last, :width].double()
+        chunk = data[first:last][:, :width].double()
         if scheme.group:
             scale = weight.scale[first:last].double().unsqueeze(-1)
             chunk = (chunk.view(last - first, -1, scheme.group) * scale).view(last - first, width)
@@ -72,12 +76,11 @@ def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
     return out if token_scale is None else out * token_scale
 
 
-def unit_linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
-    """`linear` of an input without a bound: in two rows it is divided by its size first."""
+def unit_size(x: torch.Tensor, weight: Weight) -> torch.Tensor | float:
+    """What to divide the input of a linear by that takes two rows, where nothing bounds it."""
     if weight.scheme.rows == 1:
-        return linear(x, weight)
-    size = torch.sqrt((x * x).mean(-1, keepdim=True) * unit_step(x.shape[-1]) ** 2 + TINY)
-    return linear(x / size, weight) * size
+        return 1.0
+    return torch.sqrt((x * x).mean(-1, keepdim=True) * unit_step(x.shape[-1]) ** 2 + TINY)
 
 
 def embed(tokens: torch.Tensor, weight: Weight) -> torch.Tensor:
