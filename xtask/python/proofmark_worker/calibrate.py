@@ -6,7 +6,6 @@ activations of the text, whose length follows from the size of the model.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -133,30 +132,59 @@ class Pass:
             torch.set_num_threads(before)
 
 
-@dataclass
-class Seen:
-    """Of one linear: the mean square of each input channel, and the widest weight that meets it."""
+# Candidates for the share of an input's spread that goes into the weights.
+POWERS = (0.0, 0.125, 0.25, 0.375, 0.5)
+SMALL = 1e-12
 
-    square: torch.Tensor
-    weight: torch.Tensor
+
+class Seen:
+    """Of an input: what to divide its channels by, and what rounding would then cost its linears.
+
+    With one scale a row, the rounding error of a weight is as large as the row's widest, and an
+    output's error is that times the size of the input. Both change with the factors.
+    """
+
+    def __init__(self, x: torch.Tensor) -> None:
+        square = x.double().square().mean(0).clamp(min=SMALL)
+        self.factors = [self._factor(square, power) for power in POWERS]
+        self.sizes = [(square / factor**2).sum().item() for factor in self.factors]
+        self.widest = [0] * len(POWERS)
+
+    @staticmethod
+    def _factor(square: torch.Tensor, power: float) -> torch.Tensor:
+        spread = square.log2() * (power / 2)
+        return torch.exp2(spread - spread.mean())
+
+    def add(self, rows: torch.Tensor) -> list[int]:
+        found = []
+        for factor in self.factors:
+            widest = (rows * factor.float()).abs_().amax(-1).double().square().sum().item()
+            # Whole numbers, so that their sum does not depend on which thread comes first.
+            found.append(round(widest * 2.0**40))
+        return found
+
+    @property
+    def factor(self) -> torch.Tensor:
+        costs = [size * wide for size, wide in zip(self.sizes, self.widest, strict=True)]
+        return self.factors[costs.index(min(costs))].float()
 
 
 class Look(Pass):
+    """One `Seen` for each input, under the names of all its linears."""
+
     def __init__(self, *arguments) -> None:
         super().__init__(*arguments)
         self.seen: dict[str, Seen] = {}
         self.lock = Lock()
 
     def meet(self, x: torch.Tensor, names: list[str]) -> None:
-        square = x.square().mean(0)
-        for name in names:
-            self.seen[name] = Seen(square, torch.zeros_like(square))
+        self.seen.update(dict.fromkeys(names, Seen(x)))
 
     def chunk(self, name: str, first: int, last: int) -> torch.Tensor:
         data, seen = super().chunk(name, first, last), self.seen[name]
-        # The largest is the same in whatever order threads come.
+        found = seen.add(data)
         with self.lock:
-            torch.maximum(seen.weight, data.abs().amax(0), out=seen.weight)
+            seen.widest = [one + more for one, more in zip(seen.widest, found, strict=True)]
         return data
 
 

@@ -3,7 +3,8 @@
 A channel that a norm or the `up` projection makes may be divided by a number, if what reads it is
 multiplied by the same one. That moves the spread of activations into weights, or back.
 
-**Invariant:** every factor is a power of two, so that the changed model is the same to the bit.
+**Invariant:** a factor and its inverse meet in one product, so that the changed model differs from
+the model by the last bits of fp32 alone; without calibration, by nothing.
 **Invariant:** what a norm gives to a linear that takes it in two rows lies within ±127.
 """
 
@@ -18,7 +19,6 @@ from .protocol import Architecture
 from .rows import step_for
 from .scheme import Scheme
 
-SMALL = 1e-5
 # What reads an input, by the part of the block that makes it.
 READERS = {
     "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -49,19 +49,6 @@ class Folded:
         self.source.finish()
 
 
-def power_of_two(x: torch.Tensor) -> torch.Tensor:
-    """The nearest by ratio."""
-    return torch.exp2(torch.log2(x.double()).round()).float()
-
-
-def balance(readers: list[Seen]) -> torch.Tensor:
-    """What to divide an input's channels by: large ones, read by small weights, come down."""
-    size = readers[0].square.sqrt().clamp(min=SMALL)
-    weight = torch.stack([seen.weight for seen in readers]).amax(0).clamp(min=SMALL)
-    ratio = (size / weight).sqrt().log2()
-    return power_of_two(torch.exp2(ratio - ratio.mean()))
-
-
 def bounded_step(gain: torch.Tensor) -> float:
     """The grid's step for what a norm of this gain gives: no channel exceeds sqrt(n) times it."""
     return step_for(math.sqrt(gain.numel()) * gain.abs().amax().item())
@@ -88,11 +75,11 @@ def fold(
             wide = any(schemes[p.split(".")[-1].removesuffix("_proj")].rows == 2 for p in parts)
             factor = torch.ones(arch.dim)
             if seen is not None:
-                factor = balance([seen[name] for name in readers])
+                factor = seen[readers[0]].factor
             _norm(folded, f"{prefix}{norm}.weight", readers, factor, wide)
         if seen is not None:
             down = f"{prefix}mlp.down_proj.weight"
-            factor = balance([seen[down]])
+            factor = seen[down].factor
             folded.rows_by[f"{prefix}mlp.up_proj.weight"] = 1.0 / factor
             folded.columns_by[down] = factor
     if schemes["head"].rows == 2:
