@@ -218,14 +218,12 @@ fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
     let wanted = (recipe.export.quantization, recipe.export.seq_len, recipe.export.backend);
     ledger.rule("export-settings", "manifest.json", format!("{export:?}"), format!("{wanted:?}"));
     match &claim.tokenizer {
-        Some(bytes) => match crate::claim::tokenizer_rows(bytes) {
-            Ok(rows) => {
-                ledger.rule("tokenizer-vocabulary", "tokenizer.json", rows, recipe.architecture.vocab)
-            }
-            Err(error) => {
-                ledger.fail("tokenizer-vocabulary", "tokenizer.json", error, "a Hugging Face tokenizer")
-            }
-        },
+        Some(bytes) => {
+            let rows = crate::claim::token_rows(recipe, bytes);
+            let expected = format!("a Hugging Face tokenizer of at most {} ids", recipe.architecture.vocab);
+            let got = rows.as_ref().map_or_else(Clone::clone, u32::to_string);
+            ledger.judge("tokenizer-vocabulary", "tokenizer.json", rows.is_ok(), got, expected);
+        }
         None if manifest.weights == WeightsKind::Random => {}
         None => ledger.fail("tokenizer", "tokenizer.json", "no file", "the model's tokenizer"),
     }

@@ -155,6 +155,23 @@ fn two_row_linears(recipe: &Recipe) -> u32 {
 const METADATA_METHODS: [&str; 6] =
     ["get_max_seq_len", "get_max_context_len", "get_vocab_size", "use_kv_cache", "get_bos_id", "get_eos_ids"];
 
+/// Rows of the vocabulary that a tokenizer of this recipe's model can emit. A model may have more: rows that only pad the matrix
+/// stand behind the last token, and are never sampled.
+///
+/// # Errors
+/// A message: it is no tokenizer, it has a token that the model lacks, or it lacks one that the recipe names.
+pub fn token_rows(recipe: &Recipe, tokenizer: &[u8]) -> Result<u32, String> {
+    let (rows, vocab) = (tokenizer_rows(tokenizer)?, recipe.architecture.vocab);
+    if rows > vocab {
+        return Err(format!("got tokens up to {}, expected ids below the model's {vocab}", rows - 1));
+    }
+    let named = recipe.tokens.eos.iter().chain([&recipe.tokens.bos]);
+    match named.into_iter().find(|id| **id >= rows) {
+        Some(id) => Err(format!("got {rows} ids, expected the recipe's token {id} among them")),
+        None => Ok(rows),
+    }
+}
+
 /// Rows that a Hugging Face `tokenizer.json` can emit: its highest id plus one.
 ///
 /// # Errors

@@ -169,9 +169,10 @@ impl ModelDir {
         let recipe_text = self.read_text(&self.recipe_path(), limits::TOML_BYTES_MAX, "a recipe")?;
         let policy_text = self.read_text(&self.policy_path(), limits::TOML_BYTES_MAX, "the policy")?;
         let recipe = self.recipe()?;
-        let weights = Manifest::parse(&manifest).map(|m| m.weights);
-        let real = weights != Ok(WeightsKind::Random);
-        let words = real.then(|| self.words(&recipe)).transpose()?;
+        let parsed = Manifest::parse(&manifest).ok();
+        let real = parsed.as_ref().map(|m| m.weights) != Some(WeightsKind::Random);
+        let bound = parsed.and_then(|manifest| manifest.bound.tokenizer);
+        let words = real.then(|| self.words(&recipe, bound)).transpose()?;
         let (tokenizer, chat_template) = words.unzip();
         let files =
             ClaimFiles { recipe: recipe_text, policy: policy_text, manifest, tokenizer, chat_template };
@@ -209,7 +210,7 @@ impl ModelDir {
         let (tokenizer, chat_template) = match manifest.weights {
             WeightsKind::Random => (None, None),
             WeightsKind::Checkpoint => {
-                let (tokenizer, template) = self.words(&recipe)?;
+                let (tokenizer, template) = self.words(&recipe, manifest.bound.tokenizer)?;
                 (Some(tokenizer), Some(template))
             }
         };
@@ -233,15 +234,20 @@ impl ModelDir {
         }
     }
 
-    /// Tokenizer and chat template.
+    /// Where the tokenizer with this digest is now; one that no manifest names has its plain name.
+    pub fn tokenizer_path(&self, recipe: &Recipe, sha256: Option<Digest>) -> Utf8PathBuf {
+        let name = &recipe.tokens.tokenizer;
+        sha256.map_or_else(|| self.path().join(name), |sha256| self.resolve(name, sha256))
+    }
+
+    /// Tokenizer and chat template of a model whose manifest is bound to the tokenizer with this digest.
     ///
     /// # Errors
     /// Missing or unreadable.
-    pub fn words(&self, recipe: &Recipe) -> Result<(Vec<u8>, String), GateError> {
-        let path = |name: &str| self.path().join(name);
-        let tokenizer =
-            self.read(&path(&recipe.tokens.tokenizer), limits::TOKENIZER_BYTES_MAX, "the tokenizer")?;
-        let name = path(&recipe.tokens.chat_template);
+    pub fn words(&self, recipe: &Recipe, tokenizer: Option<Digest>) -> Result<(Vec<u8>, String), GateError> {
+        let path = self.tokenizer_path(recipe, tokenizer);
+        let tokenizer = self.read(&path, limits::TOKENIZER_BYTES_MAX, "the tokenizer")?;
+        let name = self.path().join(&recipe.tokens.chat_template);
         let template = self.read_text(&name, limits::TEMPLATE_BYTES_MAX, "the chat template")?;
         Ok((tokenizer, template))
     }
@@ -309,10 +315,11 @@ impl ModelDir {
             paths.push(self.path().join(recipe.file_name()));
         }
         if let Some(manifest) = manifest {
-            let pending = self.path().join(pending_name(&manifest.file, manifest.sha256));
-            if pending.is_file() {
-                paths.push(pending);
-            }
+            let tokenizer = recipe.zip(manifest.bound.tokenizer);
+            let tokenizer = tokenizer.map(|(recipe, sha256)| pending_name(&recipe.tokens.tokenizer, sha256));
+            let names = [Some(pending_name(&manifest.file, manifest.sha256)), tokenizer];
+            let pending = names.into_iter().flatten().map(|name| self.path().join(name));
+            paths.extend(pending.filter(|path| path.is_file()));
         }
         paths
     }

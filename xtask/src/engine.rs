@@ -62,9 +62,9 @@ impl Files {
     /// The files of a claim, with the `.pte` at `pte`.
     pub(crate) fn of(dir: &ModelDir, claim: &Claim, pte: Utf8PathBuf) -> Self {
         let place = |name: &str| dir.path().join(name);
-        let tokens = &claim.recipe.tokens;
-        let words =
-            claim.tokenizer.as_ref().map(|_| (place(&tokens.tokenizer), place(&tokens.chat_template)));
+        let template = &claim.recipe.tokens.chat_template;
+        let tokenizer = || dir.tokenizer_path(&claim.recipe, claim.manifest.bound.tokenizer);
+        let words = claim.tokenizer.as_ref().map(|_| (tokenizer(), place(template)));
         let linked = claim.delivery(claim.manifest.file_bytes) == Delivery::Link;
         Self { pte, sha256: claim.manifest.sha256, words, linked }
     }

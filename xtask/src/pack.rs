@@ -85,9 +85,9 @@ fn files(
         (LOG_FILE.to_owned(), dir.resolve(LOG_FILE, Digest::of(manifest_bytes))),
     ]);
     if manifest.weights == WeightsKind::Checkpoint {
-        for name in [&recipe.tokens.tokenizer, &recipe.tokens.chat_template] {
-            files.insert(name.clone(), dir.path().join(name));
-        }
+        let (tokenizer, template) = (&recipe.tokens.tokenizer, &recipe.tokens.chat_template);
+        files.insert(tokenizer.clone(), dir.tokenizer_path(recipe, manifest.bound.tokenizer));
+        files.insert(template.clone(), dir.path().join(template));
     }
     let eq = manifest.evidence.as_ref().and_then(|evidence| evidence.eq.as_ref());
     let transcript = eq.map(|eq| dir.resolve(TRANSCRIPT_FILE, eq.transcript));

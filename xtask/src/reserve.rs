@@ -41,7 +41,7 @@ impl Reserve {
     pub(crate) fn check(
         &self,
         claim: &ReserveClaim,
-        dir: &ModelDir,
+        words: &[String],
         gguf: &Utf8Path,
         reference: Option<&Utf8Path>,
         console: &Console,
@@ -52,7 +52,6 @@ impl Reserve {
         // Its threads spin at every barrier: beside another load two of them are far slower than one.
         let mut arguments =
             vec!["check", "--threads", "1", "--model", gguf.as_str(), "--response", response.as_str()];
-        let words = words(claim, dir);
         arguments.extend(words.iter().map(String::as_str));
         arguments.extend(reference.iter().flat_map(|path| ["--reference", path.as_str()]));
         self.run(&arguments)?;
@@ -108,10 +107,13 @@ fn words(claim: &ReserveClaim, dir: &ModelDir) -> Vec<String> {
     if claim.tokenizer.is_none() {
         return Vec::new();
     }
-    let place = |name: &str| dir.path().join(name).into_string();
-    let tokens = &claim.recipe.tokens;
-    let (tokenizer, template) = (place(&tokens.tokenizer), place(&tokens.chat_template));
-    vec!["--tokenizer".to_owned(), tokenizer, "--template".to_owned(), template]
+    let tokenizer = dir.tokenizer_path(&claim.recipe, claim.manifest.bound.tokenizer);
+    word_arguments(&tokenizer, &dir.path().join(&claim.recipe.tokens.chat_template))
+}
+
+/// The arguments that name a tokenizer and a template, for the engine and the reserve alike.
+pub(crate) fn word_arguments(tokenizer: &Utf8Path, template: &Utf8Path) -> Vec<String> {
+    ["--tokenizer", tokenizer.as_str(), "--template", template.as_str()].map(str::to_owned).into()
 }
 
 /// A cargo command in the reserve's own target directory, optimized, with what this processor can do.

@@ -151,7 +151,11 @@ pub fn generate_until<D: Decoder + ?Sized>(
             statistics,
         });
     };
-    let mut token = sampler.sample(logits)?;
+    // Rows behind the last token only pad the matrix: whatever they score, they stand for nothing.
+    let choose = |sampler: &mut Sampler, logits: &[f32]| {
+        sampler.sample(logits.get(..tokenizer.rows()).unwrap_or(logits))
+    };
+    let mut token = choose(sampler, logits)?;
     statistics.first_token = started.elapsed();
 
     let first = Instant::now();
@@ -188,7 +192,7 @@ pub fn generate_until<D: Decoder + ?Sized>(
         if session.remaining() == 0 {
             break Finish::Window;
         }
-        token = sampler.sample(session.decode(token)?)?;
+        token = choose(sampler, session.decode(token)?)?;
     };
     let rest = stream.finish()?;
     if !rest.is_empty() {
@@ -218,5 +222,60 @@ fn feed_until<'a, D: Decoder + ?Sized>(
             Some((chunk, more)) if !more.is_empty() => session.prefill(chunk)?,
             _ => return session.prefill(rest).map(Some),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Settings;
+
+    /// Ten rows, of which the tokenizer has the first three; the others score higher the further behind they stand.
+    struct Padded {
+        held: Vec<u32>,
+        logits: [f32; 10],
+    }
+
+    impl Decoder for Padded {
+        fn window(&self) -> usize {
+            64
+        }
+        fn vocab(&self) -> u32 {
+            10
+        }
+        fn chunk(&self) -> usize {
+            16
+        }
+        fn tokens(&self) -> &[u32] {
+            &self.held
+        }
+        fn truncate(&mut self, len: usize) {
+            self.held.truncate(len);
+        }
+        fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+            self.held.extend(tokens);
+            Ok(&self.logits)
+        }
+    }
+
+    #[test]
+    fn a_row_that_only_pads_the_vocabulary_is_never_chosen() {
+        let json = br#"{"version":"1.0","model":{"type":"BPE","vocab":{"a":0,"b":1,"c":2},"merges":[]}}"#;
+        let tokenizer = Tokenizer::from_bytes(json, 10).unwrap();
+        assert_eq!(tokenizer.rows(), 3);
+        for temperature in [0.0, 1.0] {
+            let settings = Settings { temperature, ..Settings::default() };
+            let mut decoder =
+                Padded { held: Vec::new(), logits: [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0] };
+            let mut sampler = Sampler::new(settings).unwrap();
+            let limits = Limits { tokens_max: Some(40), stop: Vec::new() };
+            let go_on = &mut |_: Piece<'_>| ControlFlow::Continue(());
+            let reply = generate(&mut decoder, &tokenizer, &mut sampler, "ab", &limits, go_on).unwrap();
+            assert!(
+                reply.tokens.len() == 40 && reply.tokens.iter().all(|token| *token < 3),
+                "{:?}",
+                reply.tokens
+            );
+        }
     }
 }

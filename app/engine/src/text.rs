@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    rows: usize,
     /// Where tokens are rows of bytes.
     bytes: Option<Arc<TokenBytes>>,
 }
@@ -38,7 +39,7 @@ impl Tokenizer {
             }
             Some((_, id)) => {
                 let bytes = TokenBytes::of_tokenizer(&inner, id).map(Arc::new);
-                Ok(Self { inner, bytes })
+                Ok(Self { inner, rows: (id as usize).saturating_add(1), bytes })
             }
         }
     }
@@ -77,6 +78,12 @@ impl Tokenizer {
     /// When the tokenizer fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
         self.inner.decode(tokens, true).map_err(|e| Error::Tokenizer(e.to_string()))
+    }
+
+    /// Rows of the vocabulary up to the last token. What a model has beyond them pads its matrix: it stands for no text, and
+    /// is never to be chosen.
+    pub fn rows(&self) -> usize {
+        self.rows
     }
 
     /// The written form of a token.

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .checkpoint import RandomSource, SafetensorsSource, demanded
-from .config import check_config
 from .protocol import (
     PROTOCOL,
     QUANTIZATIONS,
@@ -152,10 +151,11 @@ def answer(model, run: Run, writer, eos_ids, window: int, *, progress) -> list[d
     """Replies in the order of the prompts."""
     prompts = _starts(run, writer, window)
     growing: list[_Growing] = []
+    vocabulary = writer.rows()
 
     def take(some: list[_Growing], logits) -> None:
         for one, row in zip(some, logits.float().numpy(), strict=True):
-            token = choose(row, run.temperature, one.random)
+            token = choose(row[:vocabulary], run.temperature, one.random)
             one.finished = token in eos_ids
             if not one.finished:
                 one.tokens.append(token)
@@ -197,7 +197,6 @@ def run(value: object, stages) -> dict:
         if request.source_dir is None:
             source = RandomSource(request.source_seed, request.architecture)
         else:
-            check_config(request)
             source = SafetensorsSource(request.source_dir, request.architecture)
     with stages.stage("digest"):
         files = source.digest(stages.progress)

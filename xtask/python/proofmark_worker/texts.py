@@ -50,6 +50,10 @@ class Writer:
         """Special tokens are shown: a reply must not hold any."""
         return self.tokenizer.decode(tokens, skip_special_tokens=False)
 
+    def rows(self) -> int:
+        """Ids up to the last token; what a model has beyond them pads its matrix."""
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
     def specials(self) -> set[int]:
         added = self.tokenizer.get_added_tokens_decoder()
         return {token for token, entry in added.items() if entry.special}

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from . import answers, guards, scheme, upstream
 from .checkpoint import HEAD, RandomSource, SafetensorsSource, demanded
-from .config import check_config
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
 from .stages import Stages
 
@@ -23,7 +22,6 @@ ERROR_CHARACTERS_MAX = 300
 def _source(request: Request):
     if request.source_dir is None:
         return RandomSource(request.source_seed, request.architecture)
-    check_config(request)
     return SafetensorsSource(request.source_dir, request.architecture)
 
 

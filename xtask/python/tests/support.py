@@ -69,34 +69,6 @@ def request(directory: Path, **changes) -> dict:
     }
 
 
-def hf_config(arch: dict) -> dict:
-    scaling = arch["rope_scaling"]
-    return {
-        "model_type": "llama",
-        "hidden_size": arch["dim"],
-        "num_hidden_layers": arch["layers"],
-        "num_attention_heads": arch["heads"],
-        "num_key_value_heads": arch["kv_heads"],
-        "head_dim": arch["head_dim"],
-        "intermediate_size": arch["ffn"],
-        "vocab_size": arch["vocab"],
-        "tie_word_embeddings": arch["tied"],
-        "rms_norm_eps": arch["norm_eps"],
-        "rope_theta": arch["rope_theta"],
-        "rope_scaling": scaling
-        and {
-            "rope_type": "llama3",
-            "factor": scaling["factor"],
-            "low_freq_factor": scaling["low_freq_factor"],
-            "high_freq_factor": scaling["high_freq_factor"],
-            "original_max_position_embeddings": scaling["original_max_position"],
-        },
-        "hidden_act": "silu",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-
-
 def weights(arch: dict, seed: int = 3) -> dict:
     """A checkpoint as HF names it, fp32, from plain torch; shares no code with the worker."""
     import torch
@@ -126,11 +98,10 @@ def weights(arch: dict, seed: int = 3) -> dict:
     return found
 
 
-def write_checkpoint(directory: Path, tensors: dict, config: dict, shards: int = 1) -> None:
+def write_checkpoint(directory: Path, tensors: dict, shards: int = 1) -> None:
     from safetensors.torch import save_file
 
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config))
     names = sorted(tensors)
     for shard in range(shards):
         part = {name: tensors[name] for name in names[shard::shards]}
@@ -183,14 +154,13 @@ class Case(unittest.TestCase):
         self.assertEqual(left, [], "work files left behind")
         return response
 
-    def checkpoint(self, shards: int = 1, change=None, config=None, **arch) -> dict:
+    def checkpoint(self, shards: int = 1, change=None, **arch) -> dict:
         """A request for a fresh checkpoint; `change(tensors)` edits it before it is written."""
         directory = self.directory()
         value = request(directory, architecture=arch)
         tensors = weights(value["architecture"])
         if change is not None:
             change(tensors)
-        settings = {**hf_config(value["architecture"]), **(config or {})}
-        write_checkpoint(directory / "ckpt", tensors, settings, shards)
+        write_checkpoint(directory / "ckpt", tensors, shards)
         value["source"] = {"kind": "safetensors", "dir": str(directory / "ckpt")}
         return value

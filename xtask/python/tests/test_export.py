@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 from proofmark_worker import (
     checkpoint,
-    config,
     model,
     protocol,
     reference,
@@ -277,18 +276,6 @@ class Parts(Case):
                 want = weights(value["architecture"])[checkpoint.EMBEDDING].to(dtype).float()
                 got = self.source(value).rows(checkpoint.EMBEDDING, 100, 900)
                 self.assertTrue(torch.equal(got, want[100:900]))
-
-    def test_newer_config_files_keep_rope_in_one_place(self):
-        parameters = {
-            "rope_theta": 10000.0,
-            "rope_type": "llama3",
-            "factor": 4.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        }
-        changed = {"rope_parameters": parameters, "rope_theta": None, "rope_scaling": None}
-        config.check_config(protocol.parse_request(self.checkpoint(config=changed)))
 
     def test_reference_file_has_metadata_and_aligned_data(self):
         path = self.directory() / "reference.safetensors"

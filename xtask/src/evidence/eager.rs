@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::Bench;
 use crate::{
-    Failure, setup,
+    Failure, export, setup,
     supervise::{self, Bounds},
     weights,
 };
@@ -68,7 +68,10 @@ pub(super) fn ask(bench: &Bench<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> a
     let object = asked.as_object_mut().context("a request is an object")?;
     object.extend([
         ("source".to_owned(), source(bench, checkpoint)?),
-        ("tokenizer".to_owned(), json!(bench.dir.path().join(&recipe.tokens.tokenizer))),
+        (
+            "tokenizer".to_owned(),
+            json!(bench.dir.tokenizer_path(recipe, bench.claim.manifest.bound.tokenizer)),
+        ),
         ("chat_template".to_owned(), json!(bench.dir.path().join(&recipe.tokens.chat_template))),
         ("work_dir".to_owned(), json!(place.join("weights"))),
         ("response".to_owned(), json!(response)),
@@ -96,9 +99,9 @@ pub(super) fn ask(bench: &Bench<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> a
         let hint = answer.hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
         bail!("eager model: {}{hint}", answer.error.unwrap_or_else(|| "the worker failed".into()));
     }
-    let named = &bench.claim.manifest.source.files;
+    let named: Vec<_> = export::weights(&bench.claim.manifest.source.files).collect();
     ensure!(
-        answer.source_files == *named,
+        answer.source_files.iter().eq(named.iter().copied()),
         "checkpoint: got {:?}, expected the files of the manifest {named:?}",
         answer.source_files
     );

@@ -1,5 +1,6 @@
-//! A checkpoint as the reserve's export reads it: held to what the worker holds it to (`proofmark_worker/checkpoint.py`), so that
-//! no checkpoint becomes a `.gguf` that would not become a `.pte`.
+//! A checkpoint: every file of it that an export reads, held to the recipe before anything is computed.
+//!
+//! **Invariant:** what is read is in the list, by content: whatever a name leads to, through links too, is what is hashed.
 //!
 //! **Invariant:** no offset is used before it is checked against the file. Each file is opened once: digest and weights come from
 //! one descriptor, and a file that changes in between is an error.
@@ -7,7 +8,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    io::Read as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     rc::Rc,
 };
 
@@ -19,7 +21,9 @@ use model_assets::{
         Precision,
         plan::{self, Origin},
     },
+    limits::{TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
     manifest::FileRecord,
+    name::is_plain,
     recipe::{Architecture, Recipe},
 };
 use safetensors::{Dtype, tensor::Metadata};
@@ -33,13 +37,25 @@ const COMPARED_BYTES: u64 = 4 << 20;
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 const INDEX: &str = ".safetensors.index.json";
+const WEIGHTS: &str = ".safetensors";
+/// Largest `config.json` or `generation_config.json`.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Largest `*.safetensors.index.json`.
+const INDEX_BYTES_MAX: u64 = 16 << 20;
+/// Where a checkpoint may have its chat template; a tokenizer's settings may hold it as a text of their own.
+const TEMPLATE: &str = "chat_template.jinja";
+const SETTINGS: &str = "tokenizer_config.json";
 
-/// Safetensors files that together hold exactly the tensors of a model.
+/// Safetensors files that together hold exactly the tensors of a model, and what belongs to them.
 pub(super) struct Checkpoint {
     entries: BTreeMap<String, Entry>,
     opened: Vec<Opened>,
-    /// The files, for the record.
-    pub(super) files: Vec<FileRecord>,
+    /// Every file that was read, sorted by name.
+    files: Vec<FileRecord>,
+    /// Its tokenizer, if it has one.
+    pub(super) tokenizer: Option<Vec<u8>>,
+    /// Its chat template, if it has one.
+    pub(super) chat_template: Option<String>,
     bytes: Vec<u8>,
 }
 
@@ -71,30 +87,85 @@ impl Entry {
 
 impl Checkpoint {
     /// Opens a folder's checkpoint, hashes it, and demands that it is the recipe's: its `config.json`, and every tensor that
-    /// the architecture has and no other.
+    /// the architecture has and no other. The small files come first: what they refuse costs no reading of weights.
     pub(super) fn open(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<Self> {
-        config::check(folder, recipe)?;
-        let it = Self::read(folder)?;
-        it.check_index(folder)?;
+        let mut it = Self::empty();
+        it.read_config(folder, recipe)?;
+        let name = recipe.tokens.tokenizer.as_str();
+        it.tokenizer = it.optional(&folder.join(name), TOKENIZER_BYTES_MAX)?;
+        it.chat_template = template(folder)?;
+        it.read_weights(folder)?;
         it.check_names(&recipe.architecture)?;
         it.check_tied(&recipe.architecture)?;
+        it.files.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(it)
     }
 
     /// Opens every `*.safetensors` of a folder and hashes it.
+    #[cfg(test)]
     pub(super) fn read(folder: &Utf8Path) -> anyhow::Result<Self> {
-        let paths = listed(folder, ".safetensors")?;
-        ensure!(!paths.is_empty(), "{folder}: got no *.safetensors, expected a checkpoint");
-        let mut it =
-            Self { entries: BTreeMap::new(), opened: Vec::new(), files: Vec::new(), bytes: Vec::new() };
-        for path in paths {
-            it.add(&path)?;
-        }
+        let mut it = Self::empty();
+        it.read_weights(folder)?;
         Ok(it)
     }
 
+    fn empty() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            opened: Vec::new(),
+            files: Vec::new(),
+            tokenizer: None,
+            chat_template: None,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Every file that was read, sorted by name.
+    pub(super) fn files(&self) -> &[FileRecord] {
+        &self.files
+    }
+
+    fn read_config(&mut self, folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<()> {
+        let path = folder.join(config::CONFIG);
+        let bytes = self.whole(&path, CONFIG_BYTES_MAX)?;
+        config::check(&path, &bytes, recipe)?;
+        let path = folder.join(config::GENERATION);
+        if let Some(bytes) = self.optional(&path, CONFIG_BYTES_MAX)? {
+            config::check_generation(&path, &bytes, recipe)?;
+        }
+        Ok(())
+    }
+
+    fn read_weights(&mut self, folder: &Utf8Path) -> anyhow::Result<()> {
+        let paths = listed(folder, WEIGHTS)?;
+        ensure!(!paths.is_empty(), "{folder}: got no *.safetensors, expected a checkpoint");
+        for path in paths {
+            self.add(&path)?;
+        }
+        self.check_index(folder)
+    }
+
+    /// A file that must be there, in memory and in the list.
+    fn whole(&mut self, path: &Utf8Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
+        let bytes = content(path, bytes_max)?;
+        self.record(path, bytes.len() as u64, Digest::of(&bytes))?;
+        Ok(bytes)
+    }
+
+    /// A file that may be missing.
+    fn optional(&mut self, path: &Utf8Path, bytes_max: u64) -> anyhow::Result<Option<Vec<u8>>> {
+        if exists(path) { self.whole(path, bytes_max).map(Some) } else { Ok(None) }
+    }
+
+    fn record(&mut self, path: &Utf8Path, bytes: u64, sha256: Digest) -> anyhow::Result<()> {
+        let name = path.file_name().unwrap_or_default().to_owned();
+        ensure!(is_plain(&name), "{path}: got the name {name:?}, expected letters, digits, `.`, `-`, `_`");
+        self.files.push(FileRecord { name, bytes, sha256 });
+        Ok(())
+    }
+
     fn add(&mut self, path: &Utf8Path) -> anyhow::Result<()> {
-        let mut file = fs::File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
+        let mut file = open(path)?;
         let stamp = stamp(&file)?;
         let sha256 = Digest::of_reader(&mut file)?;
         let size = file.metadata()?.len();
@@ -127,20 +198,19 @@ impl Checkpoint {
             };
             ensure!(self.entries.insert(name.clone(), entry).is_none(), "{path}: {name}: a second one");
         }
-        let name = path.file_name().unwrap_or_default().to_owned();
-        self.files.push(FileRecord { name, bytes: size, sha256 });
+        self.record(path, size, sha256)?;
         self.opened.push(Opened { path: path.to_owned(), file, stamp });
         Ok(())
     }
 
     /// An index beside the files lists what they hold, or is of another checkpoint.
-    fn check_index(&self, folder: &Utf8Path) -> anyhow::Result<()> {
+    fn check_index(&mut self, folder: &Utf8Path) -> anyhow::Result<()> {
         #[derive(Deserialize)]
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
         for path in listed(folder, INDEX)? {
-            let bytes = fs::read(&path).with_context(|| format!("{path}: cannot be read"))?;
+            let bytes = self.whole(&path, INDEX_BYTES_MAX)?;
             let index: Index = serde_json::from_slice(&bytes)
                 .map_err(|error| anyhow!("{path}: not a safetensors index: {error}"))?;
             let names: BTreeSet<_> = self.entries.keys().chain(index.weight_map.keys()).collect();
@@ -225,6 +295,49 @@ impl Checkpoint {
         }
         Ok(self.files)
     }
+}
+
+/// Opens what a name leads to, if it is a regular file: a pipe or a device would never come to an end.
+fn open(path: &Utf8Path) -> anyhow::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    let file = options.open(path).with_context(|| format!("{path}: cannot be read"))?;
+    let kind = file.metadata().with_context(|| format!("{path}: cannot be looked at"))?.file_type();
+    ensure!(
+        kind.is_file(),
+        "{path}: got {}, expected a file",
+        if kind.is_dir() { "a folder" } else { "a device" }
+    );
+    Ok(file)
+}
+
+/// The bytes of a small file.
+pub(super) fn content(path: &Utf8Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
+    let (mut bytes, file) = (Vec::new(), open(path)?);
+    file.take(bytes_max + 1).read_to_end(&mut bytes).with_context(|| format!("{path}: cannot be read"))?;
+    ensure!(bytes.len() as u64 <= bytes_max, "{path}: got more than {bytes_max} bytes");
+    Ok(bytes)
+}
+
+/// Whether a name is there. A link that leads nowhere, or in a circle, is: reading it is an error that names it.
+pub(super) fn exists(path: &Utf8Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// A checkpoint's own chat template: a file of its own goes before the text in the tokenizer's settings.
+fn template(folder: &Utf8Path) -> anyhow::Result<Option<String>> {
+    let path = folder.join(TEMPLATE);
+    if exists(&path) {
+        let text = String::from_utf8(content(&path, TEMPLATE_BYTES_MAX)?);
+        return text.map(Some).with_context(|| format!("{path}: is not UTF-8"));
+    }
+    let path = folder.join(SETTINGS);
+    if !exists(&path) {
+        return Ok(None);
+    }
+    let settings: serde_json::Value = serde_json::from_slice(&content(&path, TOKENIZER_BYTES_MAX)?)
+        .map_err(|error| anyhow!("{path}: cannot be read: {error}"))?;
+    Ok(settings.get("chat_template").and_then(serde_json::Value::as_str).map(str::to_owned))
 }
 
 /// What changes when a file does.

@@ -1,37 +1,162 @@
-//! Cross-check of a checkpoint's `config.json` against its recipe, for the reserve: as the worker's `config.py` does it.
+//! Cross-check of a checkpoint's `config.json` and `generation_config.json` against its recipe.
 //!
-//! **Invariant:** every setting that changes the arithmetic is compared; a difference names both values. Nothing is taken from the
-//! file: it can only disagree.
+//! **Invariant:** every setting that changes the arithmetic or ends a reply is compared, or refused by name where nothing here
+//! implements it. Nothing is taken from the files: they can only disagree. They are read as `transformers` reads them: see
+//! `LlamaConfig` and `RotaryEmbeddingConfigMixin` in its sources.
 
-use std::fs;
+mod rope;
+#[cfg(test)]
+mod tests;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::Utf8Path;
-use model_assets::recipe::{Recipe, RopeScaling, Tokens};
+use model_assets::recipe::{Architecture, Recipe, Tokens};
 use serde_json::{Map, Value, json};
 
 type Object = Map<String, Value>;
 
-const FILE: &str = "config.json";
-const ROPE_THETA: f64 = 10_000.0;
+/// The file that describes the network.
+pub(super) const CONFIG: &str = "config.json";
+/// The file that says how it is sampled; a checkpoint may lack it.
+pub(super) const GENERATION: &str = "generation_config.json";
 
-/// Compares a folder's `config.json` with the recipe.
-pub(super) fn check(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<()> {
-    let path = folder.join(FILE);
-    let bytes = fs::read(&path).with_context(|| format!("{path}: cannot be read"))?;
-    let config: Value =
-        serde_json::from_slice(&bytes).map_err(|error| anyhow!("{path}: cannot be read: {error}"))?;
-    let config = config.as_object().with_context(|| format!("{path}: not a json object"))?;
-    agrees(config, recipe)
+/// Compares the bytes of a `config.json` with the recipe.
+pub(super) fn check(path: &Utf8Path, bytes: &[u8], recipe: &Recipe) -> anyhow::Result<()> {
+    agrees(&object(path, bytes)?, recipe)
         .with_context(|| format!("{path}: the recipe describes another model than the checkpoint"))
 }
 
+/// Compares the bytes of a `generation_config.json` with the recipe.
+pub(super) fn check_generation(path: &Utf8Path, bytes: &[u8], recipe: &Recipe) -> anyhow::Result<()> {
+    let config = object(path, bytes)?;
+    let checked = neutral(&config, &SAMPLED_TOKENS).and_then(|()| tokens(&config, &recipe.tokens));
+    checked.with_context(|| format!("{path}: the recipe describes another model than the checkpoint"))
+}
+
+fn object(path: &Utf8Path, bytes: &[u8]) -> anyhow::Result<Object> {
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|error| anyhow!("{path}: cannot be read: {error}"))?;
+    match value {
+        Value::Object(object) => Ok(object),
+        _ => bail!("{path}: not a json object"),
+    }
+}
+
+/// What leaves a setting without effect, beside null and a key that is not there.
+#[derive(Debug, Clone, Copy)]
+enum Neutral {
+    Nothing,
+    Bool(bool),
+    Number(f64),
+    Text(&'static str),
+    Empty,
+}
+
+impl Neutral {
+    fn is(self, got: &Value) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Bool(wanted) => *got == wanted,
+            Self::Number(wanted) => got.as_f64() == Some(wanted),
+            Self::Text(wanted) => *got == wanted,
+            Self::Empty => got.as_array().is_some_and(Vec::is_empty) || got.as_f64() == Some(0.0),
+        }
+    }
+
+    fn told(self) -> String {
+        match self {
+            Self::Nothing => "none".to_owned(),
+            Self::Bool(wanted) => wanted.to_string(),
+            Self::Number(wanted) => wanted.to_string(),
+            Self::Text(wanted) => format!("{wanted:?}"),
+            Self::Empty => "none or an empty one".to_owned(),
+        }
+    }
+}
+
+/// Settings of Llama and of its relatives that change what is computed and that no part of the export implements. A file that
+/// sets one describes another network, whatever its `model_type` says.
+const UNIMPLEMENTED: [(&str, Neutral); 42] = [
+    ("add_cross_attention", Neutral::Bool(false)),
+    ("alibi", Neutral::Bool(false)),
+    ("attention_bias", Neutral::Bool(false)),
+    ("attention_multiplier", Neutral::Nothing),
+    ("attention_out_bias", Neutral::Bool(false)),
+    ("attn_logit_softcapping", Neutral::Nothing),
+    ("attn_temperature_tuning", Neutral::Bool(false)),
+    ("bias", Neutral::Bool(false)),
+    ("clip_qkv", Neutral::Nothing),
+    ("compression_config", Neutral::Nothing),
+    ("dim_model_base", Neutral::Nothing),
+    ("embedding_multiplier", Neutral::Number(1.0)),
+    ("final_logit_softcapping", Neutral::Nothing),
+    ("hidden_activation", Neutral::Text("silu")),
+    ("is_causal", Neutral::Bool(true)),
+    ("is_encoder_decoder", Neutral::Bool(false)),
+    ("lm_head_bias", Neutral::Bool(false)),
+    ("logit_scale", Neutral::Number(1.0)),
+    ("logits_scaling", Neutral::Number(1.0)),
+    ("mlp_bias", Neutral::Bool(false)),
+    ("mlp_only_layers", Neutral::Empty),
+    ("no_rope_layer_interval", Neutral::Empty),
+    ("no_rope_layers", Neutral::Empty),
+    ("num_experts", Neutral::Empty),
+    ("num_local_experts", Neutral::Empty),
+    ("partial_rotary_factor", Neutral::Number(1.0)),
+    ("position_embedding_type", Neutral::Text("rope")),
+    ("qk_layernorm", Neutral::Bool(false)),
+    ("qk_norm", Neutral::Bool(false)),
+    ("qkv_bias", Neutral::Bool(false)),
+    ("quantization", Neutral::Nothing),
+    ("quantization_config", Neutral::Nothing),
+    ("query_pre_attn_scalar", Neutral::Nothing),
+    ("residual_multiplier", Neutral::Number(1.0)),
+    ("rope_interleaved", Neutral::Bool(false)),
+    ("rotary_pct", Neutral::Number(1.0)),
+    ("scale_depth", Neutral::Nothing),
+    ("scale_emb", Neutral::Number(1.0)),
+    ("use_bias", Neutral::Bool(false)),
+    ("use_bidirectional_attention", Neutral::Bool(false)),
+    ("use_parallel_residual", Neutral::Bool(false)),
+    ("use_qk_norm", Neutral::Bool(false)),
+];
+
+/// Settings that forbid or force tokens: the app's sampler has none of them.
+const SAMPLED_TOKENS: [(&str, Neutral); 6] = [
+    ("bad_words_ids", Neutral::Empty),
+    ("begin_suppress_tokens", Neutral::Empty),
+    ("forced_bos_token_id", Neutral::Nothing),
+    ("forced_decoder_ids", Neutral::Empty),
+    ("forced_eos_token_id", Neutral::Nothing),
+    ("suppress_tokens", Neutral::Empty),
+];
+
+fn neutral(config: &Object, settings: &[(&str, Neutral)]) -> anyhow::Result<()> {
+    for (key, neutral) in settings {
+        let Some(got) = config.get(*key).filter(|got| !got.is_null()) else { continue };
+        ensure!(
+            neutral.is(got),
+            "{key}: got {got}, expected {}: the export does not implement it",
+            neutral.told()
+        );
+    }
+    Ok(())
+}
+
 fn agrees(config: &Object, recipe: &Recipe) -> anyhow::Result<()> {
-    ensure!(
-        !config.contains_key("quantization_config"),
-        "quantization_config: the checkpoint is already quantized"
-    );
-    let a = &recipe.architecture;
+    for key in ["quantization_config", "compression_config", "quantization"] {
+        let quantized = config.get(key).is_some_and(|got| !got.is_null());
+        ensure!(!quantized, "{key}: the checkpoint is already quantized");
+    }
+    shape(config, &recipe.architecture)?;
+    neutral(config, &UNIMPLEMENTED)?;
+    layers(config, recipe.export.seq_len)?;
+    code(config)?;
+    rope::agrees(config, recipe.architecture.rope_theta, recipe.architecture.rope_scaling.as_ref())?;
+    tokens(config, &recipe.tokens)
+}
+
+fn shape(config: &Object, a: &Architecture) -> anyhow::Result<()> {
     let [dim, heads] = [a.dim, a.heads].map(|size| json!(size));
     for (key, expected) in [
         ("model_type", json!("llama")),
@@ -50,14 +175,42 @@ fn agrees(config: &Object, recipe: &Recipe) -> anyhow::Result<()> {
         ("head_dim", json!(a.head_dim), json!(head_dim)),
         ("rms_norm_eps", json!(a.norm_eps), json!(1e-6)),
         ("tie_word_embeddings", json!(a.tied), json!(false)),
-        ("hidden_act", json!("silu"), json!("silu")),
-        ("attention_bias", json!(false), json!(false)),
-        ("mlp_bias", json!(false), json!(false)),
     ] {
         compare(config, key, &expected, Some(&default))?;
     }
-    rope(config, a.rope_theta, a.rope_scaling.as_ref())?;
-    tokens(config, &recipe.tokens)
+    // Two names of one function.
+    let swish = config.get("hidden_act").is_some_and(|got| got == "swish");
+    if swish { Ok(()) } else { compare(config, "hidden_act", &json!("silu"), Some(&json!("silu"))) }
+}
+
+/// Attention that is not over everything before, where it makes a difference within the window of the export.
+fn layers(config: &Object, seq_len: u32) -> anyhow::Result<()> {
+    let kinds = config.get("layer_types").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if let Some(kind) = kinds.iter().find(|kind| *kind != "full_attention") {
+        bail!("layer_types: got {kind}, expected \"full_attention\" in every layer");
+    }
+    let used = config.get("use_sliding_window").is_none_or(|used| *used != false);
+    let window = config.get("sliding_window").filter(|window| used && !window.is_null());
+    if let Some(window) = window {
+        let wide = window.as_u64().is_some_and(|window| window >= u64::from(seq_len));
+        ensure!(wide, "sliding_window: got {window}, expected none below the window of {seq_len} tokens");
+    }
+    Ok(())
+}
+
+/// Which program the weights are for.
+fn code(config: &Object) -> anyhow::Result<()> {
+    let wanted = "LlamaForCausalLM";
+    if let Some(named) = config.get("architectures").filter(|named| !named.is_null()) {
+        let listed = named.as_array().is_some_and(|named| named.iter().any(|name| name == wanted));
+        ensure!(listed, "architectures: got {named}, expected {wanted:?}");
+    }
+    let own = config.get("auto_map").and_then(|map| map.get("AutoModelForCausalLM"));
+    ensure!(
+        own.is_none_or(Value::is_null),
+        "auto_map: got a network in code of the checkpoint's own, expected {wanted:?}"
+    );
+    Ok(())
 }
 
 /// A setting that is absent or null has the default, where there is one.
@@ -79,36 +232,6 @@ fn same(got: &Value, expected: &Value) -> bool {
     }
 }
 
-/// Newer files keep theta and scaling together, older ones apart.
-fn rope(config: &Object, theta: f64, scaling: Option<&RopeScaling>) -> anyhow::Result<()> {
-    let object = |key: &str| config.get(key).and_then(Value::as_object);
-    let rope = object("rope_parameters").cloned().unwrap_or_else(|| {
-        let mut apart = object("rope_scaling").cloned().unwrap_or_default();
-        apart.insert("rope_theta".to_owned(), config.get("rope_theta").cloned().unwrap_or_default());
-        apart
-    });
-    compare(&rope, "rope_theta", &json!(theta), Some(&json!(ROPE_THETA)))?;
-    let kind = rope.get("rope_type").or_else(|| rope.get("type"));
-    let default = json!("default");
-    let kind = kind.filter(|kind| !kind.is_null()).unwrap_or(&default);
-    let Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position }) =
-        scaling
-    else {
-        ensure!(*kind == default, "rope_type: got {kind}, expected {default}");
-        return Ok(());
-    };
-    ensure!(*kind == "llama3", "rope_type: got {kind}, expected \"llama3\"");
-    for (key, expected) in [
-        ("factor", json!(factor)),
-        ("low_freq_factor", json!(low_freq_factor)),
-        ("high_freq_factor", json!(high_freq_factor)),
-        ("original_max_position_embeddings", json!(original_max_position)),
-    ] {
-        compare(&rope, key, &expected, None)?;
-    }
-    Ok(())
-}
-
 fn tokens(config: &Object, tokens: &Tokens) -> anyhow::Result<()> {
     let got = |key: &str| config.get(key).filter(|got| !got.is_null());
     if let Some(bos) = got("bos_token_id") {
@@ -122,90 +245,4 @@ fn tokens(config: &Object, tokens: &Tokens) -> anyhow::Result<()> {
         bail!("eos_token_id: got {eos}, expected {:?}", tokens.eos);
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn recipe(name: &str) -> Recipe {
-        let path = format!("{}/../model-assets/models/{name}/recipe.toml", env!("CARGO_MANIFEST_DIR"));
-        Recipe::parse(&fs::read_to_string(path).unwrap()).unwrap()
-    }
-
-    fn tiny() -> Object {
-        serde_json::from_slice(include_bytes!("../../../model-assets/models/tiny/config.json")).unwrap()
-    }
-
-    #[test]
-    fn every_setting_that_changes_the_arithmetic_is_compared() {
-        let recipe = recipe("tiny");
-        agrees(&tiny(), &recipe).unwrap();
-        let refused = |key: &str, value: Value| {
-            let mut config = tiny();
-            config.insert(key.to_owned(), value);
-            let error = agrees(&config, &recipe).expect_err(key).to_string();
-            assert!(error.contains("got "), "{error}");
-        };
-        for key in ["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"] {
-            refused(key, json!(1));
-        }
-        for key in ["head_dim", "intermediate_size", "vocab_size", "bos_token_id", "rope_theta"] {
-            refused(key, json!(2));
-        }
-        refused("model_type", json!("mistral"));
-        refused("hidden_act", json!("gelu"));
-        refused("rms_norm_eps", json!(1e-6));
-        refused("tie_word_embeddings", json!(false));
-        refused("tie_word_embeddings", json!(null));
-        refused("attention_bias", json!(true));
-        refused("mlp_bias", json!(true));
-        refused("eos_token_id", json!([1, 3]));
-        refused("rope_scaling", json!({"rope_type": "llama3"}));
-        refused("rope_parameters", json!({"rope_theta": 5e5}));
-        refused("hidden_size", json!(null));
-        let mut quantized = tiny();
-        quantized.insert("quantization_config".into(), json!({}));
-        assert!(agrees(&quantized, &recipe).unwrap_err().to_string().contains("already quantized"));
-        let mut lacking = tiny();
-        lacking.remove("vocab_size");
-        let error = agrees(&lacking, &recipe).unwrap_err().to_string();
-        assert_eq!(error, "vocab_size: got none, expected 1024");
-    }
-
-    #[test]
-    fn what_a_file_may_leave_out_has_its_default() {
-        let recipe = recipe("tiny");
-        let mut config = tiny();
-        for key in ["head_dim", "hidden_act", "attention_bias", "mlp_bias", "rope_theta", "bos_token_id"] {
-            config.remove(key);
-        }
-        config.insert("eos_token_id".into(), json!(null));
-        agrees(&config, &recipe).unwrap();
-        config.insert("hidden_size".into(), json!(192.0));
-        agrees(&config, &recipe).unwrap();
-    }
-
-    #[test]
-    fn scaled_positions_are_compared_wherever_they_stand() {
-        let recipe = recipe("llama3.2-1b");
-        let a = &recipe.architecture;
-        let scaling = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192});
-        let apart = json!({"rope_theta": 500_000.0, "rope_scaling": scaling});
-        let mut together = scaling.clone();
-        together["rope_theta"] = json!(500_000.0);
-        let together = json!({"rope_parameters": together});
-        let asked = |config: &Value| rope(config.as_object().unwrap(), a.rope_theta, a.rope_scaling.as_ref());
-        for config in [&apart, &together] {
-            asked(config).unwrap();
-        }
-        let mut other = apart.clone();
-        other["rope_scaling"]["factor"] = json!(8.0);
-        assert_eq!(asked(&other).unwrap_err().to_string(), "factor: got 8.0, expected 32.0");
-        assert!(asked(&json!({"rope_theta": 500_000.0})).is_err());
-        let plain = apart.as_object().unwrap();
-        let error = rope(plain, a.rope_theta, None).unwrap_err().to_string();
-        assert_eq!(error, r#"rope_type: got "llama3", expected "default""#);
-    }
 }

@@ -29,12 +29,17 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_EXPORT, EXIT_INTERRUPTED, Failure, Outcome, console::Console, predict, reserve::Reserve, setup,
-    supervise, workspace::Workspace,
+    EXIT_EXPORT, EXIT_INTERRUPTED, Failure, Outcome,
+    console::Console,
+    predict,
+    reserve::{Reserve, word_arguments},
+    setup, supervise,
+    workspace::Workspace,
 };
 
 use super::{
     checkpoint::Checkpoint,
+    inputs::{Inputs, Words},
     job::{now, revision},
     publish::{replace, sweep, sync_dir},
     weights::{Generator, Weights},
@@ -53,6 +58,8 @@ pub(super) struct Job<'a> {
     pub(super) source: Source,
     /// Where the weights are read from; `None` for random ones.
     pub(super) checkpoint: Option<Utf8PathBuf>,
+    /// What was read of it; `None` for random weights.
+    pub(super) inputs: Option<Inputs>,
     pub(super) work: Utf8PathBuf,
     pub(super) console: Console,
 }
@@ -65,11 +72,31 @@ impl Job<'_> {
         }
         let disk = predict::free_disk_bytes(self.workspace.root());
         super::suffices("disk", disk, predict::reserve_disk_bytes(&self.recipe), &self.recipe)?;
+        self.other_tokenizer()?;
         supervise::watch_interrupts()?;
         let _lock = super::lock(&self.workspace.state().join("locks"), self.dir.name())?;
         let manifest = self.export().map_err(|error| self.failed(error))?;
         self.console.published_reserve(&manifest);
         Ok(())
+    }
+
+    /// A `.pte` that is bound to the tokenizer beside the recipe would be void with another.
+    fn other_tokenizer(&self) -> Outcome {
+        let published = self.dir.manifest().ok().flatten().and_then(|manifest| manifest.bound.tokenizer);
+        let own = self.inputs.as_ref().map(|inputs| Digest::of(&inputs.words.tokenizer));
+        match published.zip(own) {
+            Some((published, own)) if published != own => {
+                let name = &self.recipe.tokens.tokenizer;
+                let error =
+                    anyhow!("{name}: got sha256 {own}, expected that of the published `.pte`, {published}");
+                let hint = format!(
+                    "export the `.pte` of this checkpoint first: cargo xtask export {}",
+                    self.recipe.name
+                );
+                Err(Failure::new(EXIT_EXPORT, error, hint))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn failed(&self, error: anyhow::Error) -> Failure {
@@ -103,12 +130,7 @@ impl Job<'_> {
         let claim = self.dir.reserve_claim().ok()?;
         let evidence = claim.manifest.evidence.as_ref()?;
         let fresh = evidence.bound == ReserveBinding::current(claim.manifest.sha256, claim.bound());
-        let same = match &self.checkpoint {
-            Some(folder) => {
-                Checkpoint::open(folder, &self.recipe).ok()?.finish().ok()? == claim.manifest.source.files
-            }
-            None => true,
-        };
+        let same = self.inputs.as_ref().is_none_or(|inputs| inputs.files == claim.manifest.source.files);
         let (_, file) = self.dir.open_gguf(&claim.manifest).ok()?;
         let whole = fresh && same && claim.manifest.source.source == self.source;
         (whole && check::validate_reserve(file, &claim, Profile::Dev).is_ok()).then_some(claim)
@@ -116,17 +138,14 @@ impl Job<'_> {
 
     fn export(&self) -> anyhow::Result<ReserveManifest> {
         fs::create_dir_all(&self.work)?;
-        if self.checkpoint.is_none() {
+        if let Some(Inputs { words, .. }) = &self.inputs {
+            words.write(&self.work)?;
+        } else {
             super::job::stage_rehearsal(self.workspace, &self.dir)?;
             setup::ensure(self.workspace).map_err(Failure::into_error)?;
-        } else {
-            super::job::adopt_tokenizer(&self.dir, &self.recipe, self.checkpoint.as_deref())?;
         }
-        let words = match self.checkpoint {
-            Some(_) => Some(self.dir.words(&self.recipe)?),
-            None => None,
-        };
-        let (tokenizer, chat_template) = words.unzip();
+        let words = self.inputs.as_ref().map(|inputs| inputs.words.clone());
+        let (tokenizer, chat_template) = words.map(|words| (words.tokenizer, words.chat_template)).unzip();
         let expect = reserve::expect(&self.recipe, tokenizer.as_deref(), chat_template.as_deref());
         let expect = expect.map_err(|message| anyhow!("{message}"))?;
         let began = Instant::now();
@@ -197,7 +216,11 @@ impl Job<'_> {
             }
         };
         let reserve = Reserve::open(self.workspace, &self.console)?;
-        reserve.check(claim, &self.dir, path, reference.as_deref(), &self.console)
+        let words = claim.tokenizer.as_ref().map_or_else(Vec::new, |_| {
+            let (tokenizer, template) = Words::places(&self.work);
+            word_arguments(&tokenizer, &template)
+        });
+        reserve.check(claim, &words, path, reference.as_deref(), &self.console)
     }
 
     /// Writes the file, a chunk at a time.
@@ -231,7 +254,12 @@ impl Job<'_> {
         let file = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
         file.sync_all()?;
         match weights {
-            Weights::Checkpoint(checkpoint) => checkpoint.finish(),
+            Weights::Checkpoint(checkpoint) => {
+                let files = checkpoint.finish()?;
+                let told = self.inputs.as_ref().is_none_or(|inputs| inputs.files == files);
+                ensure!(told, "the checkpoint changed while it was exported");
+                Ok(files)
+            }
             Weights::Random(_) => Ok(Vec::new()),
         }
     }
@@ -249,6 +277,9 @@ impl Job<'_> {
         let pending = place.join(pending_name(&manifest.file, claimed));
         fs::rename(path, &pending).with_context(|| format!("{pending}: cannot be put in place"))?;
         sync_dir(&place)?;
+        if let Some(Inputs { words, .. }) = &self.inputs {
+            words.adopt(&self.dir, &self.recipe)?;
+        }
         replace(&self.dir, RESERVE_FILE, &manifest.to_bytes())?;
         fs::rename(pending, place.join(&manifest.file))?;
         sweep(&place, &manifest.file)?;

@@ -2,7 +2,7 @@
 
 use std::{fs, time::SystemTime};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     check::{self, Profile},
@@ -31,8 +31,8 @@ use crate::{
 
 use super::{
     Args,
-    inputs::worker_digest,
-    publish::{WORK_PTE, WORK_REFERENCE, publish, replace},
+    inputs::{Inputs, Words, weights, worker_digest},
+    publish::{WORK_PTE, WORK_REFERENCE, publish},
 };
 
 const REFERENCE_PROMPT_TOKENS: u32 = 24;
@@ -80,6 +80,8 @@ pub(super) struct Job<'a> {
     pub(super) source: Source,
     /// Where the weights are read from; `None` for random ones.
     pub(super) checkpoint: Option<Utf8PathBuf>,
+    /// What was read of it; `None` for random weights.
+    pub(super) read: Option<Inputs>,
     pub(super) inputs: Digest,
     pub(super) work: Utf8PathBuf,
     pub(super) console: Console,
@@ -91,6 +93,9 @@ impl Job<'_> {
         fs::create_dir_all(&self.work)?;
         if matches!(self.source, Source::Random { .. }) {
             stage_rehearsal(self.workspace, &self.dir)?;
+        }
+        if let Some(Inputs { words, .. }) = &self.read {
+            words.write(&self.work)?;
         }
         let request = self.work.join("request.json");
         let response = self.work.join("response.json");
@@ -137,16 +142,14 @@ impl Job<'_> {
 
     /// The model's own; random weights have none.
     fn tokenizer(&self) -> Option<Utf8PathBuf> {
-        let folder = self.checkpoint.as_ref()?;
-        // A checkpoint from elsewhere has its tokenizer with it until it is published.
-        let beside = self.dir.path().join(&self.recipe.tokens.tokenizer);
-        Some(if beside.exists() { beside } else { folder.join(&self.recipe.tokens.tokenizer) })
+        self.read.as_ref()?;
+        Some(Words::places(&self.work).0)
     }
 
     /// Held-out texts and what reads them: the model's own, or those for any model.
     fn heldout(&self) -> Option<serde_json::Value> {
-        let tokenizer = self.tokenizer()?;
-        let template = self.dir.path().join(&self.recipe.tokens.chat_template);
+        self.read.as_ref()?;
+        let (tokenizer, template) = Words::places(&self.work);
         let texts = heldout_texts(self.workspace, &self.dir);
         Some(json!({"texts": texts, "tokenizer": tokenizer, "chat_template": template}))
     }
@@ -175,6 +178,17 @@ impl Job<'_> {
         Ok(manifest)
     }
 
+    /// The whole list, if the weights that the worker read are those in it.
+    fn files(&self, worked: &[FileRecord]) -> anyhow::Result<Vec<FileRecord>> {
+        let Some(Inputs { files, .. }) = &self.read else { return Ok(Vec::new()) };
+        let expected: Vec<_> = weights(files).collect();
+        ensure!(
+            expected.iter().copied().eq(worked),
+            "the checkpoint changed while it was exported: got {worked:?}, expected {expected:?}"
+        );
+        Ok(files.clone())
+    }
+
     fn claim(
         &self,
         run: &Run,
@@ -185,16 +199,9 @@ impl Job<'_> {
         sha256: Digest,
     ) -> anyhow::Result<Claim> {
         let versions = response.versions.context("the worker named no versions")?;
-        let random = matches!(self.source, Source::Random { .. });
-        let read = |name: &str| {
-            fs::read(self.dir.path().join(name)).with_context(|| format!("{name}: cannot be read"))
-        };
-        if !random {
-            adopt_tokenizer(&self.dir, &self.recipe, self.checkpoint.as_deref())?;
-        }
-        let tokenizer = if random { None } else { Some(read(&self.recipe.tokens.tokenizer)?) };
-        let chat_template =
-            if random { None } else { Some(String::from_utf8(read(&self.recipe.tokens.chat_template)?)?) };
+        let random = self.read.is_none();
+        let words = self.read.as_ref().map(|read| read.words.clone());
+        let (tokenizer, chat_template) = words.map(|words| (words.tokenizer, words.chat_template)).unzip();
         let reference = self.work.join(WORK_REFERENCE);
         let manifest = Manifest {
             schema: MANIFEST_SCHEMA,
@@ -205,7 +212,7 @@ impl Job<'_> {
             weights: if random { WeightsKind::Random } else { WeightsKind::Checkpoint },
             source: SourceRecord {
                 source: self.source.clone(),
-                files: response.source_files.context("the worker named no source files")?,
+                files: self.files(&response.source_files.context("the worker named no source files")?)?,
             },
             bound: claim::bound(&self.recipe, &self.policy, tokenizer.as_deref(), chat_template.as_deref()),
             toolchain: Toolchain {
@@ -251,7 +258,8 @@ impl Job<'_> {
             chat_template,
         };
         let path = self.work.join(WORK_PTE);
-        let files = engine::Files::of(&self.dir, &claim, path.clone());
+        let mut files = engine::Files::of(&self.dir, &claim, path.clone());
+        files.words = self.read.as_ref().map(|_| Words::places(&self.work));
         let bench =
             Bench { workspace: self.workspace, dir: &self.dir, claim: &claim, files, console: &self.console };
         let (evidence, stage) = bench.load_and_parity(&reference)?;
@@ -281,19 +289,6 @@ pub(super) fn stage_rehearsal(workspace: &Workspace, dir: &ModelDir) -> anyhow::
     fs::copy(real.recipe_path(), dir.recipe_path())?;
     fs::copy(real.policy_path(), dir.policy_path())?;
     Ok(())
-}
-
-/// A checkpoint from elsewhere brings its tokenizer along; one that lies beside the recipe is left alone.
-pub(super) fn adopt_tokenizer(
-    dir: &ModelDir,
-    recipe: &Recipe,
-    checkpoint: Option<&Utf8Path>,
-) -> anyhow::Result<()> {
-    let place = dir.path().join(&recipe.tokens.tokenizer);
-    let Some(folder) = checkpoint.filter(|_| !place.exists()) else { return Ok(()) };
-    let from = folder.join(&recipe.tokens.tokenizer);
-    let bytes = fs::read(&from).with_context(|| format!("{from}: cannot be read"))?;
-    replace(dir, &recipe.tokens.tokenizer, &bytes)
 }
 
 /// The held-out texts of a model.

@@ -37,9 +37,15 @@ use crate::{
     workspace::{Workspace, try_lock},
 };
 
-use self::{inputs::inputs_digest, job::Job};
+use self::{
+    inputs::{Inputs, inputs_digest},
+    job::Job,
+};
 
-pub(crate) use self::publish::{WORK_PTE, WORK_REFERENCE, publish, replace, settle, write_manifest};
+pub(crate) use self::{
+    inputs::weights,
+    publish::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest},
+};
 
 const ATTEMPTS_MAX: u32 = 2;
 const MEMORY_BYTES_MAX: u64 = 8_000_000_000;
@@ -155,21 +161,19 @@ pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Out
         return Ok(());
     }
     let checkpoint = checkpoint(workspace, &dir, &recipe, &source, args, &console)?;
+    let read = checkpoint.as_ref().map(|folder| Inputs::read(&dir, &recipe, folder, &console));
+    let read = read.transpose().map_err(|error| unusable(error, &recipe))?;
     if args.runtime == Runtime::Llamacpp {
         let work = workspace.state().join("work").join(format!("{}-gguf", args.model));
-        let job = gguf::Job { workspace, dir, recipe, policy, source, checkpoint, work, console };
+        let inputs = read;
+        let job = gguf::Job { workspace, dir, recipe, policy, source, checkpoint, inputs, work, console };
         let outcome = if args.dry_run { job.describe() } else { job.run(args.force) };
         job.console.done();
         return outcome;
     }
-    let inputs = inputs_digest(
-        checkpoint.as_deref(),
-        &recipe,
-        &source,
-        &job::heldout_texts(workspace, &dir),
-        workspace,
-    )?;
-    let job = Job { workspace, dir, recipe, policy, source, checkpoint, inputs, work, console };
+    let texts = job::heldout_texts(workspace, &dir);
+    let inputs = inputs_digest(read.as_ref(), &recipe, &source, &texts, workspace)?;
+    let job = Job { workspace, dir, recipe, policy, source, checkpoint, read, inputs, work, console };
     let published = job.dir.manifest().ok().flatten();
     if let Some(manifest) = &published
         && !args.force
@@ -210,6 +214,12 @@ fn checkpoint(
         (Source::Path { path }, None) => Ok(Some(dir.path().join(path))),
         (Source::Hub { .. }, None) => fetched::checkpoint(workspace, recipe, args.offline, console),
     }
+}
+
+/// A checkpoint that no export can be made of: nothing was started, and nothing helps but another one.
+fn unusable(error: anyhow::Error, recipe: &Recipe) -> Failure {
+    let hint = format!("mend the checkpoint or the recipe and run: cargo xtask export {}", recipe.name);
+    Failure::new(EXIT_EXPORT, error, hint)
 }
 
 /// Refuses to start what cannot end well.

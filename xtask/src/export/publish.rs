@@ -24,6 +24,8 @@ use crate::whole::{self, WholeFile};
 
 /// Name of the `.pte` in a work directory.
 pub(crate) const WORK_PTE: &str = "model.pte";
+/// Name of the tokenizer in a work directory.
+pub(crate) const WORK_TOKENIZER: &str = "tokenizer.json";
 /// Name of the reference logits in a work directory.
 pub(crate) const WORK_REFERENCE: &str = "reference.safetensors";
 
@@ -45,7 +47,15 @@ pub(crate) fn publish(
     if let Some(eq) = eq.filter(|_| work.join(TRANSCRIPT_FILE).exists()) {
         files.push((work.join(TRANSCRIPT_FILE), TRANSCRIPT_FILE, eq.transcript));
     }
-    let bytes = manifest.to_bytes();
+    let (bytes, recipe) = (manifest.to_bytes(), dir.recipe()?);
+    // One that is there already stays untouched: it may be reviewed text.
+    let tokenizer = manifest.bound.tokenizer.filter(|sha256| {
+        let path = place.join(&recipe.tokens.tokenizer);
+        !fs::read(path).is_ok_and(|bytes| Digest::of(&bytes) == *sha256)
+    });
+    if let Some(sha256) = tokenizer {
+        files.push((work.join(WORK_TOKENIZER), &recipe.tokens.tokenizer, sha256));
+    }
     files.push((work.join(LOG_FILE), LOG_FILE, Digest::of(&bytes)));
     if work.join(SIGNATURE_FILE).exists() {
         files.push((work.join(SIGNATURE_FILE), SIGNATURE_FILE, Digest::of(&bytes)));
@@ -71,7 +81,9 @@ pub(crate) fn settle(dir: &ModelDir) -> anyhow::Result<Vec<String>> {
     file.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     let (manifest, own) = (Manifest::parse(&bytes).with_context(|| path.to_string())?, Digest::of(&bytes));
     let eq = manifest.evidence.as_ref().and_then(|evidence| evidence.eq.as_ref());
+    let recipe = dir.recipe()?;
     let named = [
+        (recipe.tokens.tokenizer.as_str(), manifest.bound.tokenizer),
         (manifest.file.as_str(), Some(manifest.sha256)),
         (&manifest.reference.name, Some(manifest.reference.sha256)),
         (TRANSCRIPT_FILE, eq.map(|eq| eq.transcript)),
@@ -87,7 +99,6 @@ pub(crate) fn settle(dir: &ModelDir) -> anyhow::Result<Vec<String>> {
         }
         found.extend(sweep(&place, name)?);
     }
-    let recipe = dir.recipe()?;
     let replaced = [MANIFEST_FILE, SIGNATURE_FILE, TRANSCRIPT_FILE, &recipe.tokens.tokenizer];
     for name in replaced.into_iter().chain(recipe.licence.files()) {
         found.extend(whole::discard(&place.join(name))?);
@@ -234,12 +245,14 @@ mod tests {
             manifest.published = of.to_owned();
             (manifest.sha256, manifest.reference.sha256) =
                 (Digest::of(of.as_bytes()), Digest::of(of.as_bytes()));
+            manifest.bound.tokenizer = Some(manifest.sha256);
             let bytes = manifest.to_bytes();
             let own = |name: &str| (name.to_owned(), Digest::of(&bytes), of_its_manifest(name, &bytes));
             let proved = |name: &str| (name.to_owned(), manifest.sha256, of.to_owned());
             let files = [
                 proved(&manifest.file),
                 proved(&manifest.reference.name),
+                proved(&claim.recipe.tokens.tokenizer),
                 own(LOG_FILE),
                 own(SIGNATURE_FILE),
             ];

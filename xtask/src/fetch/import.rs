@@ -15,12 +15,13 @@ use model_assets::{
     eq::{TRANSCRIPT_BYTES_MAX, TRANSCRIPT_FILE},
     limits::{MANIFEST_BYTES_MAX, REFERENCE_BYTES_MAX, TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
     manifest::{LOG_FILE, MANIFEST_FILE, Manifest, WeightsKind},
+    recipe::Recipe,
     signature::SIGNATURE_FILE,
 };
 
 use crate::{
     Failure,
-    export::{WORK_PTE, WORK_REFERENCE, publish, replace},
+    export::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish},
     sign, supervise,
     verify::refused,
 };
@@ -35,8 +36,7 @@ pub(crate) fn import(dir: &ModelDir, artifact: &Utf8Path, work: &Utf8Path) -> Re
     let manifest = Manifest::parse(&bytes(artifact, MANIFEST_FILE, MANIFEST_BYTES_MAX)?)
         .with_context(|| format!("{artifact}"))?;
     let real = manifest.weights == WeightsKind::Checkpoint;
-    let (tokenizer, brought) =
-        if real { tokenizer(dir, artifact, &recipe.tokens.tokenizer)? } else { (None, false) };
+    let tokenizer = if real { Some(tokenizer(dir, artifact, &recipe, &manifest)?) } else { None };
     let template = dir.path().join(&recipe.tokens.chat_template);
     let chat_template =
         if real { Some(String::from_utf8(read(&template, TEMPLATE_BYTES_MAX)?)?) } else { None };
@@ -50,9 +50,9 @@ pub(crate) fn import(dir: &ModelDir, artifact: &Utf8Path, work: &Utf8Path) -> Re
         let path = work.join(SIGNATURE_FILE);
         fs::write(&path, signature).with_context(|| format!("{path}: cannot be written"))?;
     }
-    if brought && let Some(bytes) = &claim.tokenizer {
-        // Before the manifest that names its digest: a tokenizer without a manifest harms nobody.
-        replace(dir, &claim.recipe.tokens.tokenizer, bytes)?;
+    if let Some(bytes) = &claim.tokenizer {
+        let path = work.join(WORK_TOKENIZER);
+        fs::write(&path, bytes).with_context(|| format!("{path}: cannot be written"))?;
     }
     sign::bring_licence(dir, artifact, &claim.recipe)?;
     publish(dir, &validated, &claim.manifest, work)?;
@@ -64,13 +64,23 @@ fn ensure_wanted() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// This work tree's tokenizer, or else the artifact's and `true`.
-fn tokenizer(dir: &ModelDir, artifact: &Utf8Path, name: &str) -> anyhow::Result<(Option<Vec<u8>>, bool)> {
+/// This work tree's tokenizer if the artifact's manifest is bound to it or the artifact brings none, or else the artifact's.
+fn tokenizer(
+    dir: &ModelDir,
+    artifact: &Utf8Path,
+    recipe: &Recipe,
+    manifest: &Manifest,
+) -> anyhow::Result<Vec<u8>> {
+    let name = &recipe.tokens.tokenizer;
     let own = dir.path().join(name);
     if own.exists() {
-        return Ok((Some(read(&own, TOKENIZER_BYTES_MAX)?), false));
+        let own = read(&own, TOKENIZER_BYTES_MAX)?;
+        let bound = manifest.bound.tokenizer == Some(Digest::of(&own));
+        if bound || artifact.join(name).symlink_metadata().is_err() {
+            return Ok(own);
+        }
     }
-    Ok((Some(bytes(artifact, name, TOKENIZER_BYTES_MAX)?), true))
+    bytes(artifact, name, TOKENIZER_BYTES_MAX)
 }
 
 /// Moves the artifact's files to where a publish takes them from.

@@ -15,17 +15,20 @@ fn tiny(folder: &Utf8Path) -> (ReserveClaim, Utf8PathBuf) {
     let workspace = Workspace::find(None).unwrap();
     let dir = ModelDir::new(workspace.models(), "tiny");
     let (recipe, policy) = (dir.recipe().unwrap(), dir.policy().unwrap());
+    let console = Console::new(false);
+    let inputs = Some(Inputs::read(&dir, &recipe, &dir.path(), &console).unwrap());
     let job = Job {
         workspace: &workspace,
+        inputs,
         source: recipe.source.clone(),
         checkpoint: Some(dir.path()),
         work: folder.to_owned(),
-        console: Console::new(false),
+        console,
         dir,
         recipe,
         policy,
     };
-    let (tokenizer, template) = job.dir.words(&job.recipe).unwrap();
+    let (tokenizer, template) = job.dir.words(&job.recipe, None).unwrap();
     let expect = reserve::expect(&job.recipe, Some(&tokenizer), Some(&template)).unwrap();
     let path = folder.join(WORK_GGUF);
     let files = job.convert(&path, &expect).unwrap();
