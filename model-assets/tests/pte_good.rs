@@ -16,6 +16,7 @@ fn promise() -> Expect {
         quantization: Some(Quantization::Int8),
         delegated_linears: Some(1),
         two_row_linears: Some(0),
+        eight_bit_linears: None,
         partitions: Some(1),
         backends: vec!["XnnpackBackend".to_owned()],
         kernels: Some(pte::linked_runtime().clone()),

@@ -22,22 +22,23 @@ BLOCK = 64
 class Spread:
     """How an error in one input channel is made up for by the later ones; of one input."""
 
-    def __init__(self, products: torch.Tensor) -> None:
-        """`products` [in, in] is X^T X of the inputs; it is overwritten."""
-        diagonal = products.diagonal()
-        if not torch.isfinite(diagonal).all():
+    def __init__(self, x: torch.Tensor) -> None:
+        """`x` is [tokens, in]. At most three matrices [in, in] are alive at once."""
+        size = x.square().sum(0)
+        if not torch.isfinite(size).all():
             raise WorkerError("calibrate", "an input of a linear is not finite")
         # The most important channels go first, while there is most left to make up with.
-        self.order = torch.argsort(diagonal, descending=True, stable=True)
-        backwards = self.order.flip(0)
-        products = products[backwards][:, backwards]
+        self.order = torch.argsort(size, descending=True, stable=True)
+        x = x[:, self.order.flip(0)]
+        products = x.T @ x
         products /= products.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
         products.diagonal().add_(DAMPING)
         # The inverse is wanted as U^T U. With everything backwards, U is the inverse of L.
         lower = torch.linalg.cholesky(products)
         del products
-        unit = torch.eye(lower.shape[0], dtype=lower.dtype)
-        self.upper = torch.linalg.solve_triangular(lower, unit, upper=False).flip(0, 1)
+        upper = torch.linalg.solve_triangular(lower, torch.eye(lower.shape[0]), upper=False)
+        del lower
+        self.upper = upper.flip(0, 1)
 
     def quantize(self, x: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:
         """As `quantize_rows`: codes [rows, in] and scales [rows, groups]."""
@@ -71,7 +72,7 @@ class Rounding(Pass):
 
     def meet(self, x: torch.Tensor, names: list[str]) -> None:
         found = {name: self.schemes[part(self.tensors[name])] for name in names}
-        spread = Spread(x.T @ x) if any(is_coarse(scheme) for scheme in found.values()) else None
+        spread = Spread(x) if any(is_coarse(scheme) for scheme in found.values()) else None
         for name, scheme in found.items():
             by = spread if is_coarse(scheme) else None
             self.weights[name] = self.quantizer.matrix(self.tensors[name], scheme, by)

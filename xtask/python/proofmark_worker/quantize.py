@@ -4,7 +4,7 @@
 file-backed, so that the kernel may drop it and read it again.
 **Invariant:** the arithmetic is a symmetric scheme: values times the inverse scale, rounded, with
 group scales rounded to bf16 first because XNNPACK stores them so: what is evaluated here is what
-ships. A scale is the one of `SHRINK` times torchao's (`amax / ((qmax - qmin) / 2)`) that leaves the
+ships. A scale is torchao's (`amax / ((qmax - qmin) / 2)`), times whatever of `SHRINK` leaves the
 least square error.
 """
 
@@ -21,8 +21,9 @@ from .protocol import Architecture, WorkerError
 from .scheme import FP32, Scheme, part
 
 CHUNK_ELEMENTS = 1 << 20
-# Of the widest scale, tried from the widest on.
-SHRINK = {8: (1.0, 0.95, 0.9), 4: tuple(1.0 - 0.04 * n for n in range(12))}
+# Of the widest scale, tried from the widest on. With 255 steps clipping never paid, on trained rows
+# no more than on random ones.
+SHRINK = {8: (1.0,), 4: tuple(1.0 - 0.04 * n for n in range(12))}
 SCALE_MIN = torch.finfo(torch.float32).smallest_normal
 
 
