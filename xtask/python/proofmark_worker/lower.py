@@ -20,7 +20,7 @@ from .model import Llama
 from .partition import LevelPartitioner, forget_compile_specs
 from .protocol import Request
 from .quantize import Weight
-from .slices import Slices
+from .slices import dynamic_slices
 
 EXAMPLE_TOKENS = 3
 
@@ -56,7 +56,7 @@ def export(request: Request, weights: dict[str, Weight]):
 
 
 def partition(request: Request, exported):
-    with Slices().applied():
+    with dynamic_slices():
         edge = to_edge_transform_and_lower(
             exported,
             partitioner=[LevelPartitioner()] if request.backend == "xnnpack" else [],

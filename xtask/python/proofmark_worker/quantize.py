@@ -50,7 +50,7 @@ def _codes(blocks: torch.Tensor, scale: torch.Tensor, scheme: Scheme) -> torch.T
 
 
 def row_scales(x: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    """`[rows, groups]`: the widest scale, or a smaller one where clipping costs less than it saves."""
+    """`[rows, groups]`: the widest, or a smaller one where clipping costs less than it saves."""
     blocks = x.view(x.shape[0], -1, scheme.group or x.shape[1])
     low, high = scheme.range
     widest = (blocks.abs().amax(-1) / ((high - low) / 2)).clamp_(min=SCALE_MIN)
@@ -128,6 +128,7 @@ class Quantizer:
         path = self.work_dir / f"weight_{len(self.files)}.bin"
         scale = torch.empty(rows, width // (scheme.group or width)) if scheme.bits else None
         check, stored = _Check(tensor.name), width + spare
+        rounded = by.quantize if by else quantize_rows
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
 
         def chunk(first: int) -> None:
@@ -135,7 +136,7 @@ class Quantizer:
             data = self.source.rows(tensor.name, first, last)
             check.chunk(data)
             if scheme.bits:
-                data, scale[first:last] = by.quantize(data, scheme) if by else quantize_rows(data, scheme)
+                data, scale[first:last] = rounded(data, scheme)
             if spare:
                 sums[first:last] = data.sum(-1)
                 data = torch.nn.functional.pad(data, (0, spare))

@@ -1,10 +1,11 @@
 """Slices of XNNPACK whose other dimensions are not fixed.
 
 Upstream leaves a slice of a tensor with a dynamic dimension outside its delegates, and would write
-down that dimension's largest extent. To XNNPACK a size of 0 means "the rest" (`xnn_define_static_slice`),
-whatever it turns out to be at run time.
+down that dimension's largest extent. To XNNPACK a size of 0 means "the rest"
+(`xnn_define_static_slice`), whatever it turns out to be at run time.
 
-**Invariant:** the sliced dimension itself is fixed, and the slices written are counted.
+**Invariant:** the sliced dimension itself is fixed. A slice that is left outside cuts a delegate in
+two, and the number of delegates is checked.
 """
 
 from contextlib import contextmanager
@@ -33,27 +34,22 @@ class SliceConfig(SliceCopyConfig):
 CONFIGS = [SliceConfig if c is SliceCopyConfig else c for c in ALL_PARTITIONER_CONFIGS]
 
 
-class Slices:
-    def __init__(self) -> None:
-        self.written = 0
+@contextmanager
+def dynamic_slices():
+    visitors = node_visitor._node_visitor_dict
+    if TARGET not in visitors or list(ALL_PARTITIONER_CONFIGS) == CONFIGS:
+        raise WorkerError("version", f"{TARGET} is gone upstream")
+    upstream = visitors[TARGET]
 
-    @contextmanager
-    def applied(self):
-        visitors = node_visitor._node_visitor_dict
-        if TARGET not in visitors or CONFIGS == list(ALL_PARTITIONER_CONFIGS):
-            raise WorkerError("version", f"{TARGET} is gone upstream")
-        upstream, slices = visitors[TARGET], self
+    class Rest(upstream):
+        def define_node(self, node, xnn_graph, vals_to_ids, debug_handle) -> None:
+            super().define_node(node, xnn_graph, vals_to_ids, debug_handle)
+            written = xnn_graph.xnodes[-1].xnode_union
+            dim = node.args[1] if len(node.args) > 1 else 0
+            written.sizes = [n if at == dim else 0 for at, n in enumerate(written.sizes)]
 
-        class Rest(upstream):
-            def define_node(self, node, xnn_graph, vals_to_ids, debug_handle) -> None:
-                super().define_node(node, xnn_graph, vals_to_ids, debug_handle)
-                written = xnn_graph.xnodes[-1].xnode_union
-                dim = node.args[1] if len(node.args) > 1 else 0
-                written.sizes = [n if at == dim else 0 for at, n in enumerate(written.sizes)]
-                slices.written += 1
-
-        visitors[TARGET] = Rest
-        try:
-            yield self
-        finally:
-            visitors[TARGET] = upstream
+    visitors[TARGET] = Rest
+    try:
+        yield
+    finally:
+        visitors[TARGET] = upstream

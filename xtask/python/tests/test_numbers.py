@@ -13,7 +13,7 @@ from proofmark_worker.calibrate import Seen
 from proofmark_worker.partition import LevelPartitioner
 from proofmark_worker.protocol import parse_architecture
 from proofmark_worker.scheme import BLOCK4, FP32, ROW8, TWO8, schemes
-from proofmark_worker.slices import Slices
+from proofmark_worker.slices import dynamic_slices
 
 from . import plain
 from .support import ARCHITECTURE, weights
@@ -30,7 +30,7 @@ def lowered(module: nn.Module, x: torch.Tensor):
     count = torch.export.Dim("count", min=1, max=8192)
     program = torch.export.export(module.eval(), (x,), dynamic_shapes=({1: count},), strict=False)
     config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
-    with Slices().applied():
+    with dynamic_slices():
         edge = to_edge_transform_and_lower(
             program, partitioner=[LevelPartitioner()], compile_config=config
         )
@@ -80,9 +80,7 @@ class Activations(unittest.TestCase):
 
     def test_one_row_is_xnnpacks_to_the_bit(self):
         """A linear of the identity gives back what XNNPACK made of its input."""
-        identity = quantize.Weight(
-            ROW8, torch.eye(WIDTH, dtype=torch.int8), torch.ones(WIDTH, 1)
-        )
+        identity = quantize.Weight(ROW8, torch.eye(WIDTH, dtype=torch.int8), torch.ones(WIDTH, 1))
         x = inputs()
         got = lowered(One(identity), x[None, :3]).forward((x[None],))[0][0]
         centred, scale = reference.quantize_activations(x)
@@ -157,7 +155,8 @@ class Fused(unittest.TestCase):
             for readers in (*smooth.READERS.values(), ("mlp.down_proj",)):
                 names = [f"{prefix}{reader}.weight" for reader in readers]
                 width = tensors[names[0]].shape[1]
-                look = Seen(torch.randn(50, width, generator=generator) * torch.logspace(-2, 1, width))
+                x = torch.randn(50, width, generator=generator) * torch.logspace(-2, 1, width)
+                look = Seen(x)
                 for name in names:
                     found = look.add(tensors[name])
                     look.widest = [a + b for a, b in zip(look.widest, found, strict=True)]
