@@ -12,7 +12,7 @@ use crate::{
     manifest::{Bound, Manifest, WeightsKind},
     policy::Policy,
     pte,
-    recipe::{Backend, Delivery, Recipe},
+    recipe::{Activations, Backend, Delivery, Quantization, Recipe},
     template, tokenizer,
 };
 
@@ -124,6 +124,8 @@ pub fn expect(recipe: &Recipe) -> pte::Expect {
         sound_weights: true,
         quantization: Some(export.quantization),
         delegated_linears: if delegated { export.delegated_linears } else { Some(0) },
+        eight_bit_linears: (export.quantization == Quantization::Int4).then(|| eight_bit_linears(recipe)),
+        two_row_linears: Some(two_row_linears(recipe)),
         partitions: if delegated { export.partitions } else { Some(0) },
         backends: delegated.then(|| "XnnpackBackend".to_owned()).into_iter().collect(),
         kernels: Some(pte::linked_runtime().clone()),
@@ -141,6 +143,26 @@ pub fn expect(recipe: &Recipe) -> pte::Expect {
         bos: Some(tokens.bos.into()),
         eos: ids(&tokens.eos),
     }
+}
+
+/// Linears that take their input in two rows: of 8-bit weights all but what follows attention, of 4-bit ones the head.
+fn two_row_linears(recipe: &Recipe) -> u32 {
+    let of_layers = recipe.architecture.layers.saturating_mul(6);
+    match (recipe.export.activations(), recipe.export.quantization) {
+        (Some(Activations::TwoRows), Quantization::Int8) => of_layers.saturating_add(1),
+        (Some(Activations::TwoRows), Quantization::Int4) => 1,
+        _ => 0,
+    }
+}
+
+/// Linears of a 4-bit model that keep 8 bits, and their parameters: the head, and each layer's values.
+fn eight_bit_linears(recipe: &Recipe) -> (u32, u64) {
+    let it = &recipe.architecture;
+    let [dim, vocab, heads, size] = [it.dim, it.vocab, it.kv_heads, it.head_dim].map(u64::from);
+    // A head that takes two rows has a spare column.
+    let columns = dim.saturating_add(u64::from(recipe.export.activations() == Some(Activations::TwoRows)));
+    let values = heads.saturating_mul(size).saturating_mul(dim).saturating_mul(it.layers.into());
+    (it.layers.saturating_add(1), vocab.saturating_mul(columns).saturating_add(values))
 }
 
 /// Metadata methods that runners read: upstream's, and the engine's.

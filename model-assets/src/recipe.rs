@@ -187,6 +187,9 @@ pub enum RopeScaling {
 pub struct Export {
     /// Weight scheme.
     pub quantization: Quantization,
+    /// How linears of 8-bit weights take their inputs; two rows unless it says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<Activations>,
     /// Context window = KV-cache rows, tokens.
     pub seq_len: u32,
     /// Delegate.
@@ -195,6 +198,35 @@ pub struct Export {
     pub partitions: Option<u32>,
     /// Exact number of linear layers inside delegates.
     pub delegated_linears: Option<u32>,
+}
+
+impl Export {
+    /// How linears of 8-bit weights take their inputs; `None` where no weight has 8 bits.
+    pub fn activations(&self) -> Option<Activations> {
+        (self.quantization != Quantization::Fp32).then(|| self.activations.unwrap_or_default())
+    }
+}
+
+/// In how many int8 rows a linear of 8-bit weights takes its input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Activations {
+    /// A number on a fixed grid and what that leaves over: faithful, at twice the arithmetic of a prefill.
+    #[default]
+    TwoRows,
+    /// One row, which costs most of what int8 costs: for the fastest prefill.
+    OneRow,
+}
+
+impl Activations {
+    /// The name used in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TwoRows => "two-rows",
+            Self::OneRow => "one-row",
+        }
+    }
 }
 
 /// Weight quantization schemes.

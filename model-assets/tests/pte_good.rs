@@ -15,6 +15,8 @@ fn promise() -> Expect {
         sound_weights: true,
         quantization: Some(Quantization::Int8),
         delegated_linears: Some(1),
+        two_row_linears: Some(0),
+        eight_bit_linears: None,
         partitions: Some(1),
         backends: vec!["XnnpackBackend".to_owned()],
         kernels: Some(pte::linked_runtime().clone()),

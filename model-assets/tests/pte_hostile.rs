@@ -436,6 +436,10 @@ cases! {
         let node = T::new([(0, u32(3)), (1, u32s(&[0, 0, 2])), (2, u32(0)), (3, u32(2)), (4, u32(0))]);
         p.graph.item(1, 0).set(0, u8(5)).set(1, Val::Table(node));
     }, nothing;
+    G8 g8_slice_beyond_its_input Reject |p| {
+        let node = [(0, u32(3)), (1, u32s(&[0, 2, 0])), (2, u32s(&[1, 3, 0])), (3, u32(0)), (4, u32(2)), (5, u32(0))];
+        p.graph.item(1, 0).set(0, u8(35)).set(1, Val::Table(T::new(node)));
+    }, nothing;
     G8 g8_result_larger_than_computed Reject |p| { p.xvalue(2).sub(0).set(2, u32s(&[1, 0x00ff_0004, 32])); }, nothing;
     G8 g8_unknown_flag Reject |p| { p.graph.item(1, 1).sub(1).set(4, u32(0x8000)); }, nothing;
     X13 x13_quantized_dtype_outside Reject |p| { p.plan().item(6, 0).set(0, str("aten::relu")).set(1, str("out")); p.value(7).set(0, i8(12)); p.instruction(0).set(1, i32s(&[7, 7, 7])); }, nothing;
@@ -459,6 +463,7 @@ cases! {
     A5 a5_writes_a_constant Reject |p| { p.instruction(1).set(1, i32s(&[7, 1])); }, nothing;
 
     QC qc_other_quantization Reject intact, |e| e.quantization = Some(Quantization::Int4);
+    QC qc_linear_of_one_row Reject intact, |e| e.two_row_linears = Some(1);
     QC qc_missing_linear Reject intact, |e| e.delegated_linears = Some(2);
     QC qc_f32_products_above_one_percent Reject |p| more_linears(p, 2), |e| e.quantization = Some(Quantization::Int8);
     QC qc_linear_left_in_f32 Reject |p| more_linears(p, 1), |e| {

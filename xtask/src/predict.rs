@@ -53,7 +53,12 @@ pub(crate) fn worker_anon_bytes(recipe: &Recipe) -> u64 {
     let a = &recipe.architecture;
     let widest = u64::from(a.vocab.max(a.ffn)) * u64::from(a.dim);
     let fp32 = if recipe.export.quantization == Quantization::Fp32 { parameters(recipe) * 4 } else { 0 };
-    BASE_ANON_BYTES + u64::from(a.layers) * 12_000_000 + widest + fp32
+    // To round to four bits, three matrices as wide as the widest input are held at once.
+    let rounding = match recipe.export.quantization {
+        Quantization::Int4 => 3 * 4 * u64::from(a.ffn.max(a.dim)).pow(2),
+        Quantization::Int8 | Quantization::Fp32 => 0,
+    };
+    (BASE_ANON_BYTES + u64::from(a.layers) * 12_000_000 + widest + fp32).max(BASE_ANON_BYTES + rounding)
 }
 
 /// Disk that an export needs while it runs, bytes: quantized weights, spilled delegate data, the file, the old file.

@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Heldout, ParityRun};
+use super::ParityRun;
 
 /// What sums in another order may change, relative to a value's norm.
 pub const ROUNDING: f64 = 3e-6;
@@ -142,9 +142,6 @@ pub struct Parity {
     pub chunked_prefill: Fed,
     /// Every token in a step of its own.
     pub step_by_step: Fed,
-    /// On held-out texts; absent for random weights, which have no tokenizer.
-    #[serde(default)]
-    pub heldout: Option<Heldout>,
 }
 
 /// How far one value is from what it should be.
@@ -359,7 +356,6 @@ mod tests {
             prefill_then_decode: fed.clone(),
             chunked_prefill: fed.clone(),
             step_by_step: fed,
-            heldout: None,
         }
     }
 

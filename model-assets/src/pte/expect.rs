@@ -40,6 +40,10 @@ pub struct Expect {
     pub quantization: Option<Quantization>,
     /// Delegated linears in `forward` (QC).
     pub delegated_linears: Option<u32>,
+    /// Linears of a 4-bit model that keep 8 bits, and their parameters (QC).
+    pub eight_bit_linears: Option<(u32, u64)>,
+    /// Of the delegated linears, those that take their input in two int8 rows (QC).
+    pub two_row_linears: Option<u32>,
     /// Delegates that `forward` calls (D11).
     pub partitions: Option<u32>,
     /// Backend ids allowed (D1); empty allows any that `kernels` registers, or any at all without it.

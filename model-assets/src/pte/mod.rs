@@ -222,6 +222,8 @@ fn check_plan<'a>(
         summary.partitions = u32::try_from(plan.delegates.len()).unwrap_or(u32::MAX);
         summary.delegated_linears =
             delegates.iter().fold(0, |sum, delegate| sum.saturating_add(delegate.linears));
+        summary.two_row_linears =
+            delegates.iter().fold(0, |sum, delegate| sum.saturating_add(delegate.two_row_linears));
         summary.undelegated_linears = outside.linears;
         let inside = delegates.iter().map(|delegate| delegate.summary.weight_bytes);
         summary.forward_read_bytes = inside.fold(outside.read_bytes, u64::saturating_add);

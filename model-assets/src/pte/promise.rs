@@ -74,7 +74,7 @@ fn check_delegation(summary: &Summary, expect: &Expect, report: &mut Report) {
         Some(quantization @ (Quantization::Int8 | Quantization::Int4)) => {
             let rows = summary.weights.iter().filter(|row| row.delegated && row.role == "linear");
             let promised = |row: &&WeightRow| {
-                row.dtype == filter_dtype(quantization) || is_head(row, quantization, expect)
+                row.dtype == filter_dtype(quantization) || is_declared(row, quantization, expect)
             };
             rows.filter(promised).map(|row| row.tensors).sum()
         }
@@ -82,6 +82,10 @@ fn check_delegation(summary: &Summary, expect: &Expect, report: &mut Report) {
     };
     if let Some(linears) = expect.delegated_linears.filter(|&linears| linears != delegated) {
         report.reject(QC, &at, "delegated linears", delegated, linears);
+    }
+    let two_rows = summary.two_row_linears;
+    if let Some(linears) = expect.two_row_linears.filter(|&linears| linears != two_rows) {
+        report.reject(QC, &at, "linears with two rows of activations", two_rows, linears);
     }
 }
 
@@ -97,15 +101,11 @@ fn filter_dtype(quantization: Quantization) -> &'static str {
     }
 }
 
-/// Whether a row is the 8-bit output head of a 4-bit model, alone and of the embedding's size: the matrix that it shares
-/// with the embedding has no 4-bit form that both can read.
-fn is_head(row: &WeightRow, quantization: Quantization, expect: &Expect) -> bool {
-    let sizes = expect.vocab.zip(expect.dim);
-    let params = sizes.and_then(|(vocab, dim)| vocab.checked_mul(dim));
+/// Whether a row is the 8-bit linears that a 4-bit model declares, no more and no less.
+fn is_declared(row: &WeightRow, quantization: Quantization, expect: &Expect) -> bool {
     quantization == Quantization::Int4
         && row.dtype == filter_dtype(Quantization::Int8)
-        && row.tensors == 1
-        && params == Some(row.params)
+        && expect.eight_bit_linears == Some((row.tensors, row.params))
 }
 
 /// QC: every filter, and every embedding, has the promised dtype.
@@ -130,8 +130,8 @@ fn check_quantization(
             _ => continue,
         };
         let auxiliary = row.delegated && row.dtype == "f32" && row.params <= auxiliary_max;
-        let head = row.delegated && is_head(row, quantization, expect);
-        if row.dtype != expected && !auxiliary && !head {
+        let declared = row.delegated && is_declared(row, quantization, expect);
+        if row.dtype != expected && !auxiliary && !declared {
             let got = format!("{} {} parameters in {} {}s", row.params, row.dtype, row.tensors, row.role);
             report.reject(QC, &at, "weights without the promised quantization", got, expected);
         }
@@ -153,6 +153,11 @@ fn check_quantization(
     }
 }
 
+/// Columns of a matrix that embedding and head share: a head that takes two rows of activations has one more.
+fn stored_width(dim: u64, expect: &Expect) -> u64 {
+    dim.saturating_add(u64::from(expect.two_row_linears.is_some_and(|linears| linears > 0)))
+}
+
 /// K3 for the embedding: rows are the vocabulary, columns the width of the model.
 fn check_embedding(embeddings: &[(Vec<u64>, i8)], expect: &Expect, report: &mut Report) {
     let at = Place::root("embedding");
@@ -164,6 +169,7 @@ fn check_embedding(embeddings: &[(Vec<u64>, i8)], expect: &Expect, report: &mut 
         }
         if let (Some(dim), Some(&columns)) = (expect.dim, sizes.get(1))
             && columns != dim
+            && columns != stored_width(dim, expect)
             && columns.checked_mul(2) != Some(dim)
         {
             report.reject(K3, &at, "columns against the width of the model", columns, dim);
@@ -180,16 +186,17 @@ mod tests {
         WeightRow { delegated: true, role, dtype, tensors, params, bytes: params }
     }
 
-    /// Findings of QC for a 4-bit model of two layers' linears and these rows; vocabulary 100, width 8.
+    /// Findings of QC for a 4-bit model of two layers' linears and these rows; three of 8 bits are declared.
     fn int4(rows: Vec<WeightRow>, linears: u32) -> usize {
         let expect = Expect {
             quantization: Some(Quantization::Int4),
             delegated_linears: Some(linears),
+            eight_bit_linears: Some((3, 900)),
             vocab: Some(100),
             dim: Some(8),
             ..Expect::default()
         };
-        let mut weights = vec![linear("qbint4", 14, 10_000)];
+        let mut weights = vec![linear("qbint4", 12, 10_000)];
         weights.extend(rows);
         let summary = Summary { weights, ..Summary::default() };
         let mut report = Report::default();
@@ -198,16 +205,30 @@ mod tests {
     }
 
     #[test]
-    fn a_4_bit_model_may_have_one_8_bit_head() {
-        assert_eq!(int4(vec![linear("qcint8", 1, 800)], 15), 0);
-        assert_eq!(int4(vec![], 14), 0);
+    fn a_4_bit_model_may_have_the_8_bit_linears_that_it_declares() {
+        assert_eq!(int4(vec![linear("qcint8", 3, 900)], 15), 0);
     }
 
     #[test]
     fn nothing_else_of_it_may_have_8_bits() {
-        // Of another size, and therefore not counted either.
-        assert_eq!(int4(vec![linear("qcint8", 1, 792)], 15), 2);
-        assert_eq!(int4(vec![linear("qcint8", 2, 800)], 16), 2);
-        assert_eq!(int4(vec![linear("f32", 1, 800)], 15), 2);
+        // Of another size or number, and therefore not counted either.
+        assert_eq!(int4(vec![linear("qcint8", 3, 892)], 15), 2);
+        assert_eq!(int4(vec![linear("qcint8", 4, 900)], 16), 2);
+        assert_eq!(int4(vec![linear("f32", 3, 900)], 15), 2);
+    }
+
+    /// Findings of K3 for an embedding of so many columns, width 8.
+    fn columns(columns: u64, two_row_linears: u32) -> usize {
+        let expect =
+            Expect { dim: Some(8), two_row_linears: Some(two_row_linears), ..Expect::default() };
+        let mut report = Report::default();
+        check_embedding(&[(vec![100, columns], 1)], &expect, &mut report);
+        report.rejects().filter(|finding| finding.id == K3).count()
+    }
+
+    #[test]
+    fn only_a_matrix_for_two_rows_has_a_spare_column() {
+        assert_eq!((columns(8, 0), columns(8, 7), columns(9, 7)), (0, 0, 0));
+        assert_eq!((columns(9, 0), columns(10, 7), columns(7, 7)), (1, 1, 1));
     }
 }

@@ -26,6 +26,9 @@ pub struct Summary {
     pub partitions: u32,
     /// Fully connected nodes inside the delegates of `forward`.
     pub delegated_linears: u32,
+    /// Of these, the ones that take their input in two int8 rows.
+    #[serde(default)]
+    pub two_row_linears: u32,
     /// Linear operators of `forward` outside any delegate: the weight's name where the file has one, else its
     /// place and shape.
     pub undelegated_linears: Vec<String>,

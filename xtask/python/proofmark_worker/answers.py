@@ -10,8 +10,10 @@ the same logits they choose the same token.
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import scheme
 from .checkpoint import RandomSource, SafetensorsSource, demanded
 from .protocol import (
+    ACTIVATIONS,
     PROTOCOL,
     QUANTIZATIONS,
     Architecture,
@@ -57,6 +59,7 @@ def choose(logits, temperature: float, random: SplitMix64) -> int:
 class Run:
     name: str
     quantization: str
+    activations: str
     temperature: float
     seed: int
     tokens_max: int
@@ -90,6 +93,7 @@ def _run(value: object) -> Run:
     run = Run(
         name=fields.text("name"),
         quantization=fields.choice("quantization", QUANTIZATIONS),
+        activations=fields.choice("activations", ACTIVATIONS),
         temperature=fields.typed("temperature", float),
         seed=fields.integer("seed", 0),
         tokens_max=fields.integer("tokens_max", 1, 1 << 16),
@@ -234,10 +238,8 @@ def run(value: object, stages) -> dict:
     models, answers = {}, {}
     for run in request.runs:
         if run.quantization not in models:
-            with stages.stage("quantize"):
-                models[run.quantization] = eager.Eager(
-                    model.architecture, _weights(source, model, run.quantization, stages)
-                )
+            found = _weights(source, model, run, stages)
+            models[run.quantization] = eager.Eager(model.architecture, found)
         with stages.stage("reference"):
             asked, eos = models[run.quantization], set(model.eos_ids)
             answers[run.name] = answer(
@@ -247,17 +249,10 @@ def run(value: object, stages) -> dict:
     return {"source_files": files, "answers": answers}
 
 
-def _weights(source, model: Model, quantization: str, stages) -> dict:
-    from . import eager, quantize
+def _weights(source, model: Model, run: Run, stages) -> dict:
+    from . import eager, weights
 
-    if quantization == "fp32":
+    if run.quantization == "fp32":
         return eager.unquantized(source, demanded(model.architecture))
-    weights, _ = quantize.quantize(
-        source,
-        model.architecture,
-        quantization,
-        model.work_dir,
-        threads=model.threads,
-        progress=stages.progress,
-    )
-    return weights
+    schemes = scheme.schemes(run.quantization, run.activations)
+    return weights.prepared(source, model, schemes, model.work_dir, stages)[0]

@@ -14,7 +14,7 @@ import torch
 from .checkpoint import EMBEDDING, FINAL_NORM, HEAD
 from .protocol import Architecture
 from .quantize import Weight
-from .reference import embed, frequencies, linear, norm, rotate
+from .reference import embed, frequencies, linear, norm, rotate, unit_size
 
 
 class Blocks:
@@ -64,8 +64,9 @@ class Blocks:
         h = self._normed(x, f"{prefix}post_attention_layernorm.weight")
         gate = self.linear(h, weights[f"{prefix}mlp.gate_proj.weight"])
         up = self.linear(h, weights[f"{prefix}mlp.up_proj.weight"])
-        down = weights[f"{prefix}mlp.down_proj.weight"]
-        return x + self.linear(gate * torch.sigmoid(gate) * up, down)
+        h, down = gate * torch.sigmoid(gate) * up, weights[f"{prefix}mlp.down_proj.weight"]
+        size = unit_size(h, down)
+        return x + self.linear(h / size, down) * size
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Residual after the last layer to logits."""

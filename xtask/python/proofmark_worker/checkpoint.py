@@ -58,6 +58,16 @@ def demanded(arch: Architecture) -> list[Tensor]:
     return tensors
 
 
+def parameters(arch: Architecture) -> int:
+    total = 0
+    for tensor in demanded(arch):
+        count = 1
+        for extent in tensor.shape:
+            count *= extent
+        total += count
+    return total
+
+
 def _weights(what: str, hint: str | None = None) -> WorkerError:
     return WorkerError("weights", what, hint)
 

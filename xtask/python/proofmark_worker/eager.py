@@ -14,7 +14,8 @@ import torch
 from .blocks import Blocks
 from .checkpoint import EMBEDDING, HEAD
 from .protocol import Architecture
-from .quantize import FP32, Weight
+from .quantize import Weight
+from .scheme import FP32
 
 
 class Rows:

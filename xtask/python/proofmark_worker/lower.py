@@ -20,6 +20,7 @@ from .model import Llama
 from .partition import LevelPartitioner, forget_compile_specs
 from .protocol import Request
 from .quantize import Weight
+from .slices import dynamic_slices
 
 EXAMPLE_TOKENS = 3
 
@@ -55,13 +56,14 @@ def export(request: Request, weights: dict[str, Weight]):
 
 
 def partition(request: Request, exported):
-    edge = to_edge_transform_and_lower(
-        exported,
-        partitioner=[LevelPartitioner()] if request.backend == "xnnpack" else [],
-        constant_methods=metadata(request),
-        # The validity check rejects the custom attention operators.
-        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-    )
+    with dynamic_slices():
+        edge = to_edge_transform_and_lower(
+            exported,
+            partitioner=[LevelPartitioner()] if request.backend == "xnnpack" else [],
+            constant_methods=metadata(request),
+            # The validity check rejects the custom attention operators.
+            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+        )
     forget_compile_specs(edge)
     return edge
 

@@ -20,7 +20,9 @@ from torch.nn import functional
 
 from .checkpoint import EMBEDDING, FINAL_NORM, HEAD
 from .protocol import Architecture
-from .quantize import Scheme, Weight
+from .quantize import Weight
+from .rows import SHIFT, TINY, WIDEST, unit_step
+from .scheme import Scheme
 
 
 def rope_frequencies(arch: Architecture) -> torch.Tensor:
@@ -52,28 +54,47 @@ def rotation(head_dim: int) -> torch.Tensor:
     return matrix
 
 
-def fake_quantize(x: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    """Per-token asymmetric int8 and back. Linears that share an input share this, too."""
-    if not scheme.bits:
-        return x
+def fake_quantize(x: torch.Tensor) -> torch.Tensor:
+    """Per-token asymmetric int8 and back."""
     ops = torch.ops.quantized_decomposed
     scale, zero = ops.choose_qparams_per_token_asymmetric(x, torch.int8)
     q = ops.quantize_per_token(x, scale, zero, -128, 127, torch.int8)
     return ops.dequantize_per_token(q, scale, zero, -128, 127, torch.int8, torch.float32)
 
 
+def prepare(x: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """What `Linear` takes. Linears that share an input and a scheme share this, too.
+
+    Two rows are a batch of two: the whole numbers of an input within ±127, and the rest. Moved
+    to 1 to 255 and with a constant 255 beside them, the whole numbers are their own int8 codes; the
+    linear's bias takes the shift back.
+    """
+    if not scheme.bits:
+        return x
+    if scheme.rows == 2:
+        moved = functional.pad(x + SHIFT, (0, 1), value=WIDEST)
+        whole = torch.floor(moved)
+        x = torch.cat((whole, moved - whole), 0)
+    return fake_quantize(x)
+
+
 class Linear(nn.Module):
-    """Expects an input that went through `fake_quantize` with its own scheme."""
+    """Expects an input that went through `prepare` with its own scheme."""
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
-        self.scheme = weight.scheme
+        self.scheme, self.rows = weight.scheme, weight.scheme.rows
         self.weight = nn.Parameter(weight.data, requires_grad=False)
+        self.bias = None
         if self.scheme.bits:
             scale = weight.scale if self.scheme.group else weight.scale.squeeze(-1)
             self.scale = nn.Parameter(scale, requires_grad=False)
             zero = torch.zeros_like(scale, dtype=torch.int8)
             self.zero = nn.Parameter(zero, requires_grad=False)
+        if self.scheme.rows == 2:
+            # Each of the two rows gets it, so that each takes half of the shift back.
+            bias = (-SHIFT / 2 * weight.scale.squeeze(-1).double() * weight.sums).float()
+            self.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x):
         scheme, weight, ops = self.scheme, self.weight, torch.ops.quantized_decomposed
@@ -85,12 +106,44 @@ class Linear(nn.Module):
             weight = ops.dequantize_per_channel(
                 weight, self.scale, self.zero, 0, -128, 127, torch.int8
             )
-        return functional.linear(x, weight)
+        y = functional.linear(x, weight, self.bias)
+        return y[:1] + y[1:] if scheme.rows == 2 else y
+
+
+def spread(x: torch.Tensor, *linears: Linear) -> list[torch.Tensor]:
+    """The linears' results for one input."""
+    ready = {}
+    for linear in linears:
+        if linear.rows not in ready:
+            ready[linear.rows] = prepare(x, linear.scheme)
+    return [linear(ready[linear.rows]) for linear in linears]
+
+
+class Unit(nn.Module):
+    """A linear whose input has no bound: in two rows it is divided by its size first.
+
+    `mean` gives the square of what divides, so that no quotient exceeds the grid.
+    """
+
+    def __init__(self, weight: Weight, mean: torch.Tensor, tiny: torch.Tensor) -> None:
+        super().__init__()
+        self.linear = Linear(weight)
+        if self.linear.scheme.rows == 2:
+            self.mean = nn.Parameter(mean, requires_grad=False)
+            self.tiny = nn.Parameter(tiny, requires_grad=False)
+
+    def forward(self, x):
+        if self.linear.scheme.rows == 1:
+            return spread(x, self.linear)[0]
+        square = functional.linear(x * x, self.mean, self.tiny)
+        inverse = torch.rsqrt(square)
+        return spread(x * inverse, self.linear)[0] * (square * inverse)
 
 
 class Embedding(nn.Module):
     def __init__(self, weight: Weight) -> None:
         super().__init__()
+        self.width = weight.width
         self.register_buffer("weight", weight.data)
         if weight.scheme.bits:
             self.register_buffer("scale", weight.scale.squeeze(-1))
@@ -100,9 +153,11 @@ class Embedding(nn.Module):
     def forward(self, tokens):
         if self.scale is None:
             return functional.embedding(tokens, self.weight)
-        return torch.ops.quantized_decomposed.embedding_byte.dtype(
+        x = torch.ops.quantized_decomposed.embedding_byte.dtype(
             self.weight, self.scale, None, -128, 127, tokens, dtype=torch.float32
         )
+        # A matrix shared with a head of two rows has a spare column.
+        return x if x.shape[-1] == self.width else x[:, :, : self.width]
 
 
 class Norm(nn.Module):
@@ -133,10 +188,10 @@ class Attention(nn.Module):
 
     def forward(self, x, cos, sin, position):
         arch = self.arch
-        x = fake_quantize(x, self.query.scheme)
-        query = self.query(x).view(1, -1, arch.heads, arch.head_dim)
-        key = self.key(x).view(1, -1, arch.kv_heads, arch.head_dim)
-        value = self.value(x).view(1, -1, arch.kv_heads, arch.head_dim)
+        query, key, value = spread(x, self.query, self.key, self.value)
+        query = query.view(1, -1, arch.heads, arch.head_dim)
+        key = key.view(1, -1, arch.kv_heads, arch.head_dim)
+        value = value.view(1, -1, arch.kv_heads, arch.head_dim)
         query, key = self.rope(query, cos, sin), self.rope(key, cos, sin)
         torch.ops.llama.update_cache(key, self.keys, position)
         torch.ops.llama.update_cache(value, self.values, position)
@@ -144,7 +199,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, arch, seq_len, weights, layer, *, norm, turn) -> None:
+    def __init__(self, arch, seq_len, weights, layer, *, norm, unit, turn) -> None:
         super().__init__()
         prefix = f"model.layers.{layer}."
         self.width = arch.heads * arch.head_dim
@@ -152,9 +207,10 @@ class Block(nn.Module):
         self.before = norm(f"{prefix}input_layernorm.weight")
         self.attention = Attention(arch, seq_len, weights, prefix, turn)
         self.after = norm(f"{prefix}post_attention_layernorm.weight")
-        self.gate, self.up, self.down = (
-            Linear(weights[f"{prefix}mlp.{name}_proj.weight"]) for name in ("gate", "up", "down")
+        self.gate, self.up = (
+            Linear(weights[f"{prefix}mlp.{name}_proj.weight"]) for name in ("gate", "up")
         )
+        self.down = unit(f"{prefix}mlp.down_proj.weight")
 
     def forward(self, x, cos, sin, position):
         y = self.attention(self.before(x), cos, sin, position)
@@ -162,11 +218,9 @@ class Block(nn.Module):
             x, y = x[:, -1], y[:, -1].view(1, self.width)
         else:
             y = y.view(1, -1, self.width)
-        scheme = self.gate.scheme
-        x = x + self.attention.output(fake_quantize(y, scheme))
-        h = fake_quantize(self.after(x), scheme)
-        h = functional.silu(self.gate(h)) * self.up(h)
-        return x + self.down(fake_quantize(h, scheme))
+        x = x + spread(y, self.attention.output)[0]
+        gate, up = spread(self.after(x), self.gate, self.up)
+        return x + self.down(functional.silu(gate) * up)
 
 
 class Llama(nn.Module):
@@ -181,9 +235,15 @@ class Llama(nn.Module):
         def norm(name: str) -> Norm:
             return Norm(weights[name], mean, epsilon)
 
+        square = torch.full((1, arch.ffn), unit_step(arch.ffn) ** 2 / arch.ffn)
+        tiny = torch.tensor([TINY])
+
+        def unit(name: str) -> Unit:
+            return Unit(weights[name], square, tiny)
+
         self.embedding = Embedding(weights[EMBEDDING])
         self.blocks = nn.ModuleList(
-            Block(arch, seq_len, weights, layer, norm=norm, turn=turn)
+            Block(arch, seq_len, weights, layer, norm=norm, unit=unit, turn=turn)
             for layer in range(arch.layers)
         )
         self.norm = norm(FINAL_NORM)
@@ -201,4 +261,4 @@ class Llama(nn.Module):
         x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x, cos, sin, position)
-        return self.head(fake_quantize(self.norm(x), self.head.scheme))
+        return spread(self.norm(x), self.head)[0]

@@ -15,10 +15,12 @@ from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec
 from torch.fx.passes.infra.partitioner import Partition
 
+from .slices import CONFIGS
+
 
 class LevelPartitioner(XnnpackPartitioner):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(configs=CONFIGS)
         # Runs the one clean-up pass of linear models instead of 17, each of which would retrace
         # every delegate (folding convolutions, padding, resizing) and change nothing in this graph.
         specs = [CompileSpec("dqlinear_partitioner", b"")]

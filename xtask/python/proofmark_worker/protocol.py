@@ -16,6 +16,8 @@ EVENT_PREFIX = "@proofmark "
 REQUEST_BYTES_MAX = 4 << 20
 
 QUANTIZATIONS = ("int8", "int4", "fp32")
+# How many int8 rows a linear takes its input in, where the quantization leaves the choice.
+ACTIVATIONS = ("two-rows", "one-row")
 BACKENDS = ("xnnpack", "portable")
 
 
@@ -71,6 +73,7 @@ class Request:
     source_seed: int | None
     architecture: Architecture
     quantization: str
+    activations: str
     seq_len: int
     backend: str
     bos_id: int
@@ -88,6 +91,11 @@ class Request:
     reference_decode: tuple[int, ...]
     # Absent for random weights, which have no tokenizer.
     words: Words | None
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """What turns the calibration text into tokens; random ones without it."""
+        return self.words.tokenizer if self.words else None
 
 
 def _bad(what: str) -> WorkerError:
@@ -250,6 +258,7 @@ def parse_request(value: object) -> Request:
         source_seed=source_seed,
         architecture=architecture,
         quantization=fields.choice("quantization", QUANTIZATIONS),
+        activations=fields.choice("activations", ACTIVATIONS),
         seq_len=fields.integer("seq_len", 8, 1 << 17),
         backend=fields.choice("backend", BACKENDS),
         bos_id=fields.integer("bos_id", 0, vocab - 1),

@@ -2,70 +2,74 @@
 
 **Invariant:** a chunk is all of a weight that is ever in anonymous memory; the result is
 file-backed, so that the kernel may drop it and read it again.
-**Invariant:** the arithmetic is torchao's symmetric scheme (`scale = amax / ((qmax - qmin) / 2)`),
-with group scales rounded to bf16 first because XNNPACK stores them so: what is evaluated here is
-what ships.
+**Invariant:** the arithmetic is a symmetric scheme: values times the inverse scale, rounded, with
+group scales rounded to bf16 first because XNNPACK stores them so: what is evaluated here is what
+ships. A scale is torchao's (`amax / ((qmax - qmin) / 2)`), times whatever of `SHRINK` leaves the
+least square error.
 """
 
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from .checkpoint import EMBEDDING, HEAD, Tensor, demanded
 from .protocol import Architecture, WorkerError
+from .scheme import FP32, Scheme, part
 
 CHUNK_ELEMENTS = 1 << 20
-GROUP = 32
+# Of the widest scale, tried from the widest on. With 255 steps clipping never paid, on trained rows
+# no more than on random ones.
+SHRINK = {8: (1.0,), 4: tuple(1.0 - 0.04 * n for n in range(12))}
 SCALE_MIN = torch.finfo(torch.float32).smallest_normal
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """`bits` 0 means fp32; `group` 0 means one scale for a whole row."""
-
-    bits: int
-    group: int
-
-    @property
-    def name(self) -> str:
-        if not self.bits:
-            return "fp32"
-        return f"8da{self.bits}w" + (f"_g{self.group}" if self.group else "_per_channel")
-
-
-FP32 = Scheme(0, 0)
-ROWS8 = Scheme(8, 0)
-SCHEMES = {
-    # The head stays at 8 bits: it shares its rows with the embedding and decides the token.
-    "int8": {"linear": ROWS8, "head": ROWS8, "embedding": ROWS8},
-    "int4": {"linear": Scheme(4, GROUP), "head": ROWS8, "embedding": ROWS8},
-    "fp32": {"linear": FP32, "head": FP32, "embedding": FP32},
-}
-
-
-@dataclass(frozen=True)
 class Weight:
-    """`data` is int8 (values of `scheme.bits`) or fp32, file-backed; `scale` is [rows, groups]."""
+    """`data` is int8 (values of `scheme.bits`) or fp32, file-backed; `scale` is [rows, groups].
+
+    Where a linear takes its input in two rows, `data` has one more column, of zeros, and `sums` has
+    the sum of each row of `data`.
+    """
 
     scheme: Scheme
     data: torch.Tensor
     scale: torch.Tensor | None
+    sums: torch.Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        return self.data.shape[1] - (self.sums is not None)
+
+
+def _codes(blocks: torch.Tensor, scale: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    return (blocks * (1.0 / scale).unsqueeze(-1)).round_().clamp_(*scheme.range)
+
+
+def row_scales(x: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """`[rows, groups]`: the widest, or a smaller one where clipping costs less than it saves."""
+    blocks = x.view(x.shape[0], -1, scheme.group or x.shape[1])
+    low, high = scheme.range
+    widest = (blocks.abs().amax(-1) / ((high - low) / 2)).clamp_(min=SCALE_MIN)
+    best, least = None, None
+    for factor in SHRINK[scheme.bits]:
+        scale = widest * factor
+        if scheme.group:
+            scale = scale.bfloat16().float()
+        error = _codes(blocks, scale, scheme).mul_(scale.unsqueeze(-1)).sub_(blocks)
+        error = torch.linalg.vector_norm(error, dim=-1)
+        best = scale if best is None else torch.where(error < least, scale, best)
+        least = error if least is None else torch.minimum(error, least)
+    return best
 
 
 def quantize_rows(x: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, width = x.shape
-    low, high = -(1 << (scheme.bits - 1)), (1 << (scheme.bits - 1)) - 1
-    blocks = x.view(rows, -1, scheme.group or width)
-    amax = blocks.abs().amax(-1)
-    scale = (amax / ((high - low) / 2)).clamp_(min=SCALE_MIN)
-    if scheme.group:
-        scale = scale.bfloat16().float()
-    q = (blocks * (1.0 / scale).unsqueeze(-1)).round_().clamp_(low, high)
-    return q.to(torch.int8).view(rows, width), scale
+    scale = row_scales(x, scheme)
+    blocks = x.view(x.shape[0], -1, scheme.group or x.shape[1])
+    return _codes(blocks, scale, scheme).to(torch.int8).view(x.shape), scale
 
 
 def map_file(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -115,13 +119,16 @@ class Quantizer:
         self.report = report
         self.files: dict[str, Path] = {}
 
-    def matrix(self, tensor: Tensor, scheme: Scheme) -> Weight:
+    def matrix(self, tensor: Tensor, scheme: Scheme, by=None) -> Weight:
+        """`by.quantize` rounds blocks of rows; to the nearest without it."""
         rows, width = tensor.shape
-        step = max(1, CHUNK_ELEMENTS // width)
+        step, spare = max(1, CHUNK_ELEMENTS // width), scheme.rows - 1
         dtype = torch.int8 if scheme.bits else torch.float32
+        sums = torch.empty(rows, dtype=torch.int64) if spare else None
         path = self.work_dir / f"weight_{len(self.files)}.bin"
         scale = torch.empty(rows, width // (scheme.group or width)) if scheme.bits else None
-        check = _Check(tensor.name)
+        check, stored = _Check(tensor.name), width + spare
+        rounded = by.quantize if by else quantize_rows
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
 
         def chunk(first: int) -> None:
@@ -129,9 +136,12 @@ class Quantizer:
             data = self.source.rows(tensor.name, first, last)
             check.chunk(data)
             if scheme.bits:
-                data, scale[first:last] = quantize_rows(data, scheme)
+                data, scale[first:last] = rounded(data, scheme)
+            if spare:
+                sums[first:last] = data.sum(-1)
+                data = torch.nn.functional.pad(data, (0, spare))
             view = memoryview(data.numpy()).cast("B")
-            offset = first * width * dtype.itemsize
+            offset = first * stored * dtype.itemsize
             while view:
                 written = os.pwrite(fd, view, offset)
                 view, offset = view[written:], offset + written
@@ -141,11 +151,11 @@ class Quantizer:
             with ThreadPoolExecutor(self.threads) as pool:
                 for _ in pool.map(chunk, range(0, rows, step)):
                     pass
-            self.files[_sha256(fd, rows * width * dtype.itemsize)] = path
+            self.files[_sha256(fd, rows * stored * dtype.itemsize)] = path
         finally:
             os.close(fd)
         check.done()
-        return Weight(scheme, map_file(path, tensor.shape, dtype), scale)
+        return Weight(scheme, map_file(path, (rows, stored), dtype), scale, sums)
 
     def vector(self, tensor: Tensor) -> Weight:
         data = self.source.rows(tensor.name, 0, tensor.shape[0])
@@ -156,24 +166,33 @@ class Quantizer:
         return Weight(FP32, data.clone(), None)
 
 
-def check_widths(arch: Architecture, quantization: str) -> None:
-    """Upstream leaves a linear that a group does not divide unquantized and says nothing."""
-    schemes = SCHEMES[quantization]
-    for tensor in demanded(arch):
-        group = schemes[tensor.kind].group if tensor.kind in schemes else 0
-        if group and tensor.shape[1] % group:
-            raise WorkerError(
-                "config",
-                f"{tensor.name}: width {tensor.shape[1]} is not a multiple of the group {group}",
-                "use int8, which has one scale per row",
-            )
+def tie(embedding: Weight, head: Scheme, step: float) -> tuple[Weight, Weight]:
+    """Embedding and head of one matrix: the same rows, the head's scales `step` times as wide."""
+    scale = None if embedding.scale is None else embedding.scale * step
+    return (
+        replace(embedding, scheme=replace(head, rows=1)),
+        replace(embedding, scheme=head, scale=scale),
+    )
 
 
 def quantize(
-    source, arch: Architecture, quantization: str, work_dir: Path, *, threads: int, progress
+    source,
+    arch: Architecture,
+    schemes: dict[str, Scheme],
+    work_dir: Path,
+    *,
+    threads: int,
+    progress,
+    layers=None,
 ) -> tuple[dict[str, Weight], dict[str, Path]]:
-    """All weights by name, and their files by digest; a tied head is the embedding's `Weight`."""
-    schemes, tensors = SCHEMES[quantization], demanded(arch)
+    """All weights by name, and their files by digest; a tied head has the embedding's rows.
+
+    `layers(quantizer)`, if given, makes those of the blocks' linears.
+    """
+    tensors = demanded(arch)
+    if arch.tied:
+        # The matrix has the spare column that the head needs.
+        schemes = {**schemes, "embedding": schemes["head"]}
     total, done = sum(_elements(tensor) for tensor in tensors), 0
 
     def report(elements: int) -> None:
@@ -185,16 +204,18 @@ def quantize(
     # The pool already uses every thread; nested ones would only fight over the cores.
     torch.set_num_threads(1)
     try:
-        weights = {
-            tensor.name: quantizer.vector(tensor)
-            if tensor.kind == "norm"
-            else quantizer.matrix(tensor, schemes[tensor.kind])
-            for tensor in tensors
-        }
+        weights = layers(quantizer) if layers else {}
+        for tensor in tensors:
+            if tensor.kind == "norm":
+                weights[tensor.name] = quantizer.vector(tensor)
+            elif tensor.name not in weights:
+                weights[tensor.name] = quantizer.matrix(tensor, schemes[part(tensor)])
     finally:
         torch.set_num_threads(threads)
     if arch.tied:
-        weights[HEAD] = weights[EMBEDDING]
+        weights[EMBEDDING], weights[HEAD] = tie(
+            weights[EMBEDDING], schemes["head"], source.head_step
+        )
     return weights, quantizer.files
 
 

@@ -4,7 +4,8 @@ Rope by slices instead of a matrix, norms by a mean. The model itself is in `eag
 
 **Invariant:** a weight is widened by row chunks, never whole.
 **Invariant:** sums run in fp64. Products of int8 activations and int8 or (int4 x bf16) weights are
-exact there, so that neither order nor thread count shows in the result.
+exact there, so that neither order nor thread count shows in the result; of activations in two rows
+they err by the last bits of fp64.
 """
 
 import json
@@ -14,21 +15,37 @@ import torch
 
 from .protocol import Architecture, WorkerError, publish
 from .quantize import Weight
+from .rows import SHIFT, TINY, unit_step
 
 CHUNK_ELEMENTS = 1 << 20
 
 
 def quantize_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per-token asymmetric int8 in fp32, as XNNPACK does it: `(q - zero_point, scale)`.
+    """Per-token asymmetric int8 in fp32: `(q - zero_point, scale)`.
 
-    The zero point comes from the end of the range where it errs less.
+    Bit for bit what XNNPACK computes (`src/xnnpack/quantization.h` and its conversion kernels): the
+    multiplier is rounded, not the scale, values are rounded before the zero point is added, and the
+    zero point comes from the end of the range where it errs less.
     """
     low, high = x.amin(-1, keepdim=True).clamp(max=0.0), x.amax(-1, keepdim=True).clamp(min=0.0)
-    scale = ((high - low) / 255.0).clamp(min=torch.finfo(torch.float32).eps)
-    low, high = low / scale, high / scale
-    zero = torch.where(low + high > 1.0, -128.0 - low, 127.0 - high)
+    one = torch.ones_like(low)
+    # A tensor divided by a tensor: by way of a scalar it would be a product with an inverse.
+    multiplier = torch.where(low == high, one, torch.full_like(low, 255.0) / (high - low))
+    low, high = low * multiplier, high * multiplier
+    zero = torch.where((-128.0 + low) + (127.0 + high) > 0.0, -128.0 - low, 127.0 - high)
     zero = zero.clamp(-128.0, 127.0).round()
-    return (x * (1.0 / scale) + zero).round().clamp(-128.0, 127.0) - zero, scale
+    return ((x * multiplier).round() + zero).clamp(-128.0, 127.0) - zero, one / multiplier
+
+
+def two_rows(x: torch.Tensor) -> torch.Tensor:
+    """The input [tokens, in], within ±127, as the two int8 rows say it: whole numbers, and rest.
+
+    Moved to 1 to 255 and beside a constant 255, whole numbers are their own int8 codes.
+    """
+    moved = x + SHIFT
+    whole = moved.floor()
+    centred, scale = quantize_activations(moved - whole)
+    return (whole.double() - SHIFT) + centred.double() * scale.double()
 
 
 def linear(x: torch.Tensor, weight: Weight, *, exact: bool = False) -> torch.Tensor:
@@ -38,14 +55,17 @@ def linear(x: torch.Tensor, weight: Weight, *, exact: bool = False) -> torch.Ten
     """
     scheme, data = weight.scheme, weight.data
     quantizes = bool(scheme.bits) and not exact
-    rows, width = data.shape
+    rows, width = data.shape[0], weight.width
     out = torch.empty(x.shape[0], rows, dtype=torch.float64)
-    if quantizes:
+    token_scale = None
+    if quantizes and scheme.rows == 2:
+        x = two_rows(x.float())
+    elif quantizes:
         x, token_scale = (part.double() for part in quantize_activations(x.float()))
     step = max(1, CHUNK_ELEMENTS // width)
     for first in range(0, rows, step):
         last = min(first + step, rows)
-        chunk = data[first:last].double()
+        chunk = data[first:last][:, :width].double()
         if scheme.group:
             scale = weight.scale[first:last].double().unsqueeze(-1)
             chunk = (chunk.view(last - first, -1, scheme.group) * scale).view(last - first, width)
@@ -53,11 +73,18 @@ def linear(x: torch.Tensor, weight: Weight, *, exact: bool = False) -> torch.Ten
         if scheme.bits and not scheme.group:
             part *= weight.scale[first:last, 0].double()
         out[:, first:last] = part
-    return out * token_scale if quantizes else out
+    return out if token_scale is None else out * token_scale
+
+
+def unit_size(x: torch.Tensor, weight: Weight) -> torch.Tensor | float:
+    """What to divide the input of a linear by that takes two rows, where nothing bounds it."""
+    if weight.scheme.rows == 1:
+        return 1.0
+    return torch.sqrt((x * x).mean(-1, keepdim=True) * unit_step(x.shape[-1]) ** 2 + TINY)
 
 
 def embed(tokens: torch.Tensor, weight: Weight) -> torch.Tensor:
-    rows = weight.data[tokens].float()
+    rows = weight.data[tokens].float()[:, : weight.width]
     return (rows * weight.scale[tokens] if weight.scheme.bits else rows).double()
 
 

@@ -17,6 +17,7 @@ STAGES = (
     "preflight",
     "digest",
     "import",
+    "calibrate",
     "quantize",
     "reference",
     "export",

@@ -8,8 +8,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from . import answers, choice, from_gguf, guards, quality, templates, upstream
-from .checkpoint import RandomSource, SafetensorsSource, demanded
+from . import answers, choice, from_gguf, guards, quality, scheme, templates, upstream
+from .checkpoint import HEAD, RandomSource, SafetensorsSource, demanded, parameters
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
 from .stages import Stages
 
@@ -32,20 +32,10 @@ def _source(request: Request):
     return SafetensorsSource(request.source_dir, request.architecture)
 
 
-def _parameters(request: Request) -> int:
-    total = 0
-    for tensor in demanded(request.architecture):
-        count = 1
-        for extent in tensor.shape:
-            count *= extent
-        total += count
-    return total
-
-
 def _check_disk(request: Request) -> None:
     # Weights once as files, spilled delegate data at worst once more, the product itself.
     width = 4 if request.quantization == "fp32" else 1
-    needed = 3 * width * _parameters(request)
+    needed = 3 * width * parameters(request.architecture)
     for path in {request.work_dir, request.pte.parent}:
         free = shutil.disk_usage(path).free
         if free < needed:
@@ -57,6 +47,7 @@ class Run:
         self.request = request
         self.stages = stages
         self.work_dir = work_dir
+        self.schemes = scheme.schemes(request.quantization, request.activations)
         self.out: dict = {}
 
     def preflight(self) -> None:
@@ -81,30 +72,23 @@ class Run:
             import executorch.kernels.quantized  # noqa: F401
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
 
-            from . import fidelity, lower, quantize, reference
+            from . import fidelity, lower, quantize, reference, weights
 
             self.lower, self.quantize, self.reference = lower, quantize, reference
-            self.fidelity = fidelity
-            quantize.check_widths(self.request.architecture, self.request.quantization)
+            self.fidelity, self.prepare = fidelity, weights.prepared
+            scheme.check_widths(demanded(self.request.architecture), self.schemes)
 
     def weights(self) -> dict:
         request = self.request
-        with self.stages.stage("quantize"):
-            weights, self.known = self.quantize.quantize(
-                self.source,
-                request.architecture,
-                request.quantization,
-                self.work_dir,
-                threads=request.threads,
-                progress=self.stages.progress,
-            )
-            self.source.finish()
-            self.lower.release()
-        schemes = {k: s.name for k, s in self.quantize.SCHEMES[request.quantization].items()}
-        self.out["quantized"] = {"scheme": schemes["linear"], **schemes}
+        weights, self.known = self.prepare(
+            self.source, request, self.schemes, self.work_dir, self.stages
+        )
+        self.lower.release()
+        names = {part: found.name for part, found in self.schemes.items()}
+        self.out["quantized"] = {"scheme": names["q"], **names}
         self.out["weights"] = {
             "tensors": len(demanded(request.architecture)),
-            "parameters": _parameters(request),
+            "parameters": parameters(request.architecture),
         }
         return weights
 
@@ -140,7 +124,7 @@ class Run:
         with stages.stage("export"):
             exported = self.lower.export(request, weights)
             large = self.quantize.large_matrices(weights, upstream.SPILL_BYTES_MIN)
-            tied = self.tied_bytes(weights[self.quantize.HEAD])
+            tied = self.tied_bytes(weights[HEAD])
             weights.clear()
             self.lower.release()
         low_memory = upstream.LowMemory(self.work_dir, self.known)

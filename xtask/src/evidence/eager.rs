@@ -58,7 +58,7 @@ struct Answered {
 /// There is no checkpoint, it is another than the manifest names, or the worker fails.
 pub(crate) fn ask(subject: &Subject<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> anyhow::Result<Replies> {
     subject.console.step("eager model");
-    let asked = json!({"runs": runs.iter().map(run).collect::<Vec<_>>()});
+    let asked = json!({"runs": runs.iter().map(|it| run(it, subject.recipe)).collect::<Vec<_>>()});
     let Answered { answers } = work(subject, checkpoint, "answers", asked)?;
     for run in runs {
         let ids = answers.get(run.name).map(|answers| answers.iter().map(|a| &a.id));
@@ -113,10 +113,11 @@ pub(crate) fn work<T: DeserializeOwned>(
     serde_json::from_slice(&bytes).with_context(|| format!("{response}"))
 }
 
-fn run(run: &Run) -> serde_json::Value {
+fn run(run: &Run, recipe: &Recipe) -> serde_json::Value {
+    let activations = recipe.export.activations().unwrap_or_default().as_str();
     let AnswerRequest { prompts, temperature, seed, tokens_max } = &run.request;
     json!({
-        "name": run.name, "quantization": run.quantization, "prompts": prompts, "seed": seed,
+        "name": run.name, "quantization": run.quantization, "activations": activations, "prompts": prompts, "seed": seed,
         "temperature": f64::from(*temperature), "tokens_max": tokens_max,
     })
 }

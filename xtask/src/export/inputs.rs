@@ -159,7 +159,7 @@ pub(super) fn worker_digest(workspace: &Workspace) -> anyhow::Result<Digest> {
         let entry = entry?;
         let path =
             Utf8Path::from_path(entry.path()).ok_or_else(|| anyhow!("{folder}: a name is not UTF-8"))?;
-        if entry.file_type().is_file() && path.extension() == Some("py") {
+        if entry.file_type().is_file() && matches!(path.extension(), Some("py" | "txt")) {
             let digest = Digest::of_reader(&mut fs::File::open(path)?)?;
             text += &format!("{digest} {}\n", path.strip_prefix(&folder)?);
         }

@@ -129,7 +129,8 @@ impl Job<'_> {
             (0..REFERENCE_DECODE_TOKENS).map(|i| token(i + REFERENCE_PROMPT_TOKENS)).collect();
         Ok(json!({
             "protocol": 1, "model": self.recipe.name, "source": source, "architecture": shape,
-            "quantization": export.quantization, "seq_len": export.seq_len, "backend": export.backend,
+            "quantization": export.quantization,
+            "activations": export.activations().unwrap_or_default().as_str(), "seq_len": export.seq_len, "backend": export.backend,
             "bos_id": tokens.bos, "eos_ids": tokens.eos,
             "expected_partitions": export.partitions, "expected_delegated_linears": export.delegated_linears,
             "file_bytes_min": limits.file_bytes_min, "file_bytes_max": limits.file_bytes_max,

@@ -33,6 +33,8 @@ pub(super) struct Findings {
     pub(super) weights: Weights,
     /// Fully connected nodes.
     pub(super) linears: u32,
+    /// Of these, the ones with a dynamically quantized batch of two.
+    pub(super) two_row_linears: u32,
     /// Weights and stored scales to look at while the file is hashed.
     pub(super) watches: Vec<Watch>,
     /// Named data used.

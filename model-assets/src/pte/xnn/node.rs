@@ -141,6 +141,8 @@ fn check_weights(
     let (Some(input), Some(output)) = (input, output) else { return };
     let shape = if node.kind.code == code::FULLY_CONNECTED {
         found.linears = found.linears.saturating_add(1);
+        let two_rows = matches!(input.value.quant, Quant::Token { .. }) && input.dims.first() == Some(&2);
+        found.two_row_linears = found.two_row_linears.saturating_add(u32::from(two_rows));
         fully_connected(node, filter, input, output, at, report)
     } else {
         convolution(node, filter, input, output, at, report)

@@ -35,10 +35,7 @@ pub(super) fn infer(node: &Node, values: &Values<'_>) -> Option<Option<Vec<u64>>
         },
         code::RESHAPE => reshape(node, inputs.first()?.elements),
         code::ARG_MAX_POOL | code::ATTENTION => return None,
-        code::SLICE => {
-            let sizes = node.vectors.get(1)?;
-            Some(sizes.iter().map(|&size| u64::from(size)).collect())
-        }
+        code::SLICE => slice(node, first),
         code::BATCH_MATMUL => matmul(first, inputs.get(1)?.dims.as_slice()),
         32..=34 | 38 => concatenate(node, &inputs),
         _ if inputs.len() == 2 => broadcast(first, inputs.get(1)?.dims.as_slice()),
@@ -152,6 +149,21 @@ fn pad(node: &Node, dims: &[u64]) -> Option<Vec<u64>> {
     padded
         .map(|((&dim, &pre), &post)| dim.checked_add(u64::from(pre))?.checked_add(u64::from(post)))
         .collect()
+}
+
+/// A size of zero stands for what is left of the input.
+fn slice(node: &Node, dims: &[u64]) -> Option<Vec<u64>> {
+    let [offsets, sizes] = node.vectors.as_slice() else { return None };
+    if offsets.len() != dims.len() || sizes.len() != dims.len() {
+        return None;
+    }
+    let cut = dims.iter().zip(offsets).zip(sizes);
+    cut.map(|((&dim, &offset), &size)| {
+        let left = dim.checked_sub(u64::from(offset))?;
+        let size = if size == 0 { left } else { u64::from(size) };
+        (size <= left).then_some(size)
+    })
+    .collect()
 }
 
 /// A zero stands for the one size that the input decides.

@@ -1,0 +1,75 @@
+"""How many bits each part of the model gets, and in how many rows a linear takes its input.
+
+A product of int8 weights with activations in one int8 row loses more by the activations than by
+the weights. In two rows the input is a number on a fixed grid and what that leaves over: some 16
+bits, by the same int8 kernels as a batch twice as high, so that the weights are still read once.
+"""
+
+from dataclasses import dataclass
+
+from .checkpoint import Tensor
+from .protocol import WorkerError
+
+GROUP = 32
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """`bits` 0 means fp32; `group` 0 means one scale for a whole row of weights."""
+
+    bits: int
+    group: int
+    rows: int = 1
+
+    @property
+    def name(self) -> str:
+        if not self.bits:
+            return "fp32"
+        shape = f"_g{self.group}" if self.group else "_per_channel"
+        return f"8da{self.bits}w{shape}" + ("_two_rows" if self.rows == 2 else "")
+
+    @property
+    def range(self) -> tuple[int, int]:
+        return -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
+
+
+FP32 = Scheme(0, 0)
+ROW8 = Scheme(8, 0)
+TWO8 = Scheme(8, 0, 2)
+BLOCK4 = Scheme(4, GROUP)
+
+LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def part(tensor: Tensor) -> str:
+    """`q` to `down`, or the tensor's kind."""
+    if tensor.kind != "linear":
+        return tensor.kind
+    return tensor.name.split(".")[-2].removesuffix("_proj")
+
+
+def schemes(quantization: str, activations: str) -> dict[str, Scheme]:
+    """By part. The head stays at 8 bits: it has the embedding's rows, and decides the token."""
+    if quantization == "fp32":
+        return dict.fromkeys((*LINEARS, "head", "embedding"), FP32)
+    wide = TWO8 if activations == "two-rows" else ROW8
+    found = dict.fromkeys(LINEARS, wide if quantization == "int8" else BLOCK4)
+    if quantization == "int8":
+        # What attention gives is an average of values: one row loses next to nothing of it.
+        found["o"] = ROW8
+    else:
+        # The smallest of the matrices, and the one that coarse steps hurt most.
+        found["v"] = ROW8
+    return {**found, "head": wide, "embedding": ROW8}
+
+
+def check_widths(tensors: list[Tensor], found: dict[str, Scheme]) -> None:
+    """Upstream leaves a linear that a group does not divide unquantized and says nothing."""
+    for tensor in tensors:
+        group = found[part(tensor)].group if tensor.kind != "norm" else 0
+        if group and tensor.shape[1] % group:
+            raise WorkerError(
+                "config",
+                f"{tensor.name}: width {tensor.shape[1]} is not a multiple of the group {group}",
+                "use int8, which has one scale per row",
+            )

@@ -1,0 +1,46 @@
+"""From a checkpoint to the weights that ship: calibrate, fold, quantize.
+
+**Invariant:** the export and the eager model that it is compared with get their weights here, so
+that both have the same ones.
+"""
+
+from pathlib import Path
+
+from . import calibrate, gptq, smooth
+from .checkpoint import parameters
+from .quantize import Weight, quantize
+from .scheme import Scheme
+
+
+def prepared(
+    source, model, schemes: dict[str, Scheme], work_dir: Path, stages
+) -> tuple[dict[str, Weight], dict[str, Path]]:
+    """All weights by name, and their files by digest.
+
+    `model` says `architecture`, `tokenizer`, `seq_len`, `bos_id` and `threads`.
+    """
+    seen = tokens = None
+    if any(scheme.bits for scheme in schemes.values()):
+        with stages.stage("calibrate"):
+            tokens = calibrate.windows(model, parameters(model.architecture))
+            seen = calibrate.look(source, model, tokens, stages.progress)
+
+    def layers(quantizer) -> dict[str, Weight]:
+        rounding = gptq.Rounding(quantizer, schemes, model, tokens.shape[1])
+        rounding.run(tokens, lambda _done, _total: None)
+        return rounding.weights
+
+    with stages.stage("quantize"):
+        folded = smooth.fold(source, model.architecture, schemes, seen)
+        coarse = any(gptq.is_coarse(scheme) for scheme in schemes.values())
+        found = quantize(
+            folded,
+            model.architecture,
+            schemes,
+            work_dir,
+            threads=model.threads,
+            progress=stages.progress,
+            layers=layers if coarse else None,
+        )
+        source.finish()
+    return found
