@@ -243,7 +243,7 @@ mod tests {
         let range = usize::try_from(offset).unwrap()..usize::try_from(offset + len).unwrap();
         assert_eq!(&file[range], b"not a model");
         let refusal = block.validate(&file, Profile::Dev).unwrap().unwrap_err();
-        assert!(refusal.reasons().any(|finding| finding.id == "sha256"), "{refusal}");
+        assert!(refusal.reasons().any(|finding| finding.id == "file-size"), "{refusal}");
     }
 
     #[test]
