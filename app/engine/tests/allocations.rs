@@ -1,8 +1,8 @@
 //! A token costs no allocation on the Rust side: not feeding it, not choosing the next one, not turning it into text with a
 //! byte-level tokenizer, as the models here have. What a reply allocates does not depend on its length, as long as its text
 //! has at most eight bytes a token. Not counted: the C++ runtime's own allocator; other threads; what a caller does with a
-//! piece (the app's worker copies each into a message). Other kinds of tokenizers decode a token with those before it, through
-//! a crate that allocates.
+//! piece (the app's worker copies each into a message). Other kinds of tokenizers rewrite each token, which
+//! allocates.
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not foresee")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -141,13 +141,14 @@ impl Reader {
         while self.next().is_some_and(|c| c != '}') {}
         let end = self.at.saturating_sub(1).min(self.chars.len());
         let inside: String = self.chars.get(start..end).unwrap_or_default().iter().collect();
+        let closed = self.chars.get(end) == Some(&'}');
         let mut most = 0;
         for number in inside.split(',') {
             let number = number.trim();
             match number.parse::<u32>() {
-                Ok(count) if count <= COUNT_MAX => most = most.max(count),
+                Ok(count) if closed && count <= COUNT_MAX => most = most.max(count),
                 // `{2,}` has no end, and `{,3}` no beginning.
-                Err(_) if number.is_empty() => most = most.max(2),
+                Err(_) if closed && number.is_empty() && inside.len() > 1 => most = most.max(2),
                 _ => {
                     return Err(format!(
                         "got a repetition `{{{inside}}}` in a regular expression, expected at most {COUNT_MAX}"

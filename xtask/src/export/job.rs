@@ -148,7 +148,7 @@ impl Job<'_> {
         let prompts = claim::prompts(&self.recipe, &words.tokenizer, &words.chat_template);
         let prompts = prompts.map_err(|message| anyhow!("{template}: {message}"))?;
         let reference = prompts.renderings.iter().map(|it| {
-            let turn = |(role, content)| json!({"role": role, "content": content});
+            let turn = |(role, content): (&str, &str)| json!({"role": role, "content": content});
             json!({
                 "messages": it.messages().map(turn).collect::<Vec<_>>(),
                 "add_generation_prompt": it.add_generation_prompt, "prompt": it.prompt,
