@@ -103,6 +103,38 @@ fn a_conversation_is_held_listed_exported_and_deleted() {
 }
 
 #[test]
+fn a_line_that_is_no_text_is_an_error_and_the_rest_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = command(folder.path(), &[])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"caf\xe9\nhello\n/list\n").unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let error = text(&ended.stderr);
+    assert!(error.contains("error: line 1: got bytes that are not UTF-8 at 3, expected text"), "{error}");
+    assert!(text(&ended.stdout).contains("hello (2 messages)"), "{ended:?}");
+}
+
+#[test]
+fn a_reader_that_has_had_enough_ends_the_app_quietly() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = command(folder.path(), &[])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(b"/help\n/help\n").unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success() && !text(&ended.stderr).contains("panicked"), "{ended:?}");
+}
+
+#[test]
 fn settings_are_kept_and_flags_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--seed", "5", "--system", "be brief", "--temperature", "0.3"];

@@ -10,6 +10,7 @@
 pub mod bundle;
 pub mod check;
 pub mod claim;
+pub mod closed_pipe;
 pub mod digest;
 pub mod dir;
 pub mod eq;

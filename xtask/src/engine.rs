@@ -23,7 +23,7 @@ use model_assets::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{console::Console, supervise, workspace::Workspace};
+use crate::{child, console::Console, supervise, workspace::Workspace};
 
 pub(crate) use self::benchmark::Measured;
 #[cfg(test)]
@@ -191,7 +191,7 @@ impl Engine {
 
     fn command(&self, command: &str, files: &Files, arguments: &[String]) -> Command {
         let words = if command == "bench" { Vec::new() } else { files.words() };
-        let mut engine = Command::new(&self.binary);
+        let mut engine = child::command(&self.binary);
         engine.args([command, "--model", files.pte.as_str()]).args(words).args(arguments);
         engine
     }
@@ -217,8 +217,7 @@ pub(crate) enum Profile {
 
 /// Builds the engine and returns its path.
 pub(crate) fn build(workspace: &Workspace, profile: Profile) -> anyhow::Result<Utf8PathBuf> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
+    let output = child::cargo()
         .current_dir(workspace.root())
         .args(["build", "--quiet", "--package", "engine", "--bin", "engine"])
         .args((profile == Profile::Release).then_some("--release"))

@@ -19,7 +19,7 @@ use model_assets::{
     reserve::{RESERVE_RUNTIME, ReserveBinding, ReserveCheck, ReserveClaim, ReserveEvidence},
 };
 
-use crate::{console::Console, setup, supervise, workspace::Workspace};
+use crate::{child, console::Console, setup, supervise, workspace::Workspace};
 
 /// The reserve's binary and a place for its answers.
 pub(crate) struct Reserve {
@@ -83,7 +83,7 @@ impl Reserve {
 
     fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let Output { status, stdout, stderr } =
-            supervise::output(Command::new(&self.binary).args(arguments))?;
+            supervise::output(child::command(&self.binary).args(arguments))?;
         if !status.success() {
             bail!("the reserve ended with {status}: {}", String::from_utf8_lossy(&stderr).trim_end());
         }
@@ -118,7 +118,7 @@ pub(crate) fn word_arguments(tokenizer: &Utf8Path, template: &Utf8Path) -> Vec<S
 
 /// A cargo command in the reserve's own target directory, optimized, with what this processor can do.
 pub(crate) fn cargo(workspace: &Workspace, command: &str) -> Command {
-    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    let mut cargo = child::cargo();
     cargo
         .current_dir(workspace.root())
         .args([command, "--release", "--package", "reserve", "--features", "runtime-llamacpp"])

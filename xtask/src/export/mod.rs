@@ -43,7 +43,7 @@ use self::{
 };
 
 pub(crate) use self::{
-    inputs::weights,
+    inputs::{configured, weights},
     publish::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest},
 };
 
@@ -225,12 +225,14 @@ fn unusable(error: anyhow::Error, recipe: &Recipe) -> Failure {
 /// Refuses to start what cannot end well.
 fn preflight(job: &Job<'_>, args: &Args) -> Outcome {
     let bound = args.bounds().memory_bytes_max;
-    let disk = predict::free_disk_bytes(job.workspace.root());
+    let disk = predict::free_disk_bytes(&job.workspace.state());
+    let published = predict::free_disk_bytes(&job.workspace.models());
     // The bound is the worker's; the engine that proves the file has none but the machine's.
     suffices("--memory-max", Some(bound), predict::worker_anon_bytes(&job.recipe), &job.recipe)?;
     let needed = predict::export_anon_bytes(&job.recipe);
     suffices("memory", predict::free_memory_bytes(), needed, &job.recipe)?;
     suffices("disk", disk, predict::export_disk_bytes(&job.recipe), &job.recipe)?;
+    suffices("disk of the models", published, predict::file_bytes(&job.recipe), &job.recipe)?;
     Ok(supervise::watch_interrupts()?)
 }
 
