@@ -66,14 +66,15 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// Starts the app with its input and output in this test's hands.
+fn piped(folder: &Path, arguments: &[&str]) -> Child {
+    let mut command = command(folder, arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
 /// Runs the app on some lines.
 fn said(folder: &Path, arguments: &[&str], lines: &str) -> Output {
-    let mut child = command(folder, arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = piped(folder, arguments);
     child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
@@ -105,12 +106,7 @@ fn a_conversation_is_held_listed_exported_and_deleted() {
 #[test]
 fn a_line_that_is_no_text_is_an_error_and_the_rest_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    let mut child = command(folder.path(), &[])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = piped(folder.path(), &[]);
     child.stdin.take().unwrap().write_all(b"caf\xe9\nhello\n/list\n").unwrap();
     let ended = child.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
@@ -122,12 +118,7 @@ fn a_line_that_is_no_text_is_an_error_and_the_rest_is_said() {
 #[test]
 fn a_reader_that_has_had_enough_ends_the_app_quietly() {
     let folder = tempfile::tempdir().unwrap();
-    let mut child = command(folder.path(), &[])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = piped(folder.path(), &[]);
     drop(child.stdout.take());
     child.stdin.take().unwrap().write_all(b"/help\n/help\n").unwrap();
     let ended = child.wait_with_output().unwrap();

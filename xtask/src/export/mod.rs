@@ -148,6 +148,10 @@ pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Out
     let recipe = dir.recipe().map_err(refused)?;
     let policy = dir.policy().map_err(refused)?;
     recipe.within(&policy)?;
+    if args.runtime == Runtime::Llamacpp {
+        // Before a checkpoint is fetched for a recipe that no GGUF is written for.
+        reserve::expect(&recipe, None, None).map_err(|message| unusable(anyhow!("{message}"), &recipe))?;
+    }
     let dir = if args.rehearse { ModelDir::new(workspace.rehearsals(), &args.model) } else { dir };
     let source = if args.rehearse { recipe.rehearsal().source } else { recipe.source.clone() };
     let work = workspace.state().join("work").join(&args.model);
