@@ -9,11 +9,12 @@ use model_assets::manifest::RUNTIME_VERSION;
 /// Where a work tree has its models.
 const MODELS: &str = "model-assets/models";
 
-/// The work tree of the package that cargo runs, or else the nearest one that a folder lies in.
-fn called_in(package: Option<&Utf8Path>, folder: &Utf8Path) -> Option<Utf8PathBuf> {
+/// The work tree of the package that cargo runs, or else the nearest one that the current folder lies in, or else this program.
+fn called_in(package: Option<&Utf8Path>, folder: &Utf8Path, program: &Utf8Path) -> Option<Utf8PathBuf> {
     let is_root = |root: &&Utf8Path| root.join("xtask/Cargo.toml").is_file() && root.join(MODELS).is_dir();
     let of_cargo = package.and_then(Utf8Path::parent).filter(is_root);
-    of_cargo.or_else(|| folder.ancestors().find(is_root)).map(Utf8Path::to_owned)
+    let above = || [folder, program].into_iter().find_map(|place| place.ancestors().find(is_root));
+    of_cargo.or_else(above).map(Utf8Path::to_owned)
 }
 
 /// The repository.
@@ -35,7 +36,8 @@ impl Workspace {
         let current = std::env::current_dir().context("the current folder cannot be found")?;
         let current = Utf8PathBuf::try_from(current).context("the current folder is not UTF-8")?;
         let called = std::env::var("CARGO_MANIFEST_DIR").ok().map(Utf8PathBuf::from);
-        let root = called_in(called.as_deref(), &current).with_context(|| {
+        let program = std::env::current_exe().ok().and_then(|path| Utf8PathBuf::try_from(path).ok());
+        let root = called_in(called.as_deref(), &current, &program.unwrap_or_default()).with_context(|| {
             format!("{current}: got no work tree here or above, expected one with xtask/ and {MODELS}/; name it: --root DIR")
         })?;
         Ok(Self { root })
@@ -123,13 +125,16 @@ mod tests {
             fs::create_dir_all(tree.join("xtask/src")).unwrap();
             fs::write(tree.join("xtask/Cargo.toml"), "").unwrap();
         }
-        assert_eq!(called_in(None, &one.join("xtask/src")), Some(one.clone()));
-        assert_eq!(called_in(None, &other.join(MODELS)), Some(other.clone()));
-        assert_eq!(called_in(None, &one.join("nested")), Some(one.clone()));
+        let program = other.join("target/debug/xtask");
+        let called = |package: Option<&Utf8Path>, folder: &Utf8Path| called_in(package, folder, &program);
+        assert_eq!(called(None, &one.join("xtask/src")), Some(one.clone()));
+        assert_eq!(called(None, &other.join(MODELS)), Some(other.clone()));
+        assert_eq!(called(None, &one.join("nested")), Some(one.clone()));
         // Cargo runs the package of the tree that it was called in, wherever that is.
-        assert_eq!(called_in(Some(&other.join("xtask")), root), Some(other));
+        assert_eq!(called(Some(&other.join("xtask")), root), Some(other.clone()));
         // Another program's package says nothing.
-        assert_eq!(called_in(Some(&root.join("elsewhere/tool")), &one), Some(one));
-        assert_eq!(called_in(None, root), None);
+        assert_eq!(called(Some(&root.join("elsewhere/tool")), &one), Some(one));
+        assert_eq!(called(None, root), Some(other), "where this program lies");
+        assert_eq!(called_in(None, root, &root.join("bin/xtask")), None);
     }
 }

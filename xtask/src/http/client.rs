@@ -139,7 +139,8 @@ impl Client {
         if interrupted() {
             return Err(Fault::Interrupted);
         }
-        let proxy = proxy::of(url, &environment)?;
+        let proxy = proxy::of(url, &environment)
+            .map_err(|error| Fault::Fatal { error, hint: Some(proxy::HINT.to_owned()) })?;
         let mut request = self.agent.get(url.clone()).config().proxy(proxy).build();
         if let Some(token) = self.token.as_ref().filter(|_| self.endpoint.owns(url)) {
             request = request.header(header::AUTHORIZATION, token.bearer());

@@ -15,6 +15,8 @@ const HTTPS: [&str; 4] = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"
 const EXCEPT: [&str; 2] = ["no_proxy", "NO_PROXY"];
 /// Port of a proxy that names none: curl's.
 const PORT: u16 = 1080;
+/// What to do about a proxy that is not spoken to.
+pub(crate) const HINT: &str = "name an http proxy, or the host in NO_PROXY if it is reached without one";
 const EXPECTED: &str = "expected http://HOST:PORT or https://HOST:PORT";
 
 /// The proxy for an address; `None` where it is reached directly.

@@ -9,8 +9,9 @@ use anyhow::{Context as _, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};
 
-/// Files of authorities: the first that is set counts.
-const FILES: [&str; 2] = ["CURL_CA_BUNDLE", "SSL_CERT_FILE"];
+/// Files of authorities: the first that is set counts. curl asks its own variable first; here the one that all programs share
+/// does, so that naming an authority for one command needs no second variable put aside.
+const FILES: [&str; 2] = ["SSL_CERT_FILE", "CURL_CA_BUNDLE"];
 /// Folders of authorities, as OpenSSL lists them.
 const FOLDERS: &str = "SSL_CERT_DIR";
 /// Where systems keep what their administrator believes; authorities of a company are added there.
@@ -94,7 +95,7 @@ mod tests {
         }
         // What stands between the lines is the TLS library's to judge.
         fs::write(path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
-        for (name, value) in [(FILES[1], path), (FOLDERS, folder.path().to_str().unwrap())] {
+        for (name, value) in [(FILES[0], path), (FOLDERS, folder.path().to_str().unwrap())] {
             assert!(matches!(asked(name, value).unwrap(), RootCerts::Specific(found) if found.len() == 1));
         }
         assert!(asked("SSL_CERT_FILE", " ").is_ok(), "as if it were not set");
