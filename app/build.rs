@@ -84,11 +84,13 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
         let validated = check::validate(buffer, &claim, profile)?;
         let (sha256, bytes) = (validated.sha256(), validated.file_bytes());
         let signature = release_rules(dir, &claim, &files, profile, &validated)?;
+        tell(&validated);
         fs::write(out.join(PTE.1), validated.into_source()).map_err(emitted)?;
         (sha256, bytes, signature)
     } else {
         let validated = check::validate(pte, &claim, profile)?;
         let signature = release_rules(dir, &claim, &files, profile, &validated)?;
+        tell(&validated);
         fs::write(out.join(PTE.1), []).map_err(emitted)?;
         (validated.sha256(), validated.file_bytes(), signature)
     };
@@ -106,8 +108,17 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
     let [recipe, policy, manifest, tokenizer, template] = texts.map(|text| text.len() as u64);
     let lengths = [recipe, policy, manifest, tokenizer, template, if embed { file_bytes } else { 0 }];
     assemble(out, lengths).map_err(emitted)?;
-    let generated = generate(lengths, file_bytes, &sha256.to_string(), profile, &signature, &licence);
+    // A file that waits for its name has it by the time the app is run.
+    let place = fs::canonicalize(dir.path()).map_err(emitted)?.join(&claim.manifest.file);
+    let published = (profile == Profile::Dev && !embed).then(|| place.to_string_lossy().into_owned());
+    let generated =
+        generate(lengths, file_bytes, &sha256.to_string(), profile, published, &signature, &licence);
     fs::write(out.join("model.rs"), generated).map_err(emitted)
+}
+
+/// What may ship and is still worth a look.
+fn tell<S>(validated: &Validated<S>) {
+    validated.warnings().iter().for_each(|warning| println!("cargo::warning={warning}"));
 }
 
 /// What a release demands beside the proof of the bytes: the licence's files, and a signature by a key that `signers.toml`
@@ -176,6 +187,7 @@ fn generate(
     file_bytes: u64,
     sha256: &str,
     profile: Profile,
+    published: Option<String>,
     signature: &str,
     licence: &[String],
 ) -> String {
@@ -200,7 +212,7 @@ fn generate(
     let profile = profile.as_str();
     code + &format!(
         "    file_bytes: {file_bytes},\n    sha256: \"{sha256}\",\n    proved_for: \"{profile}\",\n    \
-         signature: {signature:?},\n}};\n"
+         published: {published:?},\n    signature: {signature:?},\n}};\n"
     )
 }
 

@@ -118,7 +118,7 @@ pub(crate) fn open(
     let mut before = 0;
     let (file, path, offset, len) = match (asset, model.embedded()) {
         (Asset::Default, Some(bytes)) => return Ok(ModelBytes::Static(bytes)),
-        (Asset::Default, None) => whole(beside_the_binary(&manifest.file).map_err(altered)?, model)?,
+        (Asset::Default, None) => whole(linked(model, &manifest.file).map_err(altered)?, model)?,
         (Asset::File(path), _) => whole(path, model)?,
         (Asset::Missing(got), _) => {
             return Err(Refusal {
@@ -263,11 +263,23 @@ fn altered(error: impl std::fmt::Display) -> Refusal {
 }
 
 fn hint(model: &Model, path: &Utf8Path) -> String {
+    if let (Some(_), Ok(manifest)) = (model.published, Manifest::parse(model.manifest)) {
+        return format!(
+            "run: cargo xtask export {name}, then: cargo xtask app run {name}",
+            name = manifest.model
+        );
+    }
     let bytes = model.file_bytes;
     format!(
         "install the app again over this one, or put the file of {bytes} bytes with sha256 {} at {path}",
         model.sha256
     )
+}
+
+/// Where a linked model is: beside the binary, or, run from its own tree by a developer, where it was published. Both are proved.
+fn linked(model: &Model, name: &str) -> anyhow::Result<Utf8PathBuf> {
+    let beside = beside_the_binary(name)?;
+    Ok(model.published.filter(|_| !beside.exists()).map_or(beside, Utf8PathBuf::from))
 }
 
 fn beside_the_binary(name: &str) -> anyhow::Result<Utf8PathBuf> {

@@ -14,6 +14,8 @@ pub(crate) struct Model {
     pub(crate) sha256: &'static str,
     /// The profile that the gate proved it for.
     pub(crate) proved_for: &'static str,
+    /// Where the model was published. Only a development build knows: what users get has no path of the machine that built it.
+    pub(crate) published: Option<&'static str>,
     /// What the gate found of a signature: by whom, or why there is none.
     pub(crate) signature: &'static str,
     /// Name and text of each file that the model's licence wants handed on with it.

@@ -20,7 +20,9 @@ use std::fmt;
 use crate::{
     claim::Claim,
     digest::Digest,
-    manifest::{Bound, Check, Evidence, EvidenceBinding, RUNTIME_VERSION, Structure, WeightsKind},
+    manifest::{
+        Bound, Check, Evidence, EvidenceBinding, RUNTIME_VERSION, SourceRecord, Structure, WeightsKind,
+    },
     policy::Policy,
     pte::{self, ReadAt},
     recipe::{Delivery, EvidenceKind, Recipe, Source},
@@ -214,6 +216,7 @@ fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
         source: &manifest.source.source,
     };
     record.rules(recipe, policy, &recipe.file_name(), &claim.bound(), ledger);
+    source_rules(&recipe.source, &manifest.source, ledger);
     let export = (manifest.export.quantization, manifest.export.seq_len, manifest.export.backend);
     let wanted = (recipe.export.quantization, recipe.export.seq_len, recipe.export.backend);
     ledger.rule("export-settings", "manifest.json", format!("{export:?}"), format!("{wanted:?}"));
@@ -232,6 +235,23 @@ fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
     }
     // The file format has no version of its exporter: skew between exporter and runtime shows nowhere else.
     ledger.rule("exporter-version", "manifest.json", &manifest.toolchain.executorch, RUNTIME_VERSION);
+}
+
+/// A checkpoint from elsewhere may be exported, and whoever builds the app is told.
+fn source_rules(recipe: &Source, record: &SourceRecord, ledger: &mut Ledger) {
+    let mut warn = |id, got: &str, expected: &str| {
+        ledger.push(Severity::Warn, id, "manifest.json", got, expected);
+    };
+    if let Some(gguf) = &record.gguf {
+        let got = format!("a checkpoint made from {}, sha256 {}", gguf.name, gguf.sha256);
+        warn("weights-from-gguf", &got, "the checkpoint that the recipe names");
+    } else if let Source::Hub { files: pins, .. } = recipe {
+        let other = record.files.iter().find(|it| pins.get(&it.name).is_some_and(|pin| *pin != it.sha256));
+        if let Some(it) = other {
+            let got = format!("{} of sha256 {}", it.name, it.sha256);
+            warn("weights-pinned", &got, "the file that the recipe pins");
+        }
+    }
 }
 
 /// What every record of an exported file says about the contract files that it was made from.

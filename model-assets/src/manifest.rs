@@ -101,6 +101,10 @@ pub struct SourceRecord {
     pub source: Source,
     /// The checkpoint's files; empty for random weights.
     pub files: Vec<FileRecord>,
+    /// The GGUF that the checkpoint was made from, where it was: it is then not the one that the source names, but what is left
+    /// of it after another quantization.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gguf: Option<FileRecord>,
 }
 
 /// A file by name, size and digest.

@@ -2,6 +2,7 @@
 //! front and of the C surface, pictures of the screens, and the figures in the documentation.
 
 mod display;
+mod run;
 mod talk;
 
 use std::{
@@ -31,6 +32,15 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
+    /// Build the app with a model and start it, as `PROOFMARK_MODEL=... cargo run -p app` does
+    Run {
+        /// The model: a directory of `model-assets/models`, exported before
+        #[arg(default_value = "tiny")]
+        model: String,
+        /// What the app is given
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Test the graphical front and the C surface; on Linux also the window, with keys and pointer, on Xvfb
     Test,
     /// Draw every screen with the software renderer; on Linux also photograph the window, on Xvfb
@@ -52,9 +62,14 @@ enum What {
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     setup::ensure(workspace)?;
+    if let What::Run { model, arguments } = &args.what {
+        return run::with(workspace, model, arguments);
+    }
     // The gate lets no app be built without a proved model.
     export::run(workspace, &export::Args::of_default_model())?;
     match &args.what {
+        // Above: it wants the model that it names.
+        What::Run { .. } => Ok(()),
         What::Test => test(workspace),
         What::Screenshots { folder } => screenshots(workspace, folder),
         What::Bench { repeats, idle_seconds } => {

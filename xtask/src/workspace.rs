@@ -88,6 +88,11 @@ impl Workspace {
         self.state().join("weights")
     }
 
+    /// Checkpoints made from a GGUF, by model.
+    pub(crate) fn checkpoints_from_gguf(&self) -> Utf8PathBuf {
+        self.state().join("gguf")
+    }
+
     pub(crate) fn python_sources(&self) -> Utf8PathBuf {
         self.root.join("xtask/python")
     }

@@ -338,10 +338,10 @@ fn a_linked_model_is_proved_again_when_it_is_loaded() {
     assert_eq!(provenance["place"], "linked");
 
     let cache = tempfile::tempdir().unwrap();
-    let pte = models.path("tiny").join(PTE);
+    // A development build finds it where it was published.
     let say_hello = || {
         let mut command = Command::new(&app);
-        command.args(["--prompt", "hello", "--model"]).arg(&pte).env("XDG_CACHE_HOME", cache.path());
+        command.args(["--prompt", "hello"]).env("XDG_CACHE_HOME", cache.path());
         command.output().unwrap()
     };
     for run in ["hashed at install", "known by its stamp"] {
@@ -368,4 +368,7 @@ fn a_linked_model_is_proved_again_when_it_is_loaded() {
     assert_eq!(refused.status.code(), Some(1));
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(text.contains("is not proved") && text.contains("sha256: manifest.json: got "), "{text}");
+    fs::remove_file(models.path("tiny").join(PTE)).unwrap();
+    let text = String::from_utf8_lossy(&say_hello().stderr).into_owned();
+    assert!(text.contains("hint: run: cargo xtask export tiny"), "{text}");
 }

@@ -8,12 +8,7 @@ mod environ;
 mod hub;
 mod tree;
 
-use std::{
-    fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
-    path::Path,
-    process::Command,
-};
+use std::{fs, process::Command};
 
 use hub::{Files, Hub, REPO, REVISION};
 use model_assets::manifest::Manifest;
@@ -23,7 +18,6 @@ const TOKEN: &str = "hf_ThisTokenMustNeverBeSeenAnywhere";
 
 #[test]
 fn from_the_hub_to_a_published_model() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let tree = Tree::new();
     let recipe = fs::read_to_string(tree.model("recipe.toml")).unwrap();
     let source = format!("kind = \"hub\"\nrepo = \"{REPO}\"\nrevision = \"{REVISION}\"\n");
@@ -31,16 +25,7 @@ fn from_the_hub_to_a_published_model() {
     fs::copy(repository("heldout.jsonl"), tree.model("heldout.jsonl")).unwrap();
     // It comes with the checkpoint.
     fs::remove_file(tree.model("tokenizer.json")).unwrap();
-    fs::create_dir_all(tree.path(".proofmark")).unwrap();
-    fs::create_dir_all(tree.path("xtask")).unwrap();
-    for made in [".proofmark/venv", ".proofmark/sdk", "xtask/python"] {
-        symlink(root.join(made), tree.path(made)).unwrap();
-    }
-    // The engine is the repository's: the tree has no sources.
-    let cargo = tree.path("cargo");
-    let real = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    fs::write(&cargo, format!("#!/bin/sh\ncd '{}' && exec '{real}' \"$@\"\n", root.display())).unwrap();
-    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    tree.borrow_engine();
 
     let read = |name: &str| fs::read(repository(name)).unwrap();
     let mut files = Files::checkpoint(1);
@@ -49,9 +34,8 @@ fn from_the_hub_to_a_published_model() {
     }
     let hub = Hub::start(files, |_, answer| answer);
     let export = || -> Command {
-        let mut command = tree.xtask(&["export", "tiny", "--json"]);
-        command.env("HF_ENDPOINT", &hub.url).env("HF_TOKEN", TOKEN).env("CARGO", &cargo);
-        command.env("HOME", std::env::var("HOME").unwrap_or_default());
+        let mut command = tree.with_engine(&["export", "tiny", "--json"]);
+        command.env("HF_ENDPOINT", &hub.url).env("HF_TOKEN", TOKEN);
         command
     };
     let (code, text, seen) = environ::watched(&mut export());

@@ -128,3 +128,36 @@ fn a_wrong_offset_a_short_file_and_a_missing_one_are_refused() {
     assert!(missing.reason.contains("expected the model that this app was built for"), "{missing:?}");
     assert_eq!((whole.cause, missing.cause), (Cause::Model, Cause::App));
 }
+
+/// The model as a linked one, published at `path`.
+fn published_at(path: &Utf8Path) -> Model {
+    Model { pte: &[], published: Some(path.to_string().leak()), ..MODEL }
+}
+
+#[test]
+fn in_a_development_build_a_linked_model_is_found_where_it_was_published() {
+    let place = place(0, 0, |_| {});
+    let model = published_at(&place.asset);
+    let bytes = open(&model, Asset::Default, &place.cache, &mut on()).unwrap();
+    let ModelBytes::Map { path, .. } = bytes else { panic!("expected a file") };
+    assert_eq!(path, place.asset);
+    // It is proved like any other file.
+    let mut bytes = fs::read(&place.asset).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&place.asset, bytes).unwrap();
+    let refusal = open(&model, Asset::Default, &place.cache, &mut on()).unwrap_err();
+    assert_eq!(refusal.cause, Cause::Model, "{}", refusal.reason);
+}
+
+#[test]
+fn a_developer_is_told_how_to_make_the_model_and_a_user_to_install_it() {
+    let place = place(0, 0, |_| {});
+    let missing = place.cache.join("nowhere.pte");
+    let told = |model: &Model| open(model, Asset::Default, &place.cache, &mut on()).unwrap_err();
+    let refusal = told(&published_at(&missing));
+    assert!(refusal.reason.starts_with(missing.as_str()), "{}", refusal.reason);
+    assert_eq!(refusal.hint, "run: cargo xtask export tiny, then: cargo xtask app run tiny");
+    let refusal = told(&Model { pte: &[], published: None, ..MODEL });
+    assert!(refusal.hint.starts_with("install the app again"), "{}", refusal.hint);
+}

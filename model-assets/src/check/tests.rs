@@ -3,7 +3,8 @@
 use super::{Ledger, judge};
 use crate::{
     claim::{Claim, ClaimTexts},
-    manifest::Evidence,
+    digest::Digest,
+    manifest::{Evidence, FileRecord, SourceRecord},
     recipe::EvidenceKind,
 };
 
@@ -103,4 +104,27 @@ fn quality_is_a_share_of_the_same_replies() {
     assert_eq!(spoiled(&|it| it.pte.accepted = it.fp32.accepted * 94 / 100), ["accepted replies"]);
     assert_eq!(spoiled(&|it| it.pte.replies -= 1), ["accepted replies"]);
     assert_eq!(spoiled(&|it| (it.pte.replies, it.pte.accepted) = (0, 0)), ["accepted replies"]);
+}
+
+#[test]
+fn a_checkpoint_from_elsewhere_is_told() {
+    let recipe = include_str!("../../models/smollm2-135m/recipe.toml");
+    let source = crate::recipe::Recipe::parse(recipe).unwrap().source;
+    let crate::recipe::Source::Hub { files: pins, .. } = &source else { panic!("a hub source") };
+    let file = |name: &str, sha256| FileRecord { name: name.to_owned(), bytes: 1, sha256 };
+    let told = |files: Vec<FileRecord>, gguf: Option<FileRecord>| {
+        let mut ledger = Ledger::default();
+        let record = SourceRecord { source: source.clone(), files, gguf };
+        super::source_rules(&source, &record, &mut ledger);
+        assert!(!ledger.rejects(), "a warning alone");
+        ledger.findings.into_iter().map(|it| (it.id, it.got)).collect::<Vec<_>>()
+    };
+    let pinned = file("model.safetensors", pins["model.safetensors"]);
+    let other = file("model.safetensors", Digest::of(b"other"));
+    assert_eq!(told(vec![pinned], None), []);
+    assert_eq!(told(vec![other.clone()], None)[0].0, "weights-pinned");
+    let [(id, got)] = &told(vec![other], Some(file("m.gguf", Digest::of(b"gguf"))))[..] else {
+        panic!("one warning")
+    };
+    assert!(id == "weights-from-gguf" && got.contains("m.gguf, sha256 "), "{id}: {got}");
 }

@@ -62,7 +62,7 @@ def _weights(what: str, hint: str | None = None) -> WorkerError:
     return WorkerError("weights", what, hint)
 
 
-class _File:
+class File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.fd = os.open(path, os.O_RDONLY)
@@ -107,7 +107,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Entry:
-    file: _File
+    file: File
     offset: int
     shape: tuple[int, ...]
     dtype: str
@@ -120,7 +120,7 @@ def _pairs(pairs: list[tuple]) -> dict:
     return dict(pairs)
 
 
-def _header(file: _File) -> tuple[dict, int]:
+def _header(file: File) -> tuple[dict, int]:
     if file.size < 8:
         raise _weights(f"{file.path}: got {file.size} bytes, expected a safetensors header")
     length = int.from_bytes(file.read(0, 8), "little")
@@ -143,7 +143,7 @@ def _is_sizes(value: object) -> bool:
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 48 for n in value)
 
 
-def _entries(file: _File) -> dict[str, _Entry]:
+def _entries(file: File) -> dict[str, _Entry]:
     header, base = _header(file)
     spans, found = [], {}
     for name, item in header.items():
@@ -169,7 +169,7 @@ def _entries(file: _File) -> dict[str, _Entry]:
     return found
 
 
-def _check_cover(file: _File, base: int, spans: list[tuple]) -> None:
+def _check_cover(file: File, base: int, spans: list[tuple]) -> None:
     expected = 0
     for begin, end, name in spans:
         if begin != expected or end < begin:
@@ -190,7 +190,7 @@ class SafetensorsSource:
         paths = sorted(directory.glob("*.safetensors"))
         if not paths:
             raise _weights(f"{directory}: no *.safetensors file")
-        self.files = [_File(path) for path in paths]
+        self.files = [File(path) for path in paths]
         self.entries: dict[str, _Entry] = {}
         for file in self.files:
             for name, entry in _entries(file).items():

@@ -8,15 +8,18 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from . import answers, guards, upstream
+from . import answers, from_gguf, guards, upstream
 from .checkpoint import RandomSource, SafetensorsSource, demanded
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
 from .stages import Stages
 
 # What upstream's allocators say when there is no memory left.
 NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory")
+NO_SPACE = "no space left on device"
 UNDELEGATED = "was not decomposed or delegated"
 ERROR_CHARACTERS_MAX = 300
+# What a request may ask for beside an export, which names no task.
+TASKS = {"answers": answers.run, "from-gguf": from_gguf.run}
 
 
 def _source(request: Request):
@@ -232,6 +235,8 @@ def _failure(cause: BaseException) -> dict:
     if isinstance(cause, MemoryError) or any(part in text.lower() for part in NO_MEMORY):
         hint = "free memory, or use a machine with more"
         return {"kind": "memory", "error": f"out of memory: {text}", "hint": hint}
+    if NO_SPACE in text.lower():
+        return {"kind": "disk", "error": text, "hint": "free some space, then run the same again"}
     if UNDELEGATED in str(cause):
         return {"kind": "delegate", "error": text, "hint": guards.HINT}
     if isinstance(cause, OSError):
@@ -260,8 +265,9 @@ def main(arguments: list[str]) -> int:
         # Even a bad request is answered, as long as it says where.
         named = value.get("response") if isinstance(value, dict) else None
         response = Path(named) if isinstance(named, str) and os.path.isabs(named) else None  # noqa: PTH117
-        if isinstance(value, dict) and value.get("task") == "answers":
-            answer = {"ok": True, "stages": stages.done, **answers.run(value, stages)}
+        task = TASKS.get(str(value.get("task"))) if isinstance(value, dict) else None
+        if task is not None:
+            answer = {"ok": True, "stages": stages.done, **task(value, stages)}
         else:
             request = parse_request(value)
             answer = _answer(request, stages)

@@ -1,12 +1,13 @@
 """Each guard must fire when what it guards against happens. The faults are put in by hand."""
 
 import contextlib
+import unittest
 from pathlib import Path
 from unittest import mock
 
 import torch
 
-from proofmark_worker import guards, lower, partition, protocol, reference, upstream
+from proofmark_worker import guards, lower, partition, protocol, reference, upstream, worker
 
 from .support import Case, request
 
@@ -179,3 +180,19 @@ class Output(Case):
         Path(value["pte"]).write_bytes(b"old")
         with mock.patch.object(lower, "export", side_effect=ValueError("x")):
             self.fail_with(value, "internal")
+
+
+class Kinds(unittest.TestCase):
+    """By the kind the supervisor decides whether another attempt can help."""
+
+    def test_what_the_machine_did_has_a_name(self):
+        for cause, kind in (
+            (MemoryError(), "memory"),
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory"),
+            (OSError(28, "No space left on device"), "disk"),
+            (RuntimeError("write failed: No space left on device"), "disk"),
+            (OSError(5, "Input/output error"), "io"),
+            (TypeError("a bug"), "internal"),
+            (protocol.WorkerError("weights", "not finite"), "weights"),
+        ):
+            self.assertEqual(worker._failure(cause)["kind"], kind)

@@ -4,19 +4,19 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use camino::Utf8PathBuf;
 use model_assets::{
     evidence::{Answer, AnswerRequest},
     manifest::FileRecord,
-    recipe::{Recipe, RopeScaling, Source},
+    recipe::{Recipe, Source},
 };
 use serde::Deserialize;
 use serde_json::json;
 
 use super::Bench;
 use crate::{
-    Failure, export, setup,
+    Failure, export, failed, setup,
     supervise::{self, Bounds},
     weights,
 };
@@ -43,13 +43,10 @@ pub(crate) type Replies = BTreeMap<String, Vec<Answer>>;
 
 #[derive(Deserialize)]
 struct Response {
-    ok: bool,
     #[serde(default)]
     answers: Replies,
     #[serde(default)]
     source_files: Vec<FileRecord>,
-    error: Option<String>,
-    hint: Option<String>,
 }
 
 /// Runs the eager model.
@@ -84,21 +81,7 @@ pub(super) fn ask(bench: &Bench<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> a
     let script = bench.workspace.python_sources().join("proofmark_worker/run.py");
     let log = work.join("log.txt");
     let ran = supervise::run(&bench.workspace.python(), &script, &request, &log, &bounds, bench.console)?;
-    if let Some(reason) = &ran.killed {
-        bail!("eager model, stage `{}`: the worker {reason}", ran.stage);
-    }
-    let Ok(bytes) = fs::read(&response) else {
-        bail!(
-            "eager model, stage `{}`: the worker died without an answer:\n{}",
-            ran.stage,
-            ran.tail.join("\n")
-        );
-    };
-    let answer: Response = serde_json::from_slice(&bytes).with_context(|| format!("{response}"))?;
-    if !answer.ok {
-        let hint = answer.hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-        bail!("eager model: {}{hint}", answer.error.unwrap_or_else(|| "the worker failed".into()));
-    }
+    let answer: Response = failed::answer(&response, &ran).context("eager model")?;
     let named: Vec<_> = export::weights(&bench.claim.manifest.source.files).collect();
     ensure!(
         answer.source_files.iter().eq(named.iter().copied()),
@@ -122,12 +105,8 @@ fn run(run: &Run) -> serde_json::Value {
 }
 
 fn shape(recipe: &Recipe) -> anyhow::Result<serde_json::Value> {
-    let mut architecture = serde_json::to_value(&recipe.architecture)?;
-    if let Some(RopeScaling::Llama3 { .. }) = recipe.architecture.rope_scaling {
-        architecture["rope_scaling"]["kind"] = json!("llama3");
-    }
     Ok(json!({
-        "protocol": 1, "task": "answers", "architecture": architecture, "seq_len": recipe.export.seq_len,
+        "protocol": 1, "task": "answers", "architecture": weights::shape(recipe)?, "seq_len": recipe.export.seq_len,
         "bos_id": recipe.tokens.bos, "eos_ids": recipe.tokens.eos, "threads": THREADS,
     }))
 }

@@ -164,7 +164,7 @@ impl Job<'_> {
                 file_bytes: proved.summary.file_bytes,
                 sha256: Digest::from_bytes(proved.sha256),
                 weights: if random { WeightsKind::Random } else { WeightsKind::Checkpoint },
-                source: SourceRecord { source: self.source.clone(), files },
+                source: super::job::source_record(&self.source, self.checkpoint.as_deref(), files)?,
                 bound: model_assets::claim::bound(
                     &self.recipe,
                     &self.policy,

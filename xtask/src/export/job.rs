@@ -15,7 +15,7 @@ use model_assets::{
     },
     policy::Policy,
     pte,
-    recipe::{Recipe, RopeScaling, Source},
+    recipe::{Recipe, Source},
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -25,8 +25,10 @@ use crate::{
     console::Console,
     engine,
     evidence::Bench,
+    failed, refused,
     setup::{self, Receipt},
     supervise::{self, Run},
+    weights::{self, Origin},
     workspace::Workspace,
 };
 
@@ -42,15 +44,12 @@ const REFERENCE_DECODE_TOKENS: u32 = 8;
 /// What the worker answers; keys that this side does not use are ignored.
 #[derive(Deserialize)]
 struct Response {
-    ok: bool,
     #[serde(default)]
     stages: Vec<Stage>,
     source_files: Option<Vec<FileRecord>>,
     weights: Option<Weights>,
     linears: Option<Linears>,
     versions: Option<Versions>,
-    error: Option<String>,
-    hint: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +107,7 @@ impl Job<'_> {
         let script = self.workspace.python_sources().join("proofmark_worker/run.py");
         let log = self.work.join(LOG_FILE);
         let run = supervise::run(&self.workspace.python(), &script, &request, &log, &bounds, &self.console)?;
-        let response = read_response(&response, &run)?;
+        let response = failed::answer(&response, &run)?;
         self.publish(&run, response, attempt, receipt)
     }
 
@@ -119,10 +118,7 @@ impl Job<'_> {
             (None, Source::Random { seed }) => json!({"kind": "random", "seed": seed}),
             (None, other) => bail!("{other:?}: got no checkpoint directory"),
         };
-        let mut shape = serde_json::to_value(architecture)?;
-        if let Some(RopeScaling::Llama3 { .. }) = architecture.rope_scaling {
-            shape["rope_scaling"]["kind"] = json!("llama3");
-        }
+        let shape = weights::shape(&self.recipe)?;
         // Any real token will do: parity compares arithmetic, not meaning.
         let token = |index: u32| (index * 7919 + 13) % architecture.vocab;
         let prompt: Vec<_> = (0..REFERENCE_PROMPT_TOKENS).map(token).collect();
@@ -204,10 +200,11 @@ impl Job<'_> {
             file_bytes: summary.file_bytes,
             sha256,
             weights: if random { WeightsKind::Random } else { WeightsKind::Checkpoint },
-            source: SourceRecord {
-                source: self.source.clone(),
-                files: self.files(&response.source_files.context("the worker named no source files")?)?,
-            },
+            source: source_record(
+                &self.source,
+                self.checkpoint.as_deref(),
+                self.files(&response.source_files.context("the worker named no source files")?)?,
+            )?,
             bound: claim::bound(&self.recipe, &self.policy, tokenizer.as_deref(), chat_template.as_deref()),
             toolchain: Toolchain {
                 python: versions.python,
@@ -260,11 +257,26 @@ impl Job<'_> {
         claim.manifest.evidence = Some(evidence);
         claim.manifest.export.stages.push(stage);
         let pte = fs::File::open(path)?;
-        claim.manifest.checks = check::validate(pte, &claim, Profile::Dev)?.checks().to_vec();
+        let proved = check::validate(pte, &claim, Profile::Dev);
+        let proved = proved.map_err(|refusal| refused::of_export(&self.work, &claim, refusal))?;
+        claim.manifest.checks = proved.checks().to_vec();
         claim.manifest.prd_reasons = claim.manifest.prd_findings(&claim.policy);
         claim.manifest.prd_compliant = claim.manifest.prd_reasons.is_empty();
         Ok(claim)
     }
+}
+
+/// Where the weights came from, with the GGUF that their folder was made from.
+pub(super) fn source_record(
+    source: &Source,
+    checkpoint: Option<&Utf8Path>,
+    files: Vec<FileRecord>,
+) -> anyhow::Result<SourceRecord> {
+    let origin = checkpoint.map(Origin::of).transpose()?.flatten();
+    if let Some(origin) = &origin {
+        origin.covers(&files)?;
+    }
+    Ok(SourceRecord { source: source.clone(), files, gguf: origin.map(|origin| origin.gguf) })
 }
 
 /// A reproduced model keeps its reviewed manifest: figures that vary from run to run are no reason to change it. A rehearsal is
@@ -291,26 +303,6 @@ pub(super) fn heldout_texts(workspace: &Workspace, dir: &ModelDir) -> Utf8PathBu
     if own.exists() { own } else { workspace.root().join("model-assets/evidence/heldout-general.jsonl") }
 }
 
-fn read_response(path: &Utf8Path, run: &Run) -> anyhow::Result<Response> {
-    let (stage, peak) = (&run.stage, run.peaks.rss_bytes);
-    if let Some(reason) = &run.killed {
-        bail!("stage `{stage}`: the worker {reason} (peak {peak} bytes)");
-    }
-    let Ok(bytes) = fs::read(path) else {
-        bail!(
-            "stage `{stage}`: the worker died without an answer (peak {peak} bytes):\n{}",
-            run.tail.join("\n")
-        );
-    };
-    let response: Response = serde_json::from_slice(&bytes).with_context(|| format!("{path}"))?;
-    if response.ok && run.ok {
-        return Ok(response);
-    }
-    let error = response.error.unwrap_or_else(|| "the worker failed".into());
-    let hint = response.hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-    bail!("stage `{stage}`: {error}{hint} (peak {peak} bytes)")
-}
-
 pub(super) fn revision(workspace: &Workspace) -> Option<String> {
     let shell = child::shell(workspace.root()).ok()?;
     // A tree without a history of its own may lie in another repository, whose commits say nothing about it.
@@ -321,7 +313,7 @@ pub(super) fn revision(workspace: &Workspace) -> Option<String> {
     Some(if changes.is_empty() { head } else { format!("{head}-dirty") })
 }
 
-pub(super) fn now() -> String {
+pub(crate) fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 

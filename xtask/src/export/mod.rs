@@ -28,6 +28,7 @@ use model_assets::{
 use crate::{
     EXIT_EXPORT, EXIT_INTERRUPTED, Failure, Outcome,
     console::Console,
+    failed::{self, Cause},
     predict,
     setup::{self, Receipt},
     supervise::{self, Bounds},
@@ -44,6 +45,7 @@ use self::{
 
 pub(crate) use self::{
     inputs::{configured, weights},
+    job::now,
     publish::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest},
 };
 
@@ -157,6 +159,7 @@ pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Out
     let work = workspace.state().join("work").join(&args.model);
     if args.dry_run
         && let (Source::Hub { .. }, None) = (&source, &args.checkpoint)
+        && fetched::made_from_gguf(workspace, &recipe.name)?.is_none()
     {
         // What the worker would be asked depends on files that a dry run does not fetch.
         let plan = fetched::Plan::new(&recipe, &workspace.weights(), args.offline, String::new());
@@ -249,13 +252,13 @@ fn suffices(what: &str, free: Option<u64>, needed: u64, recipe: &Recipe) -> Outc
 }
 
 /// The report of an export that failed for good: what a person needs to take it from here.
-fn escalation(job: &Job<'_>, story: &[String]) -> String {
+fn escalation(job: &Job<'_>, told: &str, story: &[String]) -> String {
     let log = fs::read_to_string(job.work.join(LOG_FILE)).unwrap_or_default();
     let lines: Vec<_> = log.lines().collect();
     let tail = lines.get(lines.len().saturating_sub(LOG_TAIL_LINES)..).unwrap_or_default().join("\n");
-    let (name, advice) = (&job.recipe.name, advice(&job.recipe));
+    let advice = advice(&job.recipe);
     format!(
-        "export of `{name}` failed {ATTEMPTS_MAX} times; nothing was published\n\n{}\n\nwhat to do: {advice}\n\n\
+        "{told}; nothing was published\n\n{}\n\nwhat to do: {advice}\n\n\
          last lines of the log:\n{tail}\n",
         story.join("\n\n"),
     )
@@ -276,31 +279,42 @@ fn advice(recipe: &Recipe) -> String {
     advice
 }
 
+/// Tries, and tries again what the machine was to blame for: what was refused would be refused again.
 fn attempts(job: &Job<'_>, args: &Args, receipt: &Receipt) -> Outcome {
-    let mut story = Vec::new();
+    let (name, mut story) = (&job.recipe.name, Vec::new());
     for attempt in 1..=ATTEMPTS_MAX {
-        job.console.attempt(&job.recipe.name, attempt, ATTEMPTS_MAX);
-        match job.attempt(args, attempt, receipt) {
+        job.console.attempt(name, attempt, ATTEMPTS_MAX);
+        let error = match job.attempt(args, attempt, receipt) {
             Ok(manifest) => {
                 fs::remove_dir_all(&job.work).with_context(|| format!("{}: cannot be removed", job.work))?;
                 job.console.published(&manifest);
                 return Ok(());
             }
-            Err(error) if supervise::INTERRUPTED.load(Ordering::Relaxed) => {
-                let hint =
-                    format!("nothing was published; run again: cargo xtask export {}", job.recipe.name);
-                return Err(Failure::new(EXIT_INTERRUPTED, error, hint));
-            }
-            Err(error) => {
-                job.console.attempt_failed(attempt, &format!("{error:#}"));
-                story.push(format!("attempt {attempt}: {error:#}"));
-            }
+            Err(error) => error,
+        };
+        if supervise::INTERRUPTED.load(Ordering::Relaxed) {
+            let hint = format!("nothing was published; run again: cargo xtask export {name}");
+            return Err(Failure::new(EXIT_INTERRUPTED, error, hint));
+        }
+        job.console.attempt_failed(attempt, &format!("{error:#}"));
+        story.push(format!("attempt {attempt}: {error:#}"));
+        if failed::cause(&error) == Cause::Inputs {
+            let told = format!("export of `{name}` was refused: the same inputs would be refused again");
+            return Err(given_up(job, &told, &story));
         }
     }
+    Err(given_up(job, &format!("export of `{name}` failed {ATTEMPTS_MAX} times"), &story))
+}
+
+/// Leaves the report, and says where.
+fn given_up(job: &Job<'_>, told: &str, story: &[String]) -> Failure {
     let report = job.work.join("escalation.txt");
-    fs::write(&report, escalation(job, &story))?;
-    let error = anyhow!("export of `{}` failed {ATTEMPTS_MAX} times; nothing was published", job.recipe.name);
-    Err(Failure::new(EXIT_EXPORT, error, format!("read {report} and {}", job.work.join(LOG_FILE))))
+    let hint = format!("read {report} and {}", job.work.join(LOG_FILE));
+    let error = anyhow!("{told}; nothing was published");
+    match fs::write(&report, escalation(job, told, story)) {
+        Ok(()) => Failure::new(EXIT_EXPORT, error, hint),
+        Err(io) => Failure::new(EXIT_EXPORT, error.context(format!("{report}: {io}")), hint),
+    }
 }
 
 /// Whether what is published is what its manifest says.

@@ -20,7 +20,10 @@ use model_assets::{
     signature::SIGNATURE_FILE,
 };
 
-use crate::whole::{self, WholeFile};
+use crate::{
+    refused,
+    whole::{self, WholeFile},
+};
 
 /// Name of the `.pte` in a work directory.
 pub(crate) const WORK_PTE: &str = "model.pte";
@@ -68,7 +71,8 @@ pub(crate) fn publish(
     }
     sync_dir(&place)?;
     commit.put_in_place()?;
-    settle(dir).map(drop)
+    settle(dir)?;
+    refused::forget_others(dir, manifest.sha256)
 }
 
 /// Moves a finished file to a name that it waits under; copies it where the work is done on another disk.

@@ -63,7 +63,7 @@ fn report() -> Report {
         hint: "run: cargo xtask verify tiny --level release".into(),
     };
     let verdicts = vec![(Profile::Dev, Ok(21)), (Profile::Release, Err(refusal))];
-    Report { claim, verdicts, transcript: Some(transcript) }
+    Report { claim, verdicts, transcript: Some(transcript), refused: None }
 }
 
 #[test]
@@ -140,4 +140,27 @@ fn evidence_that_is_missing_is_called_missing() {
     report.transcript = None;
     let html = page(&report).unwrap();
     assert!(html.matches("Not measured").count() >= 4);
+}
+
+#[test]
+fn what_was_refused_is_shown_with_the_bound_that_it_missed() {
+    let mut report = report();
+    let measured = report.claim.manifest.evidence.take().unwrap();
+    let missed = |kind: &str| check::Finding {
+        id: format!("evidence-{kind}"),
+        severity: check::Severity::Reject,
+        location: "memory".into(),
+        got: "peak 9 bytes".into(),
+        expected: "at most 8".into(),
+    };
+    let refusal = Refusal { model: "tiny".into(), findings: vec![missed("benchmark")], hint: String::new() };
+    let refused = Refused::new(&report.claim, &measured, None, Profile::Release, &refusal).unwrap();
+    report.refused = Some(refused);
+    let html = page(&missed::shown(report)).unwrap();
+    for part in
+        ["Measured, refused on", "peak 9 bytes", "at most 8", "pp64", "Measured with what was refused"]
+    {
+        assert!(html.contains(part), "{part}");
+    }
+    assert!(html.contains("Score 100.00 of 100"), "the figures themselves are shown");
 }

@@ -5,6 +5,7 @@
 //! code without the last resort.
 
 mod cache;
+mod from_gguf;
 mod hub;
 mod tree;
 
@@ -15,7 +16,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     dir::ModelDir,
     manifest::FileRecord,
-    recipe::{Recipe, Source},
+    recipe::{Recipe, RopeScaling, Source},
 };
 use serde_json::json;
 
@@ -43,11 +44,16 @@ use self::{
     tree::{INDEX, Tree},
 };
 
+pub(crate) use self::from_gguf::{Origin, found as made_from_gguf};
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The model: a directory of `model-assets/models` whose recipe has a hub source
     #[arg(default_value = "llama3.2-1b")]
     model: String,
+    /// Make the checkpoint from this file instead of fetching it: what the hub's own was before another quantization
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["offline", "cache", "stall_timeout", "attempts"])]
+    from_gguf: Option<Utf8PathBuf>,
     /// Use only what was fetched before (also `HF_HUB_OFFLINE=1`)
     #[arg(long)]
     offline: bool,
@@ -84,12 +90,18 @@ pub(crate) struct Plan {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let models = args.models.clone().unwrap_or_else(|| workspace.models());
     let recipe = ModelDir::new(models, &args.model).recipe().map_err(refused)?;
+    let has_none = || {
+        let error = anyhow!("`{}`: its recipe has no hub source, no checkpoint is wanted", args.model);
+        Failure::new(EXIT_FETCH, error, format!("run: cargo xtask export {}", args.model))
+    };
+    if let Some(file) = &args.from_gguf {
+        // An export looks for it in the place of one from the hub.
+        matches!(recipe.source, Source::Hub { .. }).then_some(()).ok_or_else(has_none)?;
+        return from_gguf::run(workspace, &recipe, file, args);
+    }
     let cache = args.cache.clone().unwrap_or_else(|| workspace.weights());
     let again = format!("cargo xtask weights {}", args.model);
-    let mut plan = Plan::new(&recipe, &cache, args.offline, again).ok_or_else(|| {
-        let error = anyhow!("`{}`: its recipe has no hub source, nothing is to be fetched", args.model);
-        Failure::new(EXIT_FETCH, error, format!("run: cargo xtask export {}", args.model))
-    })?;
+    let mut plan = Plan::new(&recipe, &cache, args.offline, again).ok_or_else(has_none)?;
     plan.patience = Patience::new(Duration::from_secs(args.stall_timeout), args.attempts);
     if args.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan.describe()?)?);
@@ -249,7 +261,17 @@ impl Plan {
     }
 }
 
-/// The checkpoint that an export reads, fetched if need be; `None` for a recipe without a hub source.
+/// The architecture as the worker wants it.
+pub(crate) fn shape(recipe: &Recipe) -> anyhow::Result<serde_json::Value> {
+    let mut shape = serde_json::to_value(&recipe.architecture)?;
+    if let Some(RopeScaling::Llama3 { .. }) = recipe.architecture.rope_scaling {
+        shape["rope_scaling"]["kind"] = json!("llama3");
+    }
+    Ok(shape)
+}
+
+/// The checkpoint that an export reads: the hub's, or the one made from a GGUF while the hub's is not here; fetched if there is
+/// neither. `None` for a recipe without a hub source.
 pub(crate) fn checkpoint(
     workspace: &Workspace,
     recipe: &Recipe,
@@ -258,6 +280,15 @@ pub(crate) fn checkpoint(
 ) -> Result<Option<Utf8PathBuf>, Failure> {
     let again = format!("cargo xtask export {}", recipe.name);
     let Some(plan) = Plan::new(recipe, &workspace.weights(), offline, again) else { return Ok(None) };
+    if let Some((folder, origin)) = made_from_gguf(workspace, &recipe.name)?
+        && !matches!(Receipt::proved(&plan.folder, recipe), Ok(Some(_)))
+    {
+        console.warning(&format!(
+            "{folder}: this checkpoint was made from {}; the hub's own comes first once it is fetched: cargo xtask weights {}",
+            origin.gguf.name, recipe.name
+        ));
+        return Ok(Some(folder));
+    }
     plan.fetch(console)?;
     Ok(Some(plan.folder))
 }

@@ -179,6 +179,28 @@ impl Tree {
         command
     }
 
+    /// Gives the tree the repository's set-up, worker and texts, and a `cargo` that builds the repository's engine.
+    pub(crate) fn borrow_engine(&self) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for folder in [".proofmark", "xtask"] {
+            fs::create_dir_all(self.path(folder)).unwrap();
+        }
+        for made in [".proofmark/venv", ".proofmark/sdk", "xtask/python", "model-assets/evidence"] {
+            std::os::unix::fs::symlink(root.join(made), self.path(made)).unwrap();
+        }
+        let cargo = self.path("cargo");
+        let real = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+        fs::write(&cargo, format!("#!/bin/sh\ncd '{}' && exec '{real}' \"$@\"\n", root.display())).unwrap();
+        fs::set_permissions(&cargo, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    /// The real binary with what [`Self::borrow_engine`] gave the tree.
+    pub(crate) fn with_engine(&self, arguments: &[&str]) -> Command {
+        let mut command = self.xtask(arguments);
+        command.env("CARGO", self.path("cargo")).env("HOME", std::env::var("HOME").unwrap_or_default());
+        command
+    }
+
     pub(crate) fn run(&self, arguments: &[&str]) -> (i32, String) {
         said(&mut self.xtask(arguments))
     }

@@ -42,7 +42,7 @@ fn tiny(folder: &Utf8Path) -> (ReserveClaim, Utf8PathBuf) {
         file_bytes: summary.file_bytes,
         sha256,
         weights: WeightsKind::Checkpoint,
-        source: SourceRecord { source: job.source.clone(), files },
+        source: SourceRecord { source: job.source.clone(), files, gguf: None },
         bound,
         export: ReserveExport { xtask_revision: None, seconds: 1.0, peak_rss_bytes: None },
         structure: summary,
@@ -387,7 +387,7 @@ fn a_reference_is_used_if_it_is_the_recorded_one_of_the_same_checkpoint() {
     let mut other = source.clone();
     other.files[0].sha256 = Digest::of(b"other weights");
     assert!(error(&other).contains("expected {"), "{}", error(&other));
-    let seeded = SourceRecord { source: Source::Random { seed: 7 }, files: Vec::new() };
+    let seeded = SourceRecord { source: Source::Random { seed: 7 }, files: Vec::new(), gguf: None };
     assert!(error(&seeded).contains("got the checkpoint"));
     fs::write(&logits, b"logits of something else").unwrap();
     assert!(error(&source).contains("got sha256"));

@@ -1,0 +1,23 @@
+//! `cargo xtask app run`: the app with a model, as a developer starts it.
+
+use anyhow::{Context as _, anyhow};
+
+use crate::{EXIT_FAILURE, Failure, Outcome, child, workspace::Workspace};
+
+/// Runs the app from where this command was typed, so that paths among its arguments mean what they meant there. Its exit code
+/// is told, not taken: the codes of this command have other meanings.
+pub(super) fn with(workspace: &Workspace, model: &str, arguments: &[String]) -> Outcome {
+    let status = child::cargo()
+        .args(["run", "--quiet", "--package", "app", "--manifest-path"])
+        .arg(workspace.root().join("Cargo.toml"))
+        .arg("--")
+        .args(arguments)
+        .env("PROOFMARK_MODEL", model)
+        .status()
+        .context("cargo cannot be started")?;
+    if status.success() {
+        return Ok(());
+    }
+    let hint = format!("where the model is missing or void, run: cargo xtask export {model}");
+    Err(Failure::new(EXIT_FAILURE, anyhow!("the app ended with {status}"), hint))
+}
