@@ -61,17 +61,19 @@ struct Cli {
 fn main() -> ExitCode {
     #[cfg(feature = "gui")]
     let since = std::time::Instant::now();
-    match run(
-        Cli::parse(),
-        #[cfg(feature = "gui")]
-        since,
-    ) {
-        Ok(code) => code,
-        Err(error) => {
+    let whole = || {
+        let outcome = run(
+            Cli::parse(),
+            #[cfg(feature = "gui")]
+            since,
+        );
+        outcome.unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
-        }
-    }
+        })
+    };
+    // Whoever read the output has had enough of it.
+    model_assets::closed_pipe::quietly(whole).unwrap_or(ExitCode::SUCCESS)
 }
 
 fn run(cli: Cli, #[cfg(feature = "gui")] since: std::time::Instant) -> anyhow::Result<ExitCode> {

@@ -34,6 +34,8 @@ enum Input {
     Event(Event),
     /// A line; none at the end of the input.
     Line(Option<String>),
+    /// A line that is no text, or an input that cannot be read; says why.
+    NoLine(String),
     /// The core has ended.
     Ended,
 }
@@ -95,6 +97,8 @@ struct Terminal {
     /// Where the next document goes.
     export_to: Option<String>,
     failed: bool,
+    /// The model was refused: the core ends by itself.
+    refused: bool,
 }
 
 /// Runs the front until the input ends; with `prompt`, says that and leaves.
@@ -122,6 +126,7 @@ pub fn run(config: Config, prompt: Option<String>, as_json: bool) -> anyhow::Res
         last: None,
         export_to: None,
         failed: false,
+        refused: false,
     };
     terminal.catch_interrupts()?;
     terminal.serve(&inputs, once)
@@ -142,16 +147,35 @@ fn forward_events(events: Receiver<Event>, inputs: SyncSender<Input>) -> std::io
 
 fn forward_lines(inputs: SyncSender<Input>) -> std::io::Result<()> {
     let forward = move || {
-        for line in std::io::stdin().lock().lines() {
-            // What is no text cannot be said; the input ends there.
-            let Ok(line) = line else { break };
-            if inputs.send(Input::Line(Some(line))).is_err() {
+        for (number, line) in (1..).zip(std::io::stdin().lock().split(b'\n')) {
+            let (input, over) = match line {
+                Ok(bytes) => (read_line(number, bytes), false),
+                Err(error) => (Input::NoLine(format!("the input cannot be read: {error}")), true),
+            };
+            if inputs.send(input).is_err() {
                 return;
+            }
+            if over {
+                break;
             }
         }
         let _ = inputs.send(Input::Line(None));
     };
     std::thread::Builder::new().name("lines".to_owned()).spawn(forward).map(|_| ())
+}
+
+/// What is no text cannot be said.
+fn read_line(number: usize, mut bytes: Vec<u8>) -> Input {
+    if bytes.ends_with(b"\r") {
+        bytes.pop();
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Input::Line(Some(text)),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            Input::NoLine(format!("line {number}: got bytes that are not UTF-8 at {at}, expected text"))
+        }
+    }
 }
 
 impl Terminal {
@@ -192,16 +216,21 @@ impl Terminal {
                     self.host.stop();
                 }
                 Input::Line(Some(line)) => self.lines.push_back(line),
+                Input::NoLine(why) => {
+                    self.complain(&why);
+                    code = ExitCode::FAILURE;
+                }
                 Input::Event(Event::Refused { cause, reason, hint }) => {
                     if self.as_json {
                         let (reason, hint) = (reason.clone(), hint.clone());
                         show::json(&Event::Refused { cause, reason, hint })?;
                     }
                     eprintln!("error: {reason}\nhint: {hint}");
+                    self.refused = true;
                     code = ExitCode::FAILURE;
                 }
                 Input::Event(event) => self.event(event)?,
-                Input::Ended if code == ExitCode::SUCCESS => {
+                Input::Ended if !self.refused => {
                     self.complain("the core ended without being asked to");
                     return self.leave(ExitCode::FAILURE);
                 }

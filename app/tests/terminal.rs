@@ -66,14 +66,15 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// Starts the app with its input and output in this test's hands.
+fn piped(folder: &Path, arguments: &[&str]) -> Child {
+    let mut command = command(folder, arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
 /// Runs the app on some lines.
 fn said(folder: &Path, arguments: &[&str], lines: &str) -> Output {
-    let mut child = command(folder, arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = piped(folder, arguments);
     child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
@@ -100,6 +101,28 @@ fn a_conversation_is_held_listed_exported_and_deleted() {
     assert!(out.contains("hello (4 messages)") && out.contains("> i feel sad today"), "{out}");
     assert!(out.contains("no conversations") && err.contains("got conversation 1"), "{out}{err}");
     assert!(out.contains("Checks") && out.contains("temperature  0"), "{out}");
+}
+
+#[test]
+fn a_line_that_is_no_text_is_an_error_and_the_rest_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = piped(folder.path(), &[]);
+    child.stdin.take().unwrap().write_all(b"caf\xe9\nhello\n/list\n").unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let error = text(&ended.stderr);
+    assert!(error.contains("error: line 1: got bytes that are not UTF-8 at 3, expected text"), "{error}");
+    assert!(text(&ended.stdout).contains("hello (2 messages)"), "{ended:?}");
+}
+
+#[test]
+fn a_reader_that_has_had_enough_ends_the_app_quietly() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = piped(folder.path(), &[]);
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(b"/help\n/help\n").unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success() && !text(&ended.stderr).contains("panicked"), "{ended:?}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod bundle;
 pub mod check;
 pub mod claim;
+pub mod closed_pipe;
 pub mod digest;
 pub mod dir;
 pub mod eq;

@@ -17,7 +17,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
 
 use self::display::Display;
-use crate::{EXIT_TESTS, Failure, Outcome, export, setup, workspace::Workspace};
+use crate::{
+    EXIT_TESTS, Failure, Outcome,
+    child::{self, cmd, network_cmd},
+    export, setup,
+    workspace::Workspace,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -73,24 +78,18 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
 }
 
-fn shell(workspace: &Workspace) -> anyhow::Result<xshell::Shell> {
-    let shell = xshell::Shell::new()?;
-    shell.change_dir(workspace.root());
-    Ok(shell)
-}
-
 fn test(workspace: &Workspace) -> Outcome {
-    let shell = shell(workspace)?;
+    let shell = child::shell(workspace.root())?;
     let failed = |error| Failure::new(EXIT_TESTS, error, "mend it, then run: cargo xtask app test");
-    xshell::cmd!(shell, "cargo test -p app --features gui-test,capi,jvm --no-fail-fast")
+    network_cmd!(shell, "cargo test -p app --features gui-test,capi,jvm --no-fail-fast")
         .run()
         .map_err(|_| failed(anyhow!("the tests of the app failed")))?;
     if !cfg!(target_os = "linux") {
         println!("window: not opened, Xvfb is for Linux");
         return Ok(());
     }
-    xshell::cmd!(shell, "cargo build -p app --features gui-test,capi,jvm").quiet().run()?;
-    let app = workspace.root().join("target/debug/app");
+    network_cmd!(shell, "cargo build -p app --features gui-test,capi,jvm").quiet().run()?;
+    let app = child::target_folder(workspace)?.join("debug/app");
     let mut display = Display::start()?;
     let elapsed = display.first_frame(&app).map_err(failed)?;
     println!("window: first frame on Xvfb after {elapsed:.0} ms (not optimized), ended in order");
@@ -100,27 +99,27 @@ fn test(workspace: &Workspace) -> Outcome {
 }
 
 fn screenshots(workspace: &Workspace, folder: &Utf8Path) -> Outcome {
-    let shell = shell(workspace)?;
-    xshell::cmd!(shell, "cargo run --release -p app --features gui -- --screenshots {folder}").run()?;
+    let shell = child::shell(workspace.root())?;
+    network_cmd!(shell, "cargo run --release -p app --features gui -- --screenshots {folder}").run()?;
     if cfg!(target_os = "linux") {
-        let app = workspace.root().join("target/release/app");
+        let app = child::target_folder(workspace)?.join("release/app");
         talk::hold(&mut Display::start()?, &app, Some(&folder.join("window-xvfb.png")))?;
     }
     Ok(())
 }
 
 fn bench(workspace: &Workspace, repeats: usize, idle: Duration) -> Outcome {
-    let shell = shell(workspace)?;
-    let built = workspace.root().join("target/release/app");
+    let shell = child::shell(workspace.root())?;
+    let built = child::target_folder(workspace)?.join("release/app");
     let model = embedded_bytes(workspace)?;
     let mut display = Display::start()?;
     let mut columns = Vec::new();
     for (features, window) in [("", false), ("gui", true)] {
-        xshell::cmd!(shell, "cargo build --release -p app --features {features}").quiet().run()?;
+        network_cmd!(shell, "cargo build --release -p app --features {features}").quiet().run()?;
         let own = fs::metadata(&built).with_context(|| built.clone())?.len();
         let stripped = tempfile::NamedTempFile::new()?;
         let to = stripped.path();
-        xshell::cmd!(shell, "strip -o {to} {built}").quiet().run()?;
+        cmd!(shell, "strip -o {to} {built}").quiet().run()?;
         let bare = fs::metadata(to)?.len().saturating_sub(model);
         columns.push(Column {
             bytes: own.saturating_sub(model),
@@ -194,7 +193,7 @@ struct StartUp {
 impl StartUp {
     fn of(app: &Utf8Path) -> anyhow::Result<Self> {
         let data = tempfile::tempdir()?;
-        let output = Command::new(app).args(["--start-up", "--data"]).arg(data.path()).output()?;
+        let output = child::command(app).args(["--start-up", "--data"]).arg(data.path()).output()?;
         Self::parse(&output.stdout)
     }
 
@@ -219,7 +218,7 @@ fn embedded_bytes(workspace: &Workspace) -> anyhow::Result<u64> {
 fn ready(app: &Utf8Path) -> anyhow::Result<f64> {
     let data = tempfile::tempdir()?;
     let since = Instant::now();
-    let child = start(Command::new(app), "--json", data.path())?;
+    let child = start(child::command(app), "--json", data.path())?;
     let elapsed = since.elapsed().as_secs_f64() * 1e3;
     end(child)?;
     Ok(elapsed)

@@ -9,7 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::{token::environment, workspace::Workspace};
 
-const KNOWN: [(&str, &str); 16] = [
+const KNOWN: [(&str, &str); 17] = [
     ("venv", "Python packages; again: cargo xtask setup"),
     ("sdk", "C++ runtime; again: cargo xtask setup"),
     ("weights", "checkpoints from the hub; again: cargo xtask weights"),
@@ -25,6 +25,7 @@ const KNOWN: [(&str, &str); 16] = [
     ("mutation", "models of the mutation study; again: cargo xtask mutate"),
     ("fuzz", "fuzz targets and their corpus; again: cargo xtask fuzz"),
     ("reserve", "llama.cpp, built; again: cargo xtask test --reserve"),
+    ("uv-cache", "downloaded Python packages; again: cargo xtask setup"),
     ("packed", "weights as the app packed them; again at its next start"),
 ];
 const PYTHON: &str = "Python packages of one tool; made again when it is needed";

@@ -1,5 +1,7 @@
 //! `cargo xtask doctor`: can this machine do the work? Looks, and changes nothing.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use camino::Utf8Path;
 use model_assets::{dir::ModelDir, recipe::Recipe};
 use serde::Serialize;
@@ -7,7 +9,7 @@ use serde::Serialize;
 use crate::{
     EXIT_DOCTOR, Failure, Outcome,
     cache::{self, Cache},
-    predict, setup,
+    child, predict, setup,
     token::{Token, environment},
     verify::refused,
     workspace::Workspace,
@@ -52,6 +54,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let recipe = ModelDir::new(workspace.models(), &args.model).recipe().map_err(refused)?;
     let mut rows =
         vec![python(), compiler(), git(), disk(workspace, &recipe), memory(&recipe), venv(workspace)];
+    rows.extend(models_disk(workspace, &recipe));
     rows.extend([uv(workspace), gh(), token()]);
     if args.mobile {
         rows.extend([ndk(), xcode()]);
@@ -83,7 +86,7 @@ fn print(row: &Row) {
 
 /// First line of a command's output, if it runs.
 fn ask(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = std::process::Command::new(program).args(arguments).output().ok()?;
+    let output = child::command(program).args(arguments).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let line = String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_owned();
     output.status.success().then_some(line)
@@ -132,7 +135,7 @@ fn git() -> Row {
 }
 
 fn uv(workspace: &Workspace) -> Row {
-    let in_venv = ask(workspace.python().as_str(), &["-m", "uv", "--version"]);
+    let in_venv = ask(workspace.python().as_str(), &["-I", "-m", "uv", "--version"]);
     let got = in_venv.or_else(|| ask("uv", &["--version"]));
     row("uv", got, Status::Warn, "uv in the venv", "cargo xtask setup")
 }
@@ -153,15 +156,33 @@ fn token() -> Row {
 }
 
 fn venv(workspace: &Workspace) -> Row {
-    let got = setup::current(workspace).map(|receipt| format!("made from lock {}", receipt.lock.short()));
-    row("venv", got, Status::Warn, "a venv and C++ SDK made from today's lock", "cargo xtask setup")
+    let expected = "a venv and C++ SDK made from today's lock";
+    match setup::looked_at(workspace) {
+        Ok(receipt) => {
+            let got = format!("made from lock {}", receipt.lock.short());
+            row("venv", Some(got), Status::Warn, expected, "")
+        }
+        Err(why) => {
+            let missing = row("venv", None, Status::Warn, expected, "cargo xtask setup");
+            Row { got: why.to_string(), ..missing }
+        }
+    }
 }
 
 fn disk(workspace: &Workspace, recipe: &Recipe) -> Row {
     let set_up = if setup::current(workspace).is_some() { 0 } else { predict::SETUP_DISK_BYTES };
     let needed = predict::export_disk_bytes(recipe) + set_up;
-    let free = predict::free_disk_bytes(workspace.root());
+    let free = predict::free_disk_bytes(&workspace.state());
     bound("disk", free, needed, "cargo clean, or free space on this disk")
+}
+
+/// Where models are published, when that is another disk than the one that is worked on.
+fn models_disk(workspace: &Workspace, recipe: &Recipe) -> Option<Row> {
+    let device = |path: &Utf8Path| path.ancestors().find_map(|path| path.metadata().ok()).map(|it| it.dev());
+    let models = workspace.models();
+    let fix = "free space on this disk";
+    (device(&models) != device(&workspace.state()))
+        .then(|| bound("disk of models", predict::free_disk_bytes(&models), predict::file_bytes(recipe), fix))
 }
 
 fn memory(recipe: &Recipe) -> Row {

@@ -25,6 +25,7 @@ use model_assets::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    child,
     console::Console,
     failed::{Cause, Failed},
     supervise,
@@ -203,7 +204,7 @@ impl Engine {
 
     fn command(&self, command: &str, files: &Files, arguments: &[String]) -> Command {
         let words = if ["bench", "check"].contains(&command) { Vec::new() } else { files.words() };
-        let mut engine = Command::new(&self.binary);
+        let mut engine = child::command(&self.binary);
         engine.args([command, "--model", files.pte.as_str()]).args(words).args(arguments);
         engine
     }
@@ -240,8 +241,7 @@ pub(crate) fn build(
     if let Some(console) = console {
         console.step("engine: build");
     }
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut child = Command::new(cargo)
+    let mut build = child::cargo()
         .current_dir(workspace.root())
         .args(["build", "--quiet", "--package", "engine", "--bin", "engine"])
         .args((profile == Profile::Release).then_some("--release"))
@@ -251,7 +251,7 @@ pub(crate) fn build(
         .spawn()
         .context("cargo cannot be started")?;
     let (mut binary, mut compiled) = (None, 0);
-    for line in BufReader::new(child.stdout.take().context("cargo has no standard output")?).lines() {
+    for line in BufReader::new(build.stdout.take().context("cargo has no standard output")?).lines() {
         let line = line?;
         binary = executable(line.as_bytes()).or(binary);
         if let (Some(package), Some(console)) = (compiled_package(&line), console) {
@@ -259,7 +259,7 @@ pub(crate) fn build(
             console.compiled(&package, compiled);
         }
     }
-    ensure!(child.wait()?.success(), "the engine does not build");
+    ensure!(build.wait()?.success(), "the engine does not build");
     binary.context("cargo named no executable for the engine")
 }
 

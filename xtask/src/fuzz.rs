@@ -6,7 +6,11 @@
 use anyhow::{Context as _, anyhow};
 use camino::Utf8PathBuf;
 
-use crate::{EXIT_TESTS, Failure, Outcome, workspace::Workspace};
+use crate::{
+    EXIT_TESTS, Failure, Outcome,
+    child::{self, cmd, network_cmd},
+    workspace::Workspace,
+};
 
 /// Every target, in order.
 const TARGETS: [&str; 8] =
@@ -42,12 +46,11 @@ impl Args {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let folder = workspace.root().join("model-assets/fuzz");
     let (built, corpus) = (workspace.state().join("fuzz/target"), workspace.state().join("fuzz/corpus"));
-    let shell = xshell::Shell::new()?;
-    shell.change_dir(&folder);
+    let shell = child::shell(&folder)?;
     let host = host(&shell)?;
     // With a target named, the flags stay away from build scripts, which have no fuzzer to call.
     let bins = TARGETS.iter().flat_map(|target| ["--bin", target]);
-    xshell::cmd!(shell, "cargo build --quiet --release --target {host} --target-dir {built} {bins...}")
+    network_cmd!(shell, "cargo build --quiet --release --target {host} --target-dir {built} {bins...}")
         .env("RUSTFLAGS", RUSTFLAGS)
         .run()
         .context("the fuzz targets do not build")?;
@@ -55,7 +58,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let tiny = workspace.models().join("tiny");
     let (recipe, manifest) = (tiny.join("recipe.toml"), tiny.join("manifest.json"));
     // An ordinary program: without a fuzzer in it, the flags' counters have nobody to register with.
-    xshell::cmd!(shell, "cargo run --quiet --target-dir {built} --bin seeds -- {corpus} {recipe} {manifest}")
+    network_cmd!(shell, "cargo run --quiet --target-dir {built} --bin seeds -- {corpus} {recipe} {manifest}")
         .quiet()
         .run()?;
     for target in TARGETS.iter().filter(|name| args.target.as_deref().is_none_or(|only| only == **name)) {
@@ -64,7 +67,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         let (program, corpus) = (binary(target), corpus.join(target));
         let (runs, seconds) = (args.runs.to_string(), args.seconds.to_string());
         // What a target says is long; its last lines count the executions, or name the input that broke it.
-        let output = std::process::Command::new(program.as_str())
+        let output = child::command(program.as_str())
             .arg(format!("-artifact_prefix={artifacts}/"))
             .args([format!("-runs={runs}"), format!("-max_total_time={seconds}"), corpus.into_string()])
             .output()
@@ -84,7 +87,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 }
 
 fn host(shell: &xshell::Shell) -> anyhow::Result<String> {
-    let text = xshell::cmd!(shell, "rustc --version --verbose").quiet().read()?;
+    let text = cmd!(shell, "rustc --version --verbose").quiet().read()?;
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("rustc names no host")?.to_owned())
 }

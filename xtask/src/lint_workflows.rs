@@ -6,7 +6,12 @@
 use anyhow::{Context as _, anyhow, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 
-use crate::{EXIT_SETUP, EXIT_TESTS, Failure, Outcome, pinned_venv, workspace::Workspace};
+use crate::{
+    EXIT_SETUP, EXIT_TESTS, Failure, Outcome,
+    child::{self, cmd},
+    pinned_venv,
+    workspace::Workspace,
+};
 
 const LOCK: &[u8] = include_bytes!("../python/lint.lock");
 
@@ -34,13 +39,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
             "needs Python with venv and the package index; then run: cargo xtask lint-workflows",
         )
     })?;
-    let shell = xshell::Shell::new()?;
+    let shell = child::shell(workspace.root())?;
     // Its optional helpers are switched off: whether they are installed must not decide.
     let paths = &files;
     let (actionlint, zizmor) = (venv.join("bin/actionlint"), venv.join("bin/zizmor"));
     let outcomes = [
-        ("actionlint", xshell::cmd!(shell, "{actionlint} -shellcheck= -pyflakes= {paths...}").quiet().run()),
-        ("zizmor", xshell::cmd!(shell, "{zizmor} --offline --quiet --no-config {paths...}").quiet().run()),
+        ("actionlint", cmd!(shell, "{actionlint} -shellcheck= -pyflakes= {paths...}").quiet().run()),
+        ("zizmor", cmd!(shell, "{zizmor} --offline --quiet --no-config {paths...}").quiet().run()),
     ];
     let failed: Vec<_> =
         outcomes.iter().filter(|(_, outcome)| outcome.is_err()).map(|(name, _)| *name).collect();

@@ -5,6 +5,7 @@
 mod app;
 mod bench;
 mod cache;
+mod child;
 mod ci;
 mod clean;
 mod console;
@@ -29,6 +30,7 @@ mod mutate;
 mod operators;
 mod pack;
 mod package;
+mod packages;
 mod pinned_venv;
 mod predict;
 mod refused;
@@ -98,7 +100,7 @@ pub const EXIT_MOBILE_RUN: u8 = 32;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "export, prove and gate on-device models", version)]
 struct Cli {
-    /// The work tree, if it is not the one that this binary was built in
+    /// The work tree, if it is not the one that this is called in
     #[arg(long, value_name = "DIR", global = true)]
     root: Option<camino::Utf8PathBuf>,
     #[command(subcommand)]
@@ -229,6 +231,11 @@ impl Command {
 }
 
 fn main() -> std::process::ExitCode {
+    // Whoever read the output has had enough of it, as `head` has: that is no failure of the command.
+    model_assets::closed_pipe::quietly(run).unwrap_or_else(|| EXIT_OK.into())
+}
+
+fn run() -> std::process::ExitCode {
     let Cli { root, command } = Cli::parse();
     let workspace = workspace::Workspace::find(root.as_deref()).map_err(Failure::from);
     let outcome = workspace.and_then(|workspace| command.run(&workspace));

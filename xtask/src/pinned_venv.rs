@@ -9,7 +9,12 @@ use anyhow::Context as _;
 use camino::Utf8PathBuf;
 use model_assets::digest::Digest;
 
-use crate::{setup::system_python, workspace::Workspace};
+use crate::{
+    child::{self, cmd},
+    packages::Packages,
+    setup::system_python,
+    workspace::Workspace,
+};
 
 /// The venv `.proofmark/NAME`, made when it is not there or of another lock.
 pub(crate) fn ensure(workspace: &Workspace, name: &str, lock: &[u8]) -> anyhow::Result<Utf8PathBuf> {
@@ -24,17 +29,13 @@ pub(crate) fn ensure(workspace: &Workspace, name: &str, lock: &[u8]) -> anyhow::
     if venv.exists() {
         fs::remove_dir_all(&venv).with_context(|| format!("{venv}: cannot be removed"))?;
     }
-    let shell = xshell::Shell::new()?;
+    let shell = child::shell(workspace.root())?;
     let (base, python) = (system_python(), venv.join("bin/python"));
-    xshell::cmd!(shell, "{base} -m venv {venv}").quiet().run()?;
+    cmd!(shell, "{base} -I -m venv {venv}").quiet().run()?;
     let list = venv.join("packages.lock");
     fs::write(&list, lock)?;
-    xshell::cmd!(
-        shell,
-        "{python} -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r {list}"
-    )
-    .quiet()
-    .run()?;
+    let arguments = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", list.as_str()];
+    Packages::of(workspace, &python)?.pip(&shell, &arguments).quiet().run()?;
     fs::write(&receipt, wanted)?;
     Ok(venv)
 }

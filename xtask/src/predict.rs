@@ -3,6 +3,8 @@
 //! The constants are fitted to exports measured at tiny and 1B shapes; the manifest records what an export really
 //! took.
 
+mod cgroup;
+
 use camino::Utf8Path;
 use model_assets::recipe::{Quantization, Recipe};
 
@@ -72,9 +74,10 @@ pub(crate) fn reserve_disk_bytes(recipe: &Recipe) -> u64 {
     tensors.iter().filter_map(|(tensor, _)| tensor.bytes()).sum::<u64>() + 1_000_000_000
 }
 
-/// Free disk at `path`, bytes.
+/// Free disk where `path` is or will be, through links, bytes.
 pub(crate) fn free_disk_bytes(path: &Utf8Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(path.as_std_path()).ok()?;
+    let there = path.ancestors().find(|path| path.exists())?;
+    let stat = rustix::fs::statvfs(there.as_std_path()).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
@@ -85,11 +88,13 @@ pub(crate) fn is_disk_full(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref().is_some_and(full))
 }
 
-/// Memory that can be had without swapping, bytes; `None` where `/proc` does not tell.
+/// Memory that can be had without swapping, bytes: the machine's, or what a container's limit leaves, whichever is less. `None`
+/// where `/proc` does not tell.
 pub(crate) fn free_memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    let machine = line.split_whitespace().next()?.parse::<u64>().ok()? * 1024;
+    Some(cgroup::free_bytes().map_or(machine, |container| container.min(machine)))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use model_assets::{
 };
 
 use crate::{
+    child,
     console::Console,
     evidence::{Checkpoint, Subject, quality},
     setup, supervise,
@@ -98,7 +99,7 @@ impl Reserve {
 
     fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let Output { status, stdout, stderr } =
-            supervise::output(Command::new(&self.binary).args(arguments))?;
+            supervise::output(child::command(&self.binary).args(arguments))?;
         if !status.success() {
             bail!("the reserve ended with {status}: {}", String::from_utf8_lossy(&stderr).trim_end());
         }
@@ -133,7 +134,7 @@ fn word_arguments(tokenizer: &Utf8Path, template: &Utf8Path) -> Vec<String> {
 
 /// A cargo command in the reserve's own target directory, optimized, with what this processor can do.
 pub(crate) fn cargo(workspace: &Workspace, command: &str) -> Command {
-    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    let mut cargo = child::cargo();
     cargo
         .current_dir(workspace.root())
         .args([command, "--release", "--package", "reserve", "--features", "runtime-llamacpp"])

@@ -5,12 +5,18 @@
 
 use std::fs;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::digest::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::{EXIT_SETUP, Failure, Outcome, torch_index, workspace::Workspace};
+use crate::{
+    EXIT_SETUP, Failure, Outcome,
+    child::{self, cmd},
+    packages::Packages,
+    torch_index,
+    workspace::Workspace,
+};
 
 const LOCK: &[u8] = include_bytes!("../python/requirements.lock");
 const BOOTSTRAP: &[u8] = include_bytes!("../python/bootstrap.lock");
@@ -47,9 +53,37 @@ pub(crate) fn system_python() -> String {
 
 /// The set-up that is there, if it is whole and made from today's lock.
 pub(crate) fn current(workspace: &Workspace) -> Option<Receipt> {
-    let receipt = read(&receipt_path(workspace))?;
-    let whole = workspace.python().exists() && workspace.sdk().join("include").exists();
-    (whole && receipt.lock == lock_digest()).then_some(receipt)
+    looked_at(workspace).ok()
+}
+
+/// The set-up that is there.
+///
+/// # Errors
+/// Why it is not the one that is wanted.
+pub(crate) fn looked_at(workspace: &Workspace) -> anyhow::Result<Receipt> {
+    let path = receipt_path(workspace);
+    let receipt = read(&path).with_context(|| format!("{path}: no finished set-up"))?;
+    ensure!(receipt.lock == lock_digest(), "made from lock {}", receipt.lock.short());
+    let sdk = workspace.sdk().join("include");
+    ensure!(sdk.exists(), "{sdk}: is gone");
+    same_python(workspace)?;
+    Ok(receipt)
+}
+
+/// A venv is its Python's: another minor version finds no package in it.
+fn same_python(workspace: &Workspace) -> anyhow::Result<()> {
+    let (python, record) = (workspace.python(), workspace.venv().join("pyvenv.cfg"));
+    let shell = child::shell(workspace.root())?;
+    let code = "import sys; print('%d.%d' % sys.version_info[:2])";
+    let Ok(now) = cmd!(shell, "{python} -I -c {code}").quiet().ignore_stderr().read() else {
+        bail!("{python}: does not run");
+    };
+    let text = fs::read_to_string(&record).with_context(|| format!("{record}: cannot be read"))?;
+    let made = text.lines().find_map(|line| line.strip_prefix("version")?.trim_start().strip_prefix('='));
+    let made: Vec<&str> = made.unwrap_or_default().trim().split('.').take(2).collect();
+    let made = made.join(".");
+    ensure!(made == now.trim(), "made with Python {made}, which is {} now", now.trim());
+    Ok(())
 }
 
 fn receipt_path(workspace: &Workspace) -> Utf8PathBuf {
@@ -93,30 +127,26 @@ fn make(workspace: &Workspace, path: &Utf8Path) -> anyhow::Result<Receipt> {
     if path.exists() {
         fs::remove_file(path)?;
     }
-    let shell = xshell::Shell::new()?;
-    shell.change_dir(workspace.root());
+    let shell = child::shell(workspace.root())?;
     let (venv, python) = (workspace.venv(), workspace.python());
     let system = system_python();
     // A venv whose making was killed has a Python but no pip: it is made again.
-    if xshell::cmd!(shell, "{python} -m pip --version").quiet().ignore_stdout().ignore_stderr().run().is_err()
-    {
+    let pip = cmd!(shell, "{python} -I -m pip --version").quiet().ignore_stdout().ignore_stderr().run();
+    if pip.is_err() || same_python(workspace).is_err() {
         let check = "import sys; sys.exit(sys.version_info < (3, 11))";
-        xshell::cmd!(shell, "{system} -c {check}")
+        cmd!(shell, "{system} -I -c {check}")
             .quiet()
             .run()
             .context("python3 is missing or older than 3.11")?;
-        xshell::cmd!(shell, "{system} -m venv --clear {venv}").run()?;
+        cmd!(shell, "{system} -I -m venv --clear {venv}").run()?;
     }
     let locks = workspace.python_sources();
     let (bootstrap, lock) = (locks.join("bootstrap.lock"), locks.join("requirements.lock"));
-    xshell::cmd!(shell, "{python} -m pip install --quiet --require-hashes -r {bootstrap}").run()?;
-    let torch_index = install_cpu_torch(workspace, &shell)?;
+    let packages = Packages::of(workspace, &python)?;
+    packages.pip(&shell, &["--require-hashes", "-r", bootstrap.as_str()]).run()?;
+    let torch_index = install_cpu_torch(workspace, &shell, &packages)?;
     if torch_index == "default" {
-        xshell::cmd!(
-            shell,
-            "{python} -m uv pip install --quiet --python {python} --require-hashes -r {lock}"
-        )
-        .run()?;
+        packages.uv(&shell, &["--require-hashes", "-r", lock.as_str()]).run()?;
     }
     stage_sdk(workspace, &shell)?;
     let receipt = Receipt { lock: lock_digest(), torch_index: torch_index.to_owned() };
@@ -125,24 +155,23 @@ fn make(workspace: &Workspace, path: &Utf8Path) -> anyhow::Result<Receipt> {
 }
 
 /// Installs everything with PyTorch's CPU build if its index can be had; says which index is to be used.
-fn install_cpu_torch(workspace: &Workspace, shell: &xshell::Shell) -> anyhow::Result<&'static str> {
+fn install_cpu_torch(
+    workspace: &Workspace,
+    shell: &xshell::Shell,
+    packages: &Packages,
+) -> anyhow::Result<&'static str> {
     let Some(index) = torch_index::reachable_cpu_index() else {
         eprintln!("PyTorch's CPU index does not answer or is not needed: the default index is used");
         return Ok("default");
     };
-    let python = workspace.python();
     let lock = std::str::from_utf8(LOCK)?;
-    if let Err(error) = torch_index::install(shell, &python, &index, lock) {
+    if let Err(error) = torch_index::install(shell, packages, &index, lock) {
         eprintln!("PyTorch's CPU index failed ({error}): the default index is used");
         return Ok("default");
     }
     let rest = workspace.state().join("requirements-without-torch.lock");
     fs::write(&rest, torch_index::without_torch(lock))?;
-    xshell::cmd!(
-        shell,
-        "{python} -m uv pip install --quiet --python {python} --no-deps --require-hashes -r {rest}"
-    )
-    .run()?;
+    packages.uv(shell, &["--no-deps", "--require-hashes", "-r", rest.as_str()]).run()?;
     Ok("cpu")
 }
 
@@ -150,7 +179,7 @@ fn install_cpu_torch(workspace: &Workspace, shell: &xshell::Shell) -> anyhow::Re
 fn stage_sdk(workspace: &Workspace, shell: &xshell::Shell) -> anyhow::Result<()> {
     let python = workspace.python();
     let code = "import importlib.util as u; print(u.find_spec('executorch').submodule_search_locations[0])";
-    let wheel = xshell::cmd!(shell, "{python} -I -c {code}").quiet().read()?;
+    let wheel = cmd!(shell, "{python} -I -c {code}").quiet().read()?;
     let (sdk, wheel) = (workspace.sdk(), Utf8Path::new(wheel.trim()).to_owned());
     let staged = sdk.with_extension("new");
     if staged.exists() {

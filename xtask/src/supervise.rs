@@ -19,7 +19,7 @@ use anyhow::{Context as _, anyhow, bail};
 use camino::Utf8Path;
 use rustix::process::{Pid, Signal};
 
-use crate::console::Console;
+use crate::{child, console::Console};
 
 /// How a run of the worker ended.
 pub(crate) struct Run {
@@ -103,11 +103,8 @@ pub(crate) fn run(
 ) -> anyhow::Result<Run> {
     // The worker reads end of file from this pipe when this process dies, however it dies.
     let (stdin, _held_open) = std::io::pipe()?;
-    let reader = duct::cmd!(python.as_str(), "-I", "-B", script.as_str(), request.as_str())
+    let reader = child::expression(python, &["-I", "-B", script.as_str(), request.as_str()])
         .env("PROOFMARK_PARENT_PIPE", "1")
-        // The worker reads files only: it has no use for the hub's token.
-        .env_remove("HF_TOKEN")
-        .env_remove("HUGGING_FACE_HUB_TOKEN")
         .stdin_file(stdin)
         .stderr_to_stdout()
         .unchecked()

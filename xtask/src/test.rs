@@ -3,7 +3,9 @@
 use anyhow::anyhow;
 
 use crate::{
-    EXIT_TESTS, Failure, Outcome, export, fuzz, lint_workflows, mutate, operators, setup,
+    EXIT_TESTS, Failure, Outcome,
+    child::{self, network_cmd},
+    export, fuzz, lint_workflows, mutate, operators, setup,
     workspace::Workspace,
 };
 
@@ -28,11 +30,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     if args.reserve {
         return of_reserve(workspace);
     }
-    let shell = xshell::Shell::new()?;
-    shell.change_dir(workspace.root());
+    let shell = child::shell(workspace.root())?;
     let failed =
         |what: &str, hint: &str| Failure::new(EXIT_TESTS, anyhow!("{what} failed"), format!("run: {hint}"));
-    xshell::cmd!(shell, "cargo test --workspace --no-fail-fast")
+    network_cmd!(shell, "cargo test --workspace --no-fail-fast")
         .run()
         .map_err(|_| failed("the Rust tests", "cargo test --workspace"))?;
     fuzz::run(workspace, &fuzz::Args::short())?;
@@ -42,7 +43,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let python = workspace.python();
     // A kernel is held to the schema that the exporter itself uses.
     let schemas = workspace.root().join("model-assets/src/kernels/schemas.py");
-    xshell::cmd!(shell, "{python} {schemas} --check")
+    network_cmd!(shell, "{python} {schemas} --check")
         .run()
         .map_err(|_| failed("the table of operator schemas", &format!("{python} {schemas}")))?;
     // The gate admits what the worker exports, and a study of a few changes of each export still works.
@@ -51,7 +52,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     mutate::run(workspace, &mutate::Args::smallest_of_operators())?;
     for folder in ["xtask/python", "xtask/python/train_tiny"] {
         shell.change_dir(workspace.root().join(folder));
-        xshell::cmd!(shell, "{python} -B -m unittest discover -s tests -t .")
+        network_cmd!(shell, "{python} -B -m unittest discover -s tests -t .")
             .env("PROOFMARK_XTASK", &xtask)
             .run()
             .map_err(|_| failed(&format!("the tests in {folder}/tests"), "cargo xtask test"))?;

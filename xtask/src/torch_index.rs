@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use camino::Utf8Path;
+use ureq::http::Uri;
+
+use crate::{http::proxy, packages::Packages, token::environment};
 
 const CPU_INDEX: &str = "https://download.pytorch.org/whl/cpu";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -31,18 +33,13 @@ pub(crate) fn reachable_cpu_index() -> Option<String> {
 /// Installs the locked version of PyTorch's CPU build.
 pub(crate) fn install(
     shell: &xshell::Shell,
-    python: &Utf8Path,
+    packages: &Packages,
     index: &str,
     lock: &str,
 ) -> anyhow::Result<()> {
     let version = version(lock).ok_or_else(|| anyhow::anyhow!("requirements.lock pins no torch"))?;
     let requirement = format!("torch=={version}+cpu");
-    xshell::cmd!(
-        shell,
-        "{python} -m uv pip install --quiet --python {python} --no-deps --index-url {index} {requirement}"
-    )
-    .env("UV_HTTP_TIMEOUT", "30")
-    .run()?;
+    packages.uv_from(shell, index, &["--no-deps", &requirement]).env("UV_HTTP_TIMEOUT", "30").run()?;
     Ok(())
 }
 
@@ -67,12 +64,15 @@ fn version(lock: &str) -> Option<&str> {
     lock.lines().find_map(|line| line.strip_prefix("torch==")?.split([' ', '\\', ';']).next())
 }
 
-/// Whether the host of `url` accepts a connection within the timeout, name look-up included.
+/// Whether the host of `url`, or the proxy to it, accepts a connection within the timeout, name look-up included.
 fn answers(url: &str) -> bool {
-    let Some((scheme, rest)) = url.split_once("://") else { return false };
-    let host = rest.split('/').next().unwrap_or_default().to_owned();
-    let port = if scheme == "http" { 80 } else { 443 };
-    let address = if host.contains(':') { host } else { format!("{host}:{port}") };
+    let Some(uri) = url.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some()) else { return false };
+    // One that is not spoken to here may be spoken to by uv: it falls back by itself.
+    let proxy = proxy::of(&uri, &environment).ok().flatten();
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
+    let own = (uri.host().unwrap_or_default().to_owned(), port);
+    let (host, port) = proxy.map_or(own, |proxy| (proxy.host().to_owned(), proxy.port()));
+    let address = format!("{host}:{port}");
     // A look-up has no timeout of its own, so it gets a thread that may be left behind.
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {

@@ -2,7 +2,12 @@
 
 use anyhow::Context as _;
 
-use crate::{Outcome, setup, workspace::Workspace};
+use crate::{
+    Outcome,
+    child::{self, cmd},
+    setup,
+    workspace::Workspace,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -19,19 +24,18 @@ pub(crate) struct Args {
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     setup::ensure(workspace)?;
-    let shell = xshell::Shell::new()?;
-    shell.change_dir(workspace.root());
+    let shell = child::shell(workspace.root())?;
     let (python, out) = (workspace.python(), "model-assets/models/tiny");
     let Args { steps, seed, threads } = args;
     let [steps, seed, threads] = [steps, seed, threads].map(ToString::to_string);
     let scripts = workspace.python_sources().join("train_tiny");
-    xshell::cmd!(
+    cmd!(
         shell,
         "{python} -B {scripts}/train.py --out {out} --steps {steps} --seed {seed} --threads {threads}"
     )
     .run()
     .context("training stopped; run the same command again to go on from its last saved state")?;
-    xshell::cmd!(shell, "{python} -B {scripts}/evaluate.py {out} --record --dialogues 100").run()?;
+    cmd!(shell, "{python} -B {scripts}/evaluate.py {out} --record --dialogues 100").run()?;
     eprintln!("the checkpoint changed: run cargo xtask export");
     Ok(())
 }

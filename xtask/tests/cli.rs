@@ -3,7 +3,7 @@
 
 use std::{
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 /// Runs xtask; paths of this checkout and sizes of this machine are replaced before anything is compared.
@@ -27,6 +27,60 @@ fn help_of_export() {
     let (code, text) = xtask(&["export", "--help"]);
     assert_eq!(code, 0);
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_reader_that_has_had_enough_ends_a_command_quietly() {
+    for arguments in
+        [&["doctor", "--json"][..], &["clean", "--dry-run"], &["export", "llama3.2-1b", "--dry-run"]]
+    {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_xtask"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.success() && said.is_empty(), "{arguments:?}: {:?}: {said}", ended.status);
+    }
+}
+
+#[test]
+fn a_command_works_on_the_work_tree_that_it_is_called_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().canonicalize().unwrap();
+    for made in ["xtask", "model-assets/models/nonsense"] {
+        std::fs::create_dir_all(other.join(made)).unwrap();
+    }
+    std::fs::write(other.join("xtask/Cargo.toml"), "").unwrap();
+    let said = |package: Option<&Path>, folder: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(["verify", "nonsense"]).current_dir(folder).env_remove("CARGO_MANIFEST_DIR");
+        command.envs(package.map(|package| ("CARGO_MANIFEST_DIR", package)));
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    let path = other.join("model-assets/models/nonsense");
+    for text in [said(None, &path), said(Some(&other.join("xtask")), Path::new("/"))] {
+        assert!(text.contains(path.to_str().unwrap()), "{text}");
+    }
+}
+
+/// Digests are of bytes: nobody's settings of git may change them.
+#[test]
+fn a_checkout_has_the_line_ends_that_were_committed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let attributes = std::fs::read_to_string(root.join(".gitattributes")).unwrap();
+    assert!(attributes.lines().any(|line| line == "* text=auto eol=lf"), "{attributes}");
+    let models = root.join("model-assets/models");
+    for entry in walkdir::WalkDir::new(&models).into_iter().map(Result::unwrap) {
+        let is_text = |extension| ["toml", "json", "jinja", "jsonl"].contains(&extension);
+        if entry.path().extension().and_then(std::ffi::OsStr::to_str).is_some_and(is_text) {
+            let bytes = std::fs::read(entry.path()).unwrap();
+            assert!(!bytes.windows(2).any(|pair| pair == b"\r\n"), "{}", entry.path().display());
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Needs the set-up and `cargo xtask export` first, as `cargo xtask test` does.
 #![cfg(unix)]
 
+mod environ;
 mod hub;
 mod tree;
 
@@ -37,9 +38,10 @@ fn from_the_hub_to_a_published_model() {
         command.env("HF_ENDPOINT", &hub.url).env("HF_TOKEN", TOKEN);
         command
     };
-    let (code, text) = said(&mut export());
+    let (code, text, seen) = environ::watched(&mut export());
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("\"published\""), "{text}");
+    environ::none_had_a_secret(&seen, &["cargo", "python", "engine"]);
     let sha256 = tree.whole("from the hub");
     let manifest = Manifest::parse(&fs::read(tree.model(MANIFEST)).unwrap()).unwrap();
     // The same weights, worker and settings: the same bytes as the repository's own model.

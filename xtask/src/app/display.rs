@@ -15,7 +15,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::Utf8Path;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{EXIT_TESTS, Failure};
+use crate::{EXIT_TESTS, Failure, child};
 
 /// A page of text has more colours, by the smoothed edges of its letters; an empty window has two or three.
 const COLOURS_MIN: usize = 16;
@@ -64,7 +64,7 @@ impl Drop for Owned {
 impl Display {
     pub(super) fn start() -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
-        let mut command = Command::new("Xvfb");
+        let mut command = child::command("Xvfb");
         let screen = format!("{SIDE}x{SIDE}x24");
         command.args(["-displayfd", "1", "-screen", "0", &screen, "-nolisten", "tcp", "-fbdir"]);
         let started =
@@ -88,7 +88,7 @@ impl Display {
 
     /// A command whose windows open here.
     pub(super) fn command(&self, program: &Utf8Path) -> Command {
-        let mut command = Command::new(program);
+        let mut command = child::command(program);
         command.env("DISPLAY", &self.name).env_remove("WAYLAND_DISPLAY");
         command
     }

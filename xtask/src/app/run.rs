@@ -1,16 +1,13 @@
 //! `cargo xtask app run`: the app with a model, as a developer starts it.
 
-use std::process::Command;
-
 use anyhow::{Context as _, anyhow};
 
-use crate::{EXIT_FAILURE, Failure, Outcome, workspace::Workspace};
+use crate::{EXIT_FAILURE, Failure, Outcome, child, workspace::Workspace};
 
 /// Runs the app from where this command was typed, so that paths among its arguments mean what they meant there. Its exit code
 /// is told, not taken: the codes of this command have other meanings.
 pub(super) fn with(workspace: &Workspace, model: &str, arguments: &[String]) -> Outcome {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let status = Command::new(cargo)
+    let status = child::cargo()
         .args(["run", "--quiet", "--package", "app", "--manifest-path"])
         .arg(workspace.root().join("Cargo.toml"))
         .arg("--")

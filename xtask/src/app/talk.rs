@@ -3,10 +3,7 @@
 //!
 //! **Invariant:** nothing of the app is called or patched: what answers is the binary that people get.
 
-use std::{
-    io::Write as _,
-    process::{Command, Stdio},
-};
+use std::{io::Write as _, process::Stdio};
 
 use anyhow::{Context as _, ensure};
 use camino::Utf8Path;
@@ -75,7 +72,7 @@ fn xdotool(display: &Display, arguments: &[&str]) -> anyhow::Result<String> {
 
 /// Message and reply of the first conversation, once both are stored, by the terminal front.
 fn stored(app: &Utf8Path, data: &std::path::Path) -> anyhow::Result<Option<(String, String)>> {
-    let mut child = Command::new(app)
+    let mut child = crate::child::command(app)
         .arg("--data")
         .arg(data)
         .stdin(Stdio::piped())

@@ -6,10 +6,7 @@
 use anyhow::{Context as _, anyhow, bail};
 use serde::de::DeserializeOwned;
 
-use crate::{
-    EXIT_GH, EXIT_GH_ACCESS, Failure,
-    token::{TOKEN_VARIABLES, Token},
-};
+use crate::{EXIT_GH, EXIT_GH_ACCESS, Failure, child::github_cmd, token::Token};
 
 /// Older ones lack `gh run download --name` for big artifacts and `gh secret set` from a pipe.
 const VERSION_MIN: (u32, u32) = (2, 20);
@@ -60,12 +57,10 @@ impl Gh {
 
     /// Runs `gh` with a secret on its standard input.
     pub(super) fn call(&self, arguments: &[&str], stdin: Option<&str>) -> Result<String, Failure> {
-        let mut command = xshell::cmd!(self.shell, "gh {arguments...}").quiet().ignore_status();
-        for name in TOKEN_VARIABLES {
-            command = command.env_remove(name);
-        }
+        let shell = &self.shell;
+        let command = github_cmd!(shell, "gh {arguments...}").quiet().ignore_status();
         // Never a prompt: this may be a script.
-        command = command.env("GH_PROMPT_DISABLED", "1").stdin(stdin.unwrap_or_default());
+        let command = command.env("GH_PROMPT_DISABLED", "1").stdin(stdin.unwrap_or_default());
         let output = command.output().map_err(|error| {
             let hint =
                 "install the GitHub CLI 2.20 or newer (Debian: apt-get install gh), then: gh auth login";

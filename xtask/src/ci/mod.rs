@@ -18,6 +18,7 @@ use model_assets::{dir::ModelDir, recipe::Source};
 
 use crate::{
     EXIT_GH, EXIT_GH_ACCESS, EXIT_REFUSED, Failure, Outcome,
+    child::{self, network_cmd},
     console::Console,
     export,
     fetch::import::import,
@@ -106,7 +107,7 @@ fn origin(shell: &xshell::Shell) -> Result<String, Failure> {
 
 /// What `git` says, if it succeeds.
 fn git(shell: &xshell::Shell, arguments: &[&str]) -> Option<String> {
-    xshell::cmd!(shell, "git {arguments...}").quiet().ignore_stderr().read().ok()
+    network_cmd!(shell, "git {arguments...}").quiet().ignore_stderr().read().ok()
 }
 
 struct Ci {
@@ -127,8 +128,7 @@ impl Ci {
         json: bool,
     ) -> Result<Self, Failure> {
         let root = workspace.root().to_owned();
-        let shell = xshell::Shell::new()?;
-        shell.change_dir(&root);
+        let shell = child::shell(&root)?;
         let token = Token::find(environment)?;
         let gh = Gh::find(&shell, token.clone())?;
         supervise::watch_interrupts()?;
@@ -193,8 +193,9 @@ impl Ci {
             let secret = self.token.as_ref().filter(|_| step.secret_on_stdin).map(Token::expose);
             return self.gh.call(&arguments, secret).map(drop);
         }
-        let command = xshell::cmd!(self.shell, "{program} {arguments...}").quiet().ignore_status();
-        let command = command.env_remove("HF_TOKEN").env("GIT_TERMINAL_PROMPT", "0");
+        let shell = &self.shell;
+        let command = network_cmd!(shell, "{program} {arguments...}").quiet().ignore_status();
+        let command = command.env("GIT_TERMINAL_PROMPT", "0");
         let output = command.output().with_context(|| format!("{program}: cannot be started"))?;
         if output.status.success() {
             return Ok(());

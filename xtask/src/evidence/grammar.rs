@@ -12,7 +12,10 @@ use super::{
     Bench,
     eager::{Replies, Run},
 };
-use crate::engine::Engine;
+use crate::{
+    child::{self, cmd},
+    engine::Engine,
+};
 
 /// Temperature of the sampling: greedy replies would hide what quantization does to the rest of the distribution.
 const TEMPERATURE: f32 = 0.7;
@@ -91,7 +94,7 @@ impl Plan {
 /// Runs the grammar's own program.
 fn grammar(bench: &Bench<'_>, arguments: &[&str]) -> anyhow::Result<()> {
     let script = bench.workspace.python_sources().join("train_tiny/accept.py");
-    let shell = xshell::Shell::new()?;
+    let shell = child::shell(bench.workspace.root())?;
     let python = bench.workspace.python();
-    xshell::cmd!(shell, "{python} -B {script} {arguments...}").quiet().run().context("the grammar")
+    cmd!(shell, "{python} -B {script} {arguments...}").quiet().run().context("the grammar")
 }

@@ -89,8 +89,7 @@ impl Checkpoint {
     /// Opens a folder's checkpoint, hashes it, and demands that it is the recipe's: its `config.json`, and every tensor that
     /// the architecture has and no other. The small files come first: what they refuse costs no reading of weights.
     pub(super) fn open(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<Self> {
-        let mut it = Self::empty();
-        it.read_config(folder, recipe)?;
+        let mut it = Self::configuration(folder, recipe)?;
         let name = recipe.tokens.tokenizer.as_str();
         it.tokenizer = it.optional(&folder.join(name), TOKENIZER_BYTES_MAX)?;
         it.chat_template = template(folder)?;
@@ -125,15 +124,16 @@ impl Checkpoint {
         &self.files
     }
 
-    fn read_config(&mut self, folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<()> {
-        let path = folder.join(config::CONFIG);
-        let bytes = self.whole(&path, CONFIG_BYTES_MAX)?;
+    /// What a folder says of its network, if it is the recipe's; without weights.
+    pub(super) fn configuration(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<Self> {
+        let (mut it, path) = (Self::empty(), folder.join(config::CONFIG));
+        let bytes = it.whole(&path, CONFIG_BYTES_MAX)?;
         config::check(&path, &bytes, recipe)?;
         let path = folder.join(config::GENERATION);
-        if let Some(bytes) = self.optional(&path, CONFIG_BYTES_MAX)? {
+        if let Some(bytes) = it.optional(&path, CONFIG_BYTES_MAX)? {
             config::check_generation(&path, &bytes, recipe)?;
         }
-        Ok(())
+        Ok(it)
     }
 
     fn read_weights(&mut self, folder: &Utf8Path) -> anyhow::Result<()> {

@@ -43,7 +43,7 @@ use super::{
     checkpoint::Checkpoint,
     inputs::{Inputs, Words},
     job::{now, revision},
-    publish::{replace, sweep, sync_dir},
+    publish::{moved, replace, sweep, sync_dir},
     weights::{Generator, Weights},
 };
 
@@ -72,7 +72,7 @@ impl Job<'_> {
             self.console.unchanged(&claim.manifest.file, claim.manifest.sha256);
             return Ok(());
         }
-        let disk = predict::free_disk_bytes(self.workspace.root());
+        let disk = predict::free_disk_bytes(&self.workspace.state());
         super::suffices("disk", disk, predict::reserve_disk_bytes(&self.recipe), &self.recipe)?;
         self.other_tokenizer()?;
         supervise::watch_interrupts()?;
@@ -272,7 +272,7 @@ impl Job<'_> {
         ensure!(proven == claimed, "reserve.json: got sha256 {claimed}, expected the proven file's {proven}");
         let place = self.dir.path();
         let pending = place.join(pending_name(&manifest.file, claimed));
-        fs::rename(path, &pending).with_context(|| format!("{pending}: cannot be put in place"))?;
+        moved(path, &pending)?;
         sync_dir(&place)?;
         if let Some(Inputs { words, .. }) = &self.inputs {
             words.adopt(&self.dir, &self.recipe)?;

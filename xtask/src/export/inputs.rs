@@ -82,8 +82,7 @@ impl Inputs {
             Some(bytes) => bytes,
             None => beside(dir, recipe, folder, checkpoint.files())?,
         };
-        token_rows(recipe, &tokenizer)
-            .map_err(|message| anyhow!("{}: {message}", folder.join(&recipe.tokens.tokenizer)))?;
+        fits(recipe, &tokenizer, &folder.join(&recipe.tokens.tokenizer))?;
         prompts(recipe, &tokenizer, &chat_template).map_err(|message| anyhow!("{place}: {message}"))?;
         if checkpoint.chat_template.as_ref().is_some_and(|own| own.trim_end() != chat_template.trim_end()) {
             console.warning(&format!(
@@ -93,6 +92,20 @@ impl Inputs {
         let files = checkpoint.finish()?;
         Ok(Self { files, words: Words { tokenizer, chat_template } })
     }
+}
+
+/// Refuses a folder whose configuration and tokenizer are not the recipe's; its weights need not be there yet.
+///
+/// # Errors
+/// As [`Inputs::read`].
+pub(crate) fn configured(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<()> {
+    let path = folder.join(&recipe.tokens.tokenizer);
+    Checkpoint::configuration(folder, recipe)?;
+    fits(recipe, &content(&path, TOKENIZER_BYTES_MAX)?, &path)
+}
+
+fn fits(recipe: &Recipe, tokenizer: &[u8], path: &Utf8Path) -> anyhow::Result<()> {
+    token_rows(recipe, tokenizer).map(drop).map_err(|message| anyhow!("{path}: {message}"))
 }
 
 /// One of the two must be there; the name is told before anything is read that takes its time.

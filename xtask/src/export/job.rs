@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
+    child::{self, cmd},
     console::Console,
     engine,
     evidence::Bench,
@@ -314,10 +315,12 @@ pub(super) fn stage_rehearsal(workspace: &Workspace, dir: &ModelDir) -> anyhow::
 }
 
 pub(super) fn revision(workspace: &Workspace) -> Option<String> {
-    let shell = xshell::Shell::new().ok()?;
-    shell.change_dir(workspace.root());
-    let head = xshell::cmd!(shell, "git rev-parse HEAD").quiet().ignore_stderr().read().ok()?;
-    let changes = xshell::cmd!(shell, "git status --porcelain").quiet().ignore_stderr().read().ok()?;
+    let shell = child::shell(workspace.root()).ok()?;
+    // A tree without a history of its own may lie in another repository, whose commits say nothing about it.
+    let top = cmd!(shell, "git rev-parse --show-toplevel").quiet().ignore_stderr().read().ok()?;
+    let own = Utf8Path::new(&top).canonicalize_utf8().ok() == workspace.root().canonicalize_utf8().ok();
+    let head = cmd!(shell, "git rev-parse HEAD").quiet().ignore_stderr().read().ok().filter(|_| own)?;
+    let changes = cmd!(shell, "git status --porcelain").quiet().ignore_stderr().read().ok()?;
     Some(if changes.is_empty() { head } else { format!("{head}-dirty") })
 }
 

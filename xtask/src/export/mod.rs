@@ -46,7 +46,7 @@ use self::{
 };
 
 pub(crate) use self::{
-    inputs::weights,
+    inputs::{configured, weights},
     job::now,
     publish::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest},
 };
@@ -163,6 +163,10 @@ pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Out
     let recipe = dir.recipe().map_err(refused)?;
     let policy = dir.policy().map_err(refused)?;
     recipe.within(&policy)?;
+    if args.runtime == Runtime::Llamacpp {
+        // Before a checkpoint is fetched for a recipe that no GGUF is written for.
+        reserve::expect(&recipe, None, None).map_err(|message| unusable(anyhow!("{message}"), &recipe))?;
+    }
     let dir = if args.rehearse { ModelDir::new(workspace.rehearsals(), &args.model) } else { dir };
     let source = if args.rehearse { recipe.rehearsal().source } else { recipe.source.clone() };
     let work = workspace.state().join("work").join(&args.model);
@@ -240,12 +244,14 @@ fn unusable(error: anyhow::Error, recipe: &Recipe) -> Failure {
 /// Refuses to start what cannot end well.
 fn preflight(job: &Job<'_>, args: &Args) -> Outcome {
     let bound = args.bounds().memory_bytes_max;
-    let disk = predict::free_disk_bytes(job.workspace.root());
+    let disk = predict::free_disk_bytes(&job.workspace.state());
+    let published = predict::free_disk_bytes(&job.workspace.models());
     // The bound is the worker's; the engine that proves the file has none but the machine's.
     suffices("--memory-max", Some(bound), predict::worker_anon_bytes(&job.recipe), &job.recipe)?;
     let needed = predict::export_anon_bytes(&job.recipe);
     suffices("memory", predict::free_memory_bytes(), needed, &job.recipe)?;
     suffices("disk", disk, predict::export_disk_bytes(&job.recipe), &job.recipe)?;
+    suffices("disk of the models", published, predict::file_bytes(&job.recipe), &job.recipe)?;
     Ok(supervise::watch_interrupts()?)
 }
 

@@ -69,13 +69,26 @@ pub(crate) fn publish(
     let commit = staged(dir, MANIFEST_FILE, &bytes)?;
     for (from, name, sha256) in &files {
         fs::File::open(from)?.sync_all()?;
-        fs::rename(from, place.join(pending_name(name, *sha256)))
-            .with_context(|| format!("{place}/{name}"))?;
+        moved(from, &place.join(pending_name(name, *sha256)))?;
     }
     sync_dir(&place)?;
     commit.put_in_place()?;
     settle(dir)?;
     refused::forget_others(dir, manifest.sha256)
+}
+
+/// Moves a finished file to a name that it waits under; copies it where the work is done on another disk.
+pub(super) fn moved(from: &Utf8Path, to: &Utf8Path) -> anyhow::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+            let mut file = WholeFile::create(to)?;
+            let mut source = fs::File::open(from).with_context(|| format!("{from}: cannot be opened"))?;
+            std::io::copy(&mut source, &mut file).with_context(|| format!("{to}: cannot be written"))?;
+            file.put_in_place()?;
+            fs::remove_file(from).with_context(|| format!("{from}: cannot be removed"))
+        }
+        outcome => outcome.with_context(|| format!("{to}: cannot be put in place")),
+    }
 }
 
 /// Finishes a publish that was killed behind its commit point, and removes what commands that were killed before theirs

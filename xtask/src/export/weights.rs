@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use model_assets::{gguf::Precision, recipe::Architecture};
 use serde_json::json;
 
-use crate::workspace::Workspace;
+use crate::{child, workspace::Workspace};
 
 use super::checkpoint::Checkpoint;
 
@@ -78,16 +78,11 @@ impl Generator {
     }
 }
 
-/// As isolated as the supervised worker: nothing of this folder or of the user's is imported, and the token stays here.
+/// As isolated as the supervised worker: nothing of this folder or of the user's is imported.
 fn command(workspace: &Workspace, request: &str) -> Command {
     let script = workspace.python_sources().join("random_weights.py");
-    let mut command = Command::new(workspace.python());
-    command
-        .args(["-I", "-B", script.as_str(), request])
-        .env_remove("HF_TOKEN")
-        .env_remove("HUGGING_FACE_HUB_TOKEN")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+    let mut command = child::command(workspace.python());
+    command.args(["-I", "-B", script.as_str(), request]).stdin(Stdio::null()).stdout(Stdio::piped());
     command
 }
 
@@ -104,13 +99,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_generator_is_isolated_and_has_no_token() {
+    fn the_generator_is_isolated() {
         let command = command(&Workspace::find(None).unwrap(), "{}");
         let arguments: Vec<_> = command.get_args().filter_map(|it| it.to_str()).collect();
         assert_eq!((arguments[..2].to_vec(), arguments[3]), (vec!["-I", "-B"], "{}"));
         assert!(arguments[2].ends_with("python/random_weights.py"), "{arguments:?}");
-        for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
-            assert!(command.get_envs().any(|(key, value)| key == name && value.is_none()), "{name}");
-        }
     }
 }

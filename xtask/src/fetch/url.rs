@@ -53,7 +53,7 @@ pub(super) fn download(
     let again = format!("cargo xtask fetch {}", shown(text));
     let fetch = || -> Result<Utf8PathBuf, Fault> {
         let (endpoint, url) = Endpoint::of(text)?;
-        let client = Client::new(endpoint, None, patience, Anyone);
+        let client = Client::new(endpoint, None, patience, Anyone)?;
         let folder = work.download(text)?;
         let pin = sha256.map(|sha256| Pin { sha256, whose: "--sha256" });
         let name = "bundle.tar.gz".to_owned();

@@ -15,13 +15,18 @@ use anyhow::anyhow;
 use ureq::{
     Agent, Body,
     http::{HeaderMap, Response, StatusCode, Uri, header},
+    tls::TlsConfig,
 };
 
-use crate::{supervise::interrupted, token::Token};
+use crate::{
+    supervise::interrupted,
+    token::{Token, environment},
+};
 
 use super::{
     endpoint::{Endpoint, shown},
     fault::{Fault, Patience},
+    proxy, trust,
 };
 
 const REDIRECTS_MAX: usize = 5;
@@ -74,13 +79,17 @@ impl Client {
         token: Option<Token>,
         patience: Patience,
         site: impl Site + 'static,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
+        let roots = trust::roots(&environment)?;
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("proofmark/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
+            // Each request has the one of its own address.
+            .proxy(None)
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .timeout_resolve(Some(CONNECT_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_send_request(Some(patience.stall))
@@ -98,7 +107,7 @@ impl Client {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        Self { agent, endpoint, token, patience, site: Box::new(site), done }
+        Ok(Self { agent, endpoint, token, patience, site: Box::new(site), done })
     }
 
     /// Asks once, following redirects; the answer is 200, 206 or 416.
@@ -130,7 +139,9 @@ impl Client {
         if interrupted() {
             return Err(Fault::Interrupted);
         }
-        let mut request = self.agent.get(url.clone());
+        let proxy = proxy::of(url, &environment)
+            .map_err(|error| Fault::Fatal { error, hint: Some(proxy::HINT.to_owned()) })?;
+        let mut request = self.agent.get(url.clone()).config().proxy(proxy).build();
         if let Some(token) = self.token.as_ref().filter(|_| self.endpoint.owns(url)) {
             request = request.header(header::AUTHORIZATION, token.bearer());
         }
@@ -147,6 +158,9 @@ impl Client {
             return Fault::Interrupted;
         }
         let told = anyhow!("{}: {}", shown(&url.to_string()), self.tame(&error.to_string()));
+        if error.to_string().contains("certificate") {
+            return Fault::Fatal { error: told, hint: Some(trust::HINT.to_owned()) };
+        }
         match error {
             ureq::Error::Rustls(_)
             | ureq::Error::Tls(_)

@@ -6,4 +6,6 @@ pub(crate) mod download;
 pub(crate) mod endpoint;
 pub(crate) mod fault;
 pub(crate) mod progress;
+pub(crate) mod proxy;
+mod trust;
 pub(crate) mod wanted;

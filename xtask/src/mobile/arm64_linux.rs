@@ -237,7 +237,7 @@ impl Toolchain {
             let path = Utf8PathBuf::from(sysroot.trim()).join("lib/rustlib").join(TRIPLE).join("lib");
             path.is_dir().then_some(path)
         };
-        let asked = std::process::Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
+        let asked = crate::child::command("rustc").args(["--print", "sysroot"]).output().ok()?;
         if let Some(std) = library(&String::from_utf8_lossy(&asked.stdout)) {
             return Some(Self { cargo: "cargo".to_owned(), rustc: None, std });
         }

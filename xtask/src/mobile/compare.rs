@@ -1,6 +1,6 @@
 //! The same model on two machines: greedy tokens that must be the same, logits that may differ in their last bits.
 
-use std::{fmt::Write as _, fs, process::Command};
+use std::{fmt::Write as _, fs};
 
 use anyhow::{Context as _, ensure};
 use camino::Utf8Path;
@@ -71,7 +71,7 @@ impl Machine {
 /// Standard output of a command that succeeded.
 pub(super) fn output(argv: &[String]) -> anyhow::Result<String> {
     let (program, arguments) = argv.split_first().context("no command")?;
-    let output = Command::new(program)
+    let output = crate::child::command(program)
         .args(arguments)
         .output()
         .with_context(|| format!("{program}: cannot be started"))?;

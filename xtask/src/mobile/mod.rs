@@ -52,7 +52,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 
 /// Where the pinned compiler has the library of a target.
 fn rust_target(triple: &str) -> Option<String> {
-    let asked = std::process::Command::new("rustc")
+    let asked = crate::child::command("rustc")
         .args(["--print", "target-libdir", "--target", triple])
         .output()
         .ok()?;

@@ -3,7 +3,7 @@
 //! **Invariant:** making or printing a plan has no effect. A step with an output is done once: its command writes to
 //! `<output>.new`, which takes its place when the command has succeeded, so a killed step is done again.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context as _, anyhow};
 use camino::Utf8PathBuf;
@@ -137,7 +137,7 @@ fn run(step: &Step, root: &camino::Utf8Path) -> anyhow::Result<()> {
         output.parent().map_or(Ok(()), fs::create_dir_all)?;
     }
     let (program, arguments) = step.argv.split_first().context("a step without a command")?;
-    let status = Command::new(program)
+    let status = crate::child::with(program, crate::child::Needs::Network)
         .args(arguments)
         .current_dir(step.folder.as_deref().unwrap_or(root))
         // What cargo and rustup say of this process must not decide about another toolchain.

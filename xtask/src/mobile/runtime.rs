@@ -84,7 +84,7 @@ pub(super) fn needs(install: &str) -> [Need; 2] {
 }
 
 fn cmake_version(program: &Utf8Path) -> Option<(u32, u32)> {
-    let asked = std::process::Command::new(program).arg("--version").output().ok()?;
+    let asked = crate::child::command(program).arg("--version").output().ok()?;
     parse_cmake_version(&String::from_utf8_lossy(&asked.stdout))
 }
 

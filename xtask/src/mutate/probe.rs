@@ -7,7 +7,7 @@
 use std::{
     fmt, fs,
     io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     time::Duration,
 };
@@ -208,7 +208,7 @@ impl Probe {
 fn spawn(engine: &Utf8Path, task: Task, fill: &str) -> anyhow::Result<Running> {
     // The shell only sets the limit and becomes the engine; a core file per crash would fill the disk.
     let script = format!("ulimit -c 0; ulimit -v {ADDRESS_SPACE_KIB}; exec \"$0\" \"$@\"");
-    let mut child = Command::new("sh")
+    let mut child = crate::child::command("sh")
         .args(["-c", &script, engine.as_str()])
         .args(task.arguments())
         .env("MALLOC_PERTURB_", fill)

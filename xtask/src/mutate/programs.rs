@@ -1,6 +1,6 @@
 //! Programs of one operator each: exported by upstream's own exporter, as `xtask/python/operators` asks it to.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context as _, bail};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -8,7 +8,7 @@ use model_assets::{digest::Digest, pte};
 use serde::Deserialize;
 
 use super::corpus::{self, Subject};
-use crate::workspace::Workspace;
+use crate::{child, workspace::Workspace};
 
 /// Whose programs are studied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -96,7 +96,7 @@ fn make(
     eprintln!("export programs of {} operators to {folder}", names.len());
     let log = folder.join("export.log");
     let output = fs::File::create(&log)?;
-    let status = Command::new(workspace.python())
+    let status = child::command(workspace.python())
         .args(["-I", "-B", sources.join("programs.py").as_str(), folder.as_str()])
         .args(names)
         // It reads no network, and has no use for the hub's token.

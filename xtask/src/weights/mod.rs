@@ -23,6 +23,7 @@ use serde_json::json;
 use crate::{
     EXIT_FETCH, Failure, Outcome,
     console::Console,
+    export,
     http::{
         client::Client,
         download::{self, DISK_HINT, DISK_SPARE_BYTES},
@@ -169,17 +170,22 @@ impl Plan {
         fs::create_dir_all(&self.folder).with_context(|| format!("{}: cannot be made", self.folder))?;
         let _lock = self.lock()?;
         let (endpoint, token) = (Endpoint::find(environment)?, Token::find(environment)?);
-        let client = Client::new(endpoint, token, self.patience, self.hub.clone());
+        let client = Client::new(endpoint, token, self.patience, self.hub.clone())?;
         let tree = Tree::fetch(&client, &self.hub)?;
         let mut progress = Progress::new(console);
         let wanted = tree.needed(&self.recipe)?;
         self.room(&wanted)?;
-        let mut records = self.files(&client, &wanted, &mut progress)?;
+        // Gigabytes are not fetched for a checkpoint that no export would take.
+        let heavy = |wanted: &&Wanted| wanted.name.ends_with(".safetensors");
+        let (large, small): (Vec<_>, Vec<_>) = wanted.iter().partition(heavy);
+        let mut records = self.files(&client, &small, &mut progress)?;
+        export::configured(&self.folder, &self.recipe)?;
+        records.extend(self.files(&client, &large, &mut progress)?);
         if wanted.iter().any(|wanted| wanted.name == INDEX) {
             let index = fs::read(self.folder.join(INDEX))?;
             let shards = tree.shards(&index, &self.recipe)?;
             self.room(&shards)?;
-            records.extend(self.files(&client, &shards, &mut progress)?);
+            records.extend(self.files(&client, &shards.iter().collect::<Vec<_>>(), &mut progress)?);
         }
         progress.finish();
         cache::no_strangers(&self.folder, &records)?;
@@ -192,10 +198,10 @@ impl Plan {
     fn files(
         &self,
         client: &Client,
-        wanted: &[Wanted],
+        wanted: &[&Wanted],
         progress: &mut Progress<'_>,
     ) -> Result<Vec<FileRecord>, Fault> {
-        let one = |wanted: &Wanted| {
+        let one = |wanted: &&Wanted| {
             let url = self.hub.file_url(&client.endpoint, &wanted.name)?;
             download::file(client, &url, &self.folder, wanted, &mut |bytes, total, failed| {
                 progress.seen(&wanted.name, bytes, total, failed);

@@ -35,6 +35,7 @@ pub(super) const INDEX_BYTES_MAX: u64 = 16 << 20;
 const HEADERS_BYTES_MAX: u64 = 64 << 20;
 
 pub(super) const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
@@ -84,8 +85,10 @@ impl Tree {
     /// The files that are always needed, and the one that has or lists the weights.
     pub(super) fn needed(&self, recipe: &Recipe) -> anyhow::Result<Vec<Wanted>> {
         let weights = if self.0.contains_key(SINGLE) { SINGLE } else { INDEX };
-        let files = [CONFIG, recipe.tokens.tokenizer.as_str(), weights];
-        files.into_iter().map(|name| self.want(name, recipe)).collect()
+        // It may name stop tokens that `config.json` does not.
+        let generation = Some(GENERATION).filter(|name| self.0.contains_key(*name));
+        let files = [Some(CONFIG), generation, Some(recipe.tokens.tokenizer.as_str()), Some(weights)];
+        files.into_iter().flatten().map(|name| self.want(name, recipe)).collect()
     }
 
     /// The shards that an index names.
@@ -134,7 +137,7 @@ impl Tree {
 /// Largest size of a file that the recipe's shapes explain.
 fn bytes_max(name: &str, recipe: &Recipe) -> u64 {
     match name {
-        CONFIG => CONFIG_BYTES_MAX,
+        CONFIG | GENERATION => CONFIG_BYTES_MAX,
         INDEX => INDEX_BYTES_MAX,
         _ if name.ends_with(".safetensors") => weights_bytes_max(recipe),
         _ => TOKENIZER_BYTES_MAX,
