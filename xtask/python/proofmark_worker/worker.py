@@ -192,7 +192,7 @@ class Run:
             return 0
         head, table = weights[HEAD], weights[EMBEDDING]
         parts = [head.data.nbytes]
-        # The head's scales have the step of its grid in them; with a step of 1 they are the table's.
+        # A head's scales have its grid's step in them; with a step of 1 they are the table's.
         if head.scale is not None and head.scale.equal(table.scale):
             parts.append(head.scale.nbytes)
         return sum(size for size in parts if size >= upstream.SPILL_BYTES_MIN)
