@@ -209,3 +209,26 @@ pub fn token_rows(recipe: &Recipe, tokenizer: &[u8]) -> Result<u32, String> {
         None => Ok(rows),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn promise(text: &str) -> pte::Expect {
+        expect(&Recipe::parse(text).unwrap())
+    }
+
+    #[test]
+    fn a_recipe_promises_its_rows_and_its_bits() {
+        let text = include_str!("../models/llama3.2-1b/recipe.toml");
+        let int8 = promise(text);
+        assert_eq!((int8.two_row_linears, int8.eight_bit_linears), (Some(97), None));
+        let key = "quantization = \"int8\"";
+        let one_row = promise(&text.replace(key, &format!("{key}\nactivations = \"one-row\"")));
+        assert_eq!(one_row.two_row_linears, Some(0));
+        let int4 = promise(include_str!("../models/llama3.2-1b-int4/recipe.toml"));
+        let values = 16 * 512 * 2048;
+        assert_eq!(int4.eight_bit_linears, Some((17, 128_256 * 2049 + values)));
+        assert_eq!(int4.two_row_linears, Some(1));
+    }
+}

@@ -219,8 +219,7 @@ mod tests {
 
     /// Findings of K3 for an embedding of so many columns, width 8.
     fn columns(columns: u64, two_row_linears: u32) -> usize {
-        let expect =
-            Expect { dim: Some(8), two_row_linears: Some(two_row_linears), ..Expect::default() };
+        let expect = Expect { dim: Some(8), two_row_linears: Some(two_row_linears), ..Expect::default() };
         let mut report = Report::default();
         check_embedding(&[(vec![100, columns], 1)], &expect, &mut report);
         report.rejects().filter(|finding| finding.id == K3).count()

@@ -198,7 +198,7 @@ fn is_constant(value: &Value<'_>) -> bool {
 /// The tensor that a kernel writes.
 fn written(name: &str, args: &[i32]) -> Option<i32> {
     let schema = kernels::schema(name)?;
-    let place = schema.args.iter().rposition(|kind| kind.ends_with('!'))?;
+    let place = schema.args.iter().rposition(kernels::Argument::is_written)?;
     args.get(place).copied()
 }
 

@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 from . import answers, choice, from_gguf, guards, quality, scheme, templates, upstream
-from .checkpoint import HEAD, RandomSource, SafetensorsSource, demanded, parameters
+from .checkpoint import EMBEDDING, HEAD, RandomSource, SafetensorsSource, demanded, parameters
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
 from .stages import Stages
 
@@ -112,11 +112,15 @@ class Run:
                 },
             )
 
-    def tied_bytes(self, head) -> int:
+    def tied_bytes(self, weights: dict) -> int:
         """What storing head and embedding once must save; small parts are not worth sharing."""
         if not self.request.architecture.tied or self.request.backend != "xnnpack":
             return 0
-        parts = (head.data.nbytes, 0 if head.scale is None else head.scale.nbytes)
+        head, table = weights[HEAD], weights[EMBEDDING]
+        parts = [head.data.nbytes]
+        # A head's scales have its grid's step in them; with a step of 1 they are the table's.
+        if head.scale is not None and head.scale.equal(table.scale):
+            parts.append(head.scale.nbytes)
         return sum(size for size in parts if size >= upstream.SPILL_BYTES_MIN)
 
     def lowered(self, weights: dict):
@@ -124,7 +128,7 @@ class Run:
         with stages.stage("export"):
             exported = self.lower.export(request, weights)
             large = self.quantize.large_matrices(weights, upstream.SPILL_BYTES_MIN)
-            tied = self.tied_bytes(weights[HEAD])
+            tied = self.tied_bytes(weights)
             weights.clear()
             self.lower.release()
         low_memory = upstream.LowMemory(self.work_dir, self.known)

@@ -57,7 +57,7 @@ class Delegates(Case):
     def test_an_unquantized_linear_is_seen(self):
         from proofmark_worker import model
 
-        with mock.patch.object(model, "fake_quantize", lambda x, _: x):
+        with mock.patch.object(model, "fake_quantize", lambda x: x):
             self.fail_with(request(self.directory()), "delegate", stage="partition")
 
     def test_an_empty_delegate_is_seen(self):

@@ -23,7 +23,7 @@ LARGE = {
 }
 SMALL = {**LARGE, "dim": 256, "heads": 4, "kv_heads": 1, "ffn": 1024, "vocab": 4096}
 
-STREAMED = ("quantize", "reference", "export", "partition", "lower", "write", "check")
+STREAMED = ("calibrate", "quantize", "reference", "export", "partition", "lower", "write", "check")
 # Anonymous bytes for each quantized byte. Holding the quantized weights once is 1.0, bf16 weights
 # 2.0, fp32 weights 4.0. Seen: 0.0 to 0.2, and 1.0 to 1.2 with the spilling of delegate data off.
 LIMIT = 0.6
