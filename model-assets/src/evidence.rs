@@ -21,9 +21,7 @@ pub use self::{
     },
     benchmark::{Benchmark, Energy, Machine, MemorySteps, Resident, Roofline, Speed, SweepStep},
     eq::{Eq, EqItem, Talk},
-    parity::{
-        Boundary, BoundaryFigures, Deviation, Divergence, Fed, Floor, LayerFigures, Parity, ROUNDING,
-    },
+    parity::{Boundary, BoundaryFigures, Deviation, Divergence, Fed, Floor, LayerFigures, Parity, ROUNDING},
     quality::{Acceptance, Quality},
 };
 

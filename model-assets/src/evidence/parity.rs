@@ -171,7 +171,11 @@ impl Deviation {
         };
         // An error that is no number is off, and off by as much as there is.
         let off = !(error <= allowed);
-        Self { relative: ratio(error, norm), steps: if off { ratio(beyond, noise.max(GRAIN * norm)) } else { 0.0 }, off }
+        Self {
+            relative: ratio(error, norm),
+            steps: if off { ratio(beyond, noise.max(GRAIN * norm)) } else { 0.0 },
+            off,
+        }
     }
 }
 
@@ -275,7 +279,11 @@ impl Parity {
         }
         let logits = self.blocks.iter().find(|it| it.boundary == Boundary::Logits);
         if let Some(it) = logits.filter(|it| it.layers.iter().any(|at| !at.holds(it.tokens))) {
-            return Some(divergence(it, 0, "the last layer's output or feed-forward, the final norm or the head"));
+            return Some(divergence(
+                it,
+                0,
+                "the last layer's output or feed-forward, the final norm or the head",
+            ));
         }
         // No layer alone, but too many flipped codes for rounding.
         self.blocks.iter().find(|it| !(it.off_share() <= OFF_SHARE_MAX)).map(|it| Divergence {
@@ -367,7 +375,10 @@ mod tests {
     fn an_error_is_measured_against_rounding_and_noise() {
         let of = Deviation::of;
         assert_eq!(of(0.0, 0.0, 0.0), Deviation { relative: 0.0, steps: 0.0, off: false });
-        assert!(!of(ROUNDING, 1.0, 0.0).off && of(1e-5, 1.0, 0.0).off, "nothing is quantized: rounding alone");
+        assert!(
+            !of(ROUNDING, 1.0, 0.0).off && of(1e-5, 1.0, 0.0).off,
+            "nothing is quantized: rounding alone"
+        );
         assert!(!of(2e-6, 1.0, 1e-2).off && of(1e-5, 1.0, 1e-2).off, "one row of int8: a flipped code shows");
         assert!(!of(4e-5, 1.0, 5e-5).off && of(6e-5, 1.0, 5e-5).off, "two rows: as much as their own noise");
         assert!((of(1e-2 + ROUNDING, 1.0, 5e-3).steps - 2.0).abs() < 1e-9);
