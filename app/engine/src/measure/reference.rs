@@ -379,11 +379,8 @@ mod tests {
         }
         let newest = tensors.len() - 1;
         let kept = tensors.iter().enumerate().filter(|(at, it)| it.0 != replaced || *at == newest);
-        let view = |(_, it): (usize, &'_ (String, Dtype, Vec<usize>, Vec<u8>))| {
-            (it.0.clone(), TensorView::new(it.1, it.2.clone(), &it.3).unwrap())
-        };
-        // The views borrow from `tensors`, which lives to the end.
-        let views: Vec<_> = kept.map(view).collect();
+        let views: Vec<_> =
+            kept.map(|(_, it)| (it.0.clone(), TensorView::new(it.1, it.2.clone(), &it.3).unwrap())).collect();
         safetensors::serialize(views, None).unwrap()
     }
 
