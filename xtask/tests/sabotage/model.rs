@@ -198,8 +198,15 @@ impl Model {
         let updates: Vec<_> = updates.map(args).collect();
         assert_eq!(updates.len(), 2 * self.layers());
         let old = updates[2 * layer + 1].clone();
-        let zero = self.items.iter().find(|item| item.text == "Int(0)").unwrap();
-        let zero = zero.place.rsplit(' ').next().unwrap().parse().unwrap();
+        // A constant: what instructions compute are their last arguments.
+        let kernels = self.items.iter().filter(|item| item.text.starts_with("kernel "));
+        let computed: Vec<_> = kernels.filter_map(|item| args(item).last().copied()).collect();
+        let mut zeros = self
+            .items
+            .iter()
+            .filter(|item| item.text == "Int(0)")
+            .filter_map(|item| item.place.strip_prefix("plan forward / value ")?.parse::<u32>().ok());
+        let zero = zeros.find(|zero| !computed.contains(zero)).unwrap();
         let new = [old[0], old[1], zero, old[3], old[4]];
         let program = (0, self.bytes.len().min(1 << 20));
         self.replace(program, &old, &new);
