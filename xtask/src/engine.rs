@@ -298,7 +298,9 @@ mod tests {
     #[test]
     fn what_cargo_compiles_is_told_from_what_is_there() {
         let message = |fresh: &str| {
-            format!(r#"{{"reason":"compiler-artifact","target":{{"name":"camino"}},"executable":null,"fresh":{fresh}}}"#)
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"name":"camino"}},"executable":null,"fresh":{fresh}}}"#
+            )
         };
         assert_eq!(compiled_package(&message("false")).as_deref(), Some("camino"));
         assert_eq!(compiled_package(&message("true")), None);

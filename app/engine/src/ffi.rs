@@ -385,7 +385,13 @@ impl Handle {
         mut probe: Probe<'_>,
     ) -> Result<&[f32], Failure> {
         /// A panic cannot leave it: the process ends.
-        unsafe extern "C" fn seen(context: *mut c_void, instruction: u32, argument: u32, data: *mut f32, count: usize) {
+        unsafe extern "C" fn seen(
+            context: *mut c_void,
+            instruction: u32,
+            argument: u32,
+            data: *mut f32,
+            count: usize,
+        ) {
             // SAFETY: the context is the probe of the call that is running, which nothing else uses meanwhile.
             let probe = unsafe { &mut *context.cast::<Probe<'_>>() };
             // SAFETY: the runtime computed `count` floats there, aligned, and reads them after this call.

@@ -137,7 +137,8 @@ impl<'p, 'a> Flow<'p, 'a> {
 
     /// What the last update before an instruction wrote to a cache.
     fn cached(&self, cache: i32, before: u32) -> Option<i32> {
-        let updates = self.calls(CACHE).filter(|(number, args)| *number < before && args.get(1) == Some(&cache));
+        let updates =
+            self.calls(CACHE).filter(|(number, args)| *number < before && args.get(1) == Some(&cache));
         updates.last().and_then(|(_, args)| args.first().copied())
     }
 
@@ -215,8 +216,11 @@ mod tests {
     use super::super::program::{Chain, Operator};
     use super::*;
 
-    const NAMES: [&str; 3] =
-        ["quantized_decomposed::embedding_byte.dtype_out", "llama::update_cache.out", "llama::custom_sdpa.out"];
+    const NAMES: [&str; 3] = [
+        "quantized_decomposed::embedding_byte.dtype_out",
+        "llama::update_cache.out",
+        "llama::custom_sdpa.out",
+    ];
 
     fn tensor(sizes: &[i32], buffer: u32) -> Value<'static> {
         Value::Tensor(Box::new(Tensor {

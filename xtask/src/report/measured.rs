@@ -75,7 +75,11 @@ fn blocks(page: &mut Page, blocks: &[BoundaryFigures]) {
         "in units of the noise",
     ];
     let rows: Vec<_> = blocks.iter().map(row).collect();
-    page.table("Each block of the .pte on the eager model's input, relative to the value's norm", &heads, &rows);
+    page.table(
+        "Each block of the .pte on the eager model's input, relative to the value's norm",
+        &heads,
+        &rows,
+    );
 }
 
 pub(super) fn quality(page: &mut Page, claim: &Claim) {

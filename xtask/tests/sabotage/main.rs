@@ -141,7 +141,8 @@ fn norm_epsilon(model: &mut Model, _: usize) {
     let epsilon = model.claim.recipe.architecture.norm_eps as f32;
     let mut changed = 0;
     for delegate in 0..=model.layers() {
-        for (_, (at, length)) in model.constants(delegate).into_iter().filter(|(_, (_, length))| *length == 4) {
+        for (_, (at, length)) in model.constants(delegate).into_iter().filter(|(_, (_, length))| *length == 4)
+        {
             if f32::from_le_bytes(model.bytes[at..at + 4].try_into().unwrap()) == epsilon {
                 model.floats((at, length), |_, epsilon| epsilon / 10.0);
                 changed += 1;
@@ -176,7 +177,8 @@ fn all_are_caught(name: &str) {
         let middle = model.layers() / 2;
         (sabotage.spoil)(&mut model, middle);
         let text = model.verdict().unwrap_or_default();
-        let wanted = [(sabotage.place)(middle), format!(", {}: got", sabotage.boundary), sabotage.points_to.into()];
+        let wanted =
+            [(sabotage.place)(middle), format!(", {}: got", sabotage.boundary), sabotage.points_to.into()];
         let line = text.lines().find(|line| line.contains("evidence-parity: ")).unwrap_or("accepted");
         let _ = writeln!(table, "{}: {}", sabotage.name, line.trim());
         if !wanted.iter().all(|part| line.contains(part)) {
@@ -220,15 +222,9 @@ fn another_tokenizer() {
 /// Zeroes the matrices of one delegate, all but some bytes at the start of each.
 fn zeroed(but: usize) -> String {
     let mut model = Model::honest(TINY);
-    for matrix in [
-        Matrix::Output,
-        Matrix::Gate,
-        Matrix::Up,
-        Matrix::Down,
-        Matrix::Query,
-        Matrix::Key,
-        Matrix::Value,
-    ] {
+    for matrix in
+        [Matrix::Output, Matrix::Gate, Matrix::Up, Matrix::Down, Matrix::Query, Matrix::Key, Matrix::Value]
+    {
         let ((at, length), _) = model.matrix(2, matrix);
         model.bytes[at + but..at + length].fill(0);
     }

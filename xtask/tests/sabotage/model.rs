@@ -76,7 +76,8 @@ impl Model {
     pub(crate) fn honest(name: &str) -> Self {
         let models = Utf8Path::from_path(&root()).unwrap().join("model-assets/models");
         let dir = ModelDir::new(models, name);
-        let (claim, _) = dir.claim().unwrap_or_else(|error| panic!("{error}; run: cargo xtask export {name}"));
+        let (claim, _) =
+            dir.claim().unwrap_or_else(|error| panic!("{error}; run: cargo xtask export {name}"));
         let (path, _) = dir.open_pte(&claim.manifest).unwrap();
         let bytes = fs::read(path).unwrap();
         let items = pte::outline(&bytes).unwrap();
@@ -144,7 +145,8 @@ impl Model {
     fn replace(&mut self, (begin, end): Range, old: &[u32], new: &[u32]) {
         let bytes = |numbers: &[u32]| numbers.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<_>>();
         let (old, new) = (bytes(old), bytes(new));
-        let found: Vec<_> = (begin..end - old.len()).filter(|at| self.bytes[*at..].starts_with(&old)).collect();
+        let found: Vec<_> =
+            (begin..end - old.len()).filter(|at| self.bytes[*at..].starts_with(&old)).collect();
         let [at] = found.as_slice() else { panic!("{old:?}: found at {found:?}") };
         self.bytes[*at..*at + new.len()].copy_from_slice(&new);
     }
@@ -191,12 +193,20 @@ impl Model {
             let (_, list) = item.text.split_once('[').unwrap();
             list.trim_end_matches(']').split(", ").map(|it| it.parse().unwrap()).collect()
         };
-        let updates = self.items.iter().filter(|item| item.text.starts_with("kernel llama::update_cache.out["));
+        let updates =
+            self.items.iter().filter(|item| item.text.starts_with("kernel llama::update_cache.out["));
         let updates: Vec<_> = updates.map(args).collect();
         assert_eq!(updates.len(), 2 * self.layers());
         let old = updates[2 * layer + 1].clone();
-        let zero = self.items.iter().find(|item| item.text == "Int(0)").unwrap();
-        let zero = zero.place.rsplit(' ').next().unwrap().parse().unwrap();
+        // A constant: what instructions compute are their last arguments.
+        let kernels = self.items.iter().filter(|item| item.text.starts_with("kernel "));
+        let computed: Vec<_> = kernels.filter_map(|item| args(item).last().copied()).collect();
+        let mut zeros = self
+            .items
+            .iter()
+            .filter(|item| item.text == "Int(0)")
+            .filter_map(|item| item.place.strip_prefix("plan forward / value ")?.parse::<u32>().ok());
+        let zero = zeros.find(|zero| !computed.contains(zero)).unwrap();
         let new = [old[0], old[1], zero, old[3], old[4]];
         let program = (0, self.bytes.len().min(1 << 20));
         self.replace(program, &old, &new);

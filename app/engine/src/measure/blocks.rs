@@ -73,7 +73,8 @@ pub fn measure(session: &mut Session, reference: &Reference) -> Result<Vec<Bound
         first += count;
     }
     let figures = Boundary::ALL.iter().zip(seen).map(|(boundary, layers)| {
-        let wanted = if *boundary == Boundary::Logits { reference.calls.len() } else { reference.tokens.len() };
+        let wanted =
+            if *boundary == Boundary::Logits { reference.calls.len() } else { reference.tokens.len() };
         if let Some(layer) = layers.iter().position(|pairs| pairs.len() != wanted) {
             let got = layers.get(layer).map_or(0, Vec::len);
             let what = format!("{} of layer {layer}", boundary.as_str());

@@ -72,16 +72,24 @@ impl Values {
         self.noise.get(layer * self.tokens + token).map_or(0.0, |noise| f64::from(*noise))
     }
 
-    fn parse(file: &SafeTensors<'_>, (boundary, noisy): (Boundary, bool), tokens: usize) -> Result<Self, String> {
+    fn parse(
+        file: &SafeTensors<'_>,
+        (boundary, noisy): (Boundary, bool),
+        tokens: usize,
+    ) -> Result<Self, String> {
         let name = boundary.as_str();
         let view = tensor(file, name)?;
         let [layers, of, width] = view.shape() else {
             return Err(format!("{name}: got {:?}, expected [layers, tokens, width]", view.shape()));
         };
         if *of != tokens || *layers == 0 || *width == 0 {
-            return Err(format!("{name}: got {:?}, expected {tokens} tokens of at least one layer", view.shape()));
+            return Err(format!(
+                "{name}: got {:?}, expected {tokens} tokens of at least one layer",
+                view.shape()
+            ));
         }
-        let noise = if noisy { shaped(file, &format!("{name}_noise"), &[*layers, tokens])? } else { Vec::new() };
+        let noise =
+            if noisy { shaped(file, &format!("{name}_noise"), &[*layers, tokens])? } else { Vec::new() };
         Ok(Self { boundary, width: *width, values: floats(name, &view)?, noise, tokens })
     }
 
@@ -128,7 +136,10 @@ impl Reference {
             Some(*end - 1)
         });
         let ascending = rows.windows(2).all(|pair| pair.first() < pair.last());
-        if !ascending || rows.last().is_none_or(|last| *last >= text.len()) || !ends.all(|end| rows.contains(&end)) {
+        if !ascending
+            || rows.last().is_none_or(|last| *last >= text.len())
+            || !ends.all(|end| rows.contains(&end))
+        {
             return Err(format!("logit_rows: got {rows:?}, expected places that end the calls {calls:?}"));
         }
         let view = tensor(&file, "logits")?;
@@ -262,11 +273,8 @@ mod tests {
         }
         let newest = tensors.len() - 1;
         let kept = tensors.iter().enumerate().filter(|(at, it)| it.0 != replaced || *at == newest);
-        let view = |(_, it): (usize, &'_ (String, Dtype, Vec<usize>, Vec<u8>))| {
-            (it.0.clone(), TensorView::new(it.1, it.2.clone(), &it.3).unwrap())
-        };
-        // The views borrow from `tensors`, which lives to the end.
-        let views: Vec<_> = kept.map(view).collect();
+        let views: Vec<_> =
+            kept.map(|(_, it)| (it.0.clone(), TensorView::new(it.1, it.2.clone(), &it.3).unwrap())).collect();
         safetensors::serialize(views, None).unwrap()
     }
 
@@ -276,7 +284,9 @@ mod tests {
         assert_eq!((it.tokens.as_slice(), it.prompt()), (&[5, 6, 7, 8][..], &[5, 6][..]));
         assert_eq!((it.layers, it.vocab, it.calls.as_slice()), (1, 2, &[2, 1, 1][..]));
         assert_eq!(it.boundaries[2].of(0, 1, 2), [2.0, 3.0, 4.0, 5.0]);
-        assert!((it.boundaries[2].noise_of(0, 3) - 3.0).abs() < 1e-9 && it.boundaries[4].noise_of(0, 3) == 0.0);
+        assert!(
+            (it.boundaries[2].noise_of(0, 3) - 3.0).abs() < 1e-9 && it.boundaries[4].noise_of(0, 3) == 0.0
+        );
         assert_eq!(it.logits_after(2), Some((1, &[2.0, 3.0][..])));
         assert_eq!(it.logits_after(0), None);
         assert_eq!((it.floor_kl.len(), it.floor_diff[0]), (6, 6.0));

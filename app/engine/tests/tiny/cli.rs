@@ -106,9 +106,10 @@ fn reference(path: &Utf8Path, prompt: &[i64], steps: &[i64], (layers, vocab): (u
     let first = prompt.len().saturating_sub(1);
     let rows: Vec<i64> = (first..tokens.len()).map(|row| i64::try_from(row).unwrap()).collect();
     let le = |ids: &[i64]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>();
-    let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = [("tokens", &tokens), ("calls", &calls), ("logit_rows", &rows)]
-        .map(|(name, ids)| (name.to_owned(), Dtype::I64, vec![ids.len()], le(ids)))
-        .into();
+    let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> =
+        [("tokens", &tokens), ("calls", &calls), ("logit_rows", &rows)]
+            .map(|(name, ids)| (name.to_owned(), Dtype::I64, vec![ids.len()], le(ids)))
+            .into();
     let mut add = |name: String, shape: Vec<usize>| {
         let count = shape.iter().product::<usize>();
         let data = (0..count).flat_map(|_| number.to_le_bytes()).collect();
