@@ -154,10 +154,10 @@ fn text_quality_is_judged_by_the_recipes_own_text_and_bounds() {
     let spoiled = |spoil: &dyn Fn(&mut crate::evidence::Quality)| {
         refused(EvidenceKind::Quality, |evidence| spoil(evidence.quality.as_mut().unwrap()))
     };
-    let more = |it: &mut crate::evidence::Quality| it.windows.iter_mut().for_each(|it| it.nll += 20.0);
+    let more = |it: &mut crate::evidence::Quality| it.windows.iter_mut().for_each(|it| it.nll += 2.0);
     assert_eq!(spoiled(&more), ["perplexity ratio"]);
     let fluent = |it: &mut crate::evidence::Quality| {
-        it.windows.iter_mut().for_each(|it| (it.nll, it.nll_fp32) = (it.nll * 2.0, it.nll_fp32 * 2.0));
+        it.windows.iter_mut().for_each(|it| (it.nll, it.nll_fp32) = (it.nll * 3.0, it.nll_fp32 * 3.0));
     };
     assert_eq!(spoiled(&fluent), ["perplexity"], "tiny's own bound");
     assert_eq!(spoiled(&|it| it.windows.truncate(8)), ["tokens"]);

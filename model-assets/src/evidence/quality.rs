@@ -29,6 +29,8 @@ const TOKENS_FED_MIN: u64 = 2_048;
 const WORK_MAX: u64 = 10_000_000_000_000;
 /// Tokens that must be scored for a model whose size does not limit them.
 const SCORED_MIN: u64 = 8_000;
+/// The same of a model's own text: what a small world has to say soon repeats itself.
+const OWN_SCORED_MIN: u64 = 4_000;
 /// Windows below which a bootstrap over them says nothing.
 const WINDOWS_MIN: usize = 8;
 const SEED: u64 = 12;
@@ -183,8 +185,9 @@ pub fn tokens_max(parameters: u64) -> u64 {
 }
 
 /// Tokens that must be scored.
-fn scored_min(parameters: u64) -> u64 {
-    SCORED_MIN.min(tokens_max(parameters) / 2)
+fn scored_min(parameters: u64, own_text: bool) -> u64 {
+    let most = if own_text { OWN_SCORED_MIN } else { SCORED_MIN };
+    most.min(tokens_max(parameters) / 2)
 }
 
 impl Quality {
@@ -211,13 +214,11 @@ impl Quality {
 
     pub(crate) fn judge(&self, id: &str, asked: &Asked<'_>, ledger: &mut Ledger) {
         let it = self.figures();
-        let text = asked.limits.and_then(|limits| limits.text.as_ref()).map_or_else(
-            || GENERAL_SHA256.to_owned(),
-            |own| own.sha256.to_string(),
-        );
+        let own = asked.limits.and_then(|limits| limits.text.as_ref());
+        let text = own.map_or_else(|| GENERAL_SHA256.to_owned(), |own| own.sha256.to_string());
         ledger.judge(id, "text", self.text.to_string() == text, self.text, text);
         let possible = self.windows.iter().all(|it| it.same_top <= it.scored && it.kl >= 0.0);
-        let least = scored_min(asked.parameters);
+        let least = scored_min(asked.parameters, own.is_some());
         let enough = possible && it.tokens >= least && it.windows >= WINDOWS_MIN;
         let got = format!("{} tokens in {} windows", it.tokens, it.windows);
         ledger.judge(id, "tokens", enough, got, format!("at least {least} in {WINDOWS_MIN}"));
@@ -329,9 +330,11 @@ mod tests {
 
     #[test]
     fn how_much_text_follows_from_the_models_size() {
-        assert_eq!((tokens_max(2_000_000), scored_min(2_000_000)), (16_384, 8_000));
-        assert_eq!((tokens_max(200_000_000), scored_min(200_000_000)), (16_384, 8_000));
-        assert_eq!((tokens_max(1_236_000_000), scored_min(1_236_000_000)), (8_090, 4_045));
-        assert_eq!((tokens_max(70_000_000_000), scored_min(70_000_000_000)), (2_048, 1_024));
+        let amount = |parameters| (tokens_max(parameters), scored_min(parameters, false));
+        assert_eq!(amount(2_000_000), (16_384, 8_000));
+        assert_eq!(amount(200_000_000), (16_384, 8_000));
+        assert_eq!(amount(1_236_000_000), (8_090, 4_045));
+        assert_eq!(amount(70_000_000_000), (2_048, 1_024));
+        assert_eq!((scored_min(2_000_000, true), scored_min(70_000_000_000, true)), (4_000, 1_024));
     }
 }

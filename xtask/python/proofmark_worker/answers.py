@@ -143,7 +143,6 @@ def opened(model: Model, stages) -> tuple:
         if model.source_dir is None:
             source = RandomSource(model.source_seed, model.architecture)
         else:
-            check_config(model)
             source = SafetensorsSource(model.source_dir, model.architecture)
     with stages.stage("digest"):
         files = source.digest(stages.progress)

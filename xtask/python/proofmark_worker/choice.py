@@ -1,4 +1,4 @@
-"""Multiple choice: which of some answers each model finds likeliest as the first token of its reply.
+"""Multiple choice: which of some answers each model finds likeliest as the first token it says.
 
 The unquantized checkpoint and the exported file are asked the same question in the chat template,
 without examples; the answers are letters. What counts is the logit after the prompt, so that no

@@ -4,10 +4,10 @@ The unquantized checkpoint in fp32 against the exported file, which another proc
 tokenizes the same texts itself and writes the logits after every token to its standard output.
 They are compared as they come, over the whole vocabulary; no logits are stored.
 
-The stream: one line of JSON about the file and its runtime, then for each window the number of its
-tokens and the tokens (u32, little-endian), and the logits (f32) after each of them but the last.
+The stream: one line of JSON about the file and its runtime, then for each window the number of
+its tokens and the tokens (u32, little-endian), and the logits (f32) after each but the last.
 
-**Invariant:** both sides are fed the same tokens, or the measurement ends with the first difference.
+**Invariant:** both sides are fed the same tokens, or the measurement ends at the first difference.
 **Invariant:** neither side waits for one that has died: this one reads the end of the pipe, the
 other one's next write fails.
 """
@@ -65,7 +65,7 @@ class Window:
 
 def windows(path: Path, writer, bos: int, size: int, tokens_max: int) -> list[Window]:
     """Texts begin with the token that begins a text and are cut into windows; conversations are as
-    the template writes them, cut at the window's end, and only what the assistant says is scored."""
+    the template writes them, cut at the window's end; only what the assistant says is scored."""
     found, total = [], 0
     for line in path.read_text(encoding="utf-8").splitlines():
         item = json.loads(line)

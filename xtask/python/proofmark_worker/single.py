@@ -1,4 +1,4 @@
-"""The unquantized model in fp32 on texts that are known beforehand: what quality is measured against.
+"""The unquantized model in fp32 on texts that are known beforehand: what quality is held against.
 
 Layer by layer over all texts, so that each weight is read and widened once, whatever the amount of
 text. The blocks are those of the eager model; only their matrices are applied in fp32.
