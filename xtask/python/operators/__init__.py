@@ -1,1 +1,1 @@
-"""Programs of one operator each, exported with upstream's own exporter: what the mutation study changes."""
+"""Programs of one operator each, by upstream's own exporter: what the mutation study changes."""

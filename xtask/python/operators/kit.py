@@ -1,4 +1,4 @@
-"""Arguments for operators: by the names and kinds in the schema, and by hand where these do not tell."""
+"""Arguments for operators: by what the schema says, and by hand where it does not tell."""
 
 from collections.abc import Iterator
 
@@ -30,8 +30,9 @@ def quantized(dtype: torch.dtype = torch.int8) -> torch.Tensor:
 SHAPES = [(2, 3, 4), (4, 4), (6,), (1, 4, 8, 8), (1, 2, 4, 6, 6)]
 
 # By the name of an argument, in the order in which they are tried.
-INTEGERS = {"dim": 1, "dim0": 0, "dim1": 1, "dim2": 2, "k": 2, "index": 1, "start": 1, "end": 3, "length": 2}
-INTEGERS |= {"diagonal": 1, "step": 1, "dimension": 1, "size": 2, "split_size": 2, "offset": 1}
+INTEGERS = {"dim": 1, "dim0": 0, "dim1": 1, "dim2": 2, "k": 2, "index": 1}
+INTEGERS |= {"start": 1, "end": 3, "length": 2, "diagonal": 1, "step": 1, "dimension": 1}
+INTEGERS |= {"size": 2, "split_size": 2, "offset": 1}
 LISTS = {"dim": [1], "dims": [1], "size": [4, 6], "normalized_shape": [4]}
 
 _scale, _zero = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1, 0, 2])
@@ -75,7 +76,10 @@ BY_HAND: dict[str, list[tuple]] = {
     "aten::as_strided_copy.out": [(floats(4, 6), [2, 3], [6, 1], 1)],
     "aten::avg_pool2d.out": [(_image, [2, 2], [2, 2], [0, 0], False, True, None)],
     "aten::bmm.out": [(floats(2, 3, 4), floats(2, 4, 5))],
-    "aten::cat.out": [([floats(2, 3), floats(2, 3)], 1), ([floats(2, 4), floats(3, 4), floats(1, 4)],)],
+    "aten::cat.out": [
+        ([floats(2, 3), floats(2, 3)], 1),
+        ([floats(2, 4), floats(3, 4), floats(1, 4)],),
+    ],
     "aten::constant_pad_nd.out": [(floats(2, 4), [1, 2], 0.5)],
     "aten::convolution.out": [
         (_image, floats(6, 4, 3, 3), floats(6), [1, 1], [1, 1], [1, 1], False, [0, 0], 1),

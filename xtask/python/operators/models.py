@@ -1,5 +1,7 @@
-"""Modules for operators that upstream's exporter reaches only through a program: computed scalars, dynamic shapes,
-state, in-place writes."""
+"""Modules for operators that upstream's exporter reaches only through a program.
+
+Computed scalars, dynamic shapes, state, in-place writes.
+"""
 
 from collections.abc import Callable
 

@@ -1,8 +1,8 @@
-"""`python programs.py FOLDER OPERATOR...`: exports at least one small program that calls each operator.
+"""`python programs.py FOLDER OPERATOR...`: exports small programs that call each operator.
 
-Prints one JSON object: the files by operator, and why an operator has none. The operators are named as the runtime
-names them. What upstream's exporter rewrites into other operators, or reaches only as a part of larger programs, comes
-from the hand-written modules in `models.py`.
+Writes `programs.json` there: the files by operator, and why an operator has none. The operators are
+named as the runtime names them. What upstream's exporter reaches only as a part of larger programs
+comes from the modules in `models.py`.
 """
 
 import json
@@ -23,19 +23,21 @@ from executorch.exir import (  # noqa: E402
     to_edge_transform_and_lower,
 )
 from executorch.exir.passes import MemoryPlanningPass  # noqa: E402
-from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass  # noqa: E402
+from executorch.exir.passes.sym_shape_eval_pass import (  # noqa: E402
+    ConstraintBasedSymShapeEvalPass,
+)
 from executorch.extension.llm.custom_ops import custom_ops  # noqa: E402, F401  registers llama::*
 from operators import kit, models  # noqa: E402
 from torch import nn  # noqa: E402
 
 # Overloads that write into a given tensor, and what their functional twin is called.
-TWINS = {"out": "default", "values": "default", "dim_max": "dim", "dim_min": "dim", "grid": "default"}
+TWINS = {"out": "default", "values": "default", "dim_max": "dim", "dim_min": "dim"}
 TWINS |= {"grad_input": "default", "out_mode": "Tensor_mode", "all_out": "default"}
 TWINS |= {"unary_out": "default", "dtype_out": "default"}
 
 
 class Call(nn.Module):
-    """Calls an operator: tensors are inputs or, one after the other, constants; all else stays as it is."""
+    """Calls an operator: tensors are inputs, in order; all else stays as it is."""
 
     def __init__(self, function: Callable, arguments: tuple) -> None:
         super().__init__()
@@ -110,7 +112,7 @@ def attempts(operator: str) -> Iterator[tuple[str, Callable]]:
         made, inputs = Call(function, arguments), tuple(tensors_of(arguments))
         try:
             made(*inputs)
-        except Exception:  # noqa: BLE001, S112  a guess that PyTorch refuses at once, in whatever way
+        except Exception:  # noqa: S112  a guess that PyTorch refuses at once, in whatever way
             continue
         yield f"call{number}", lambda m=made, i=inputs: lower(m, i)
 
@@ -124,7 +126,7 @@ def export(operator: str, folder: Path) -> tuple[list[str], str]:
         for name, make in attempts(operator):
             try:
                 program = make()
-            except Exception as cause:  # noqa: BLE001  upstream raises whatever it likes
+            except Exception as cause:  # upstream raises whatever it likes
                 why = f"{type(cause).__name__}: {str(cause).strip().splitlines()[:1]}"
                 continue
             if operator not in called(program):
@@ -157,7 +159,8 @@ def main() -> int:
             found[operator] = files
         else:
             missing[operator] = why
-    (folder / "programs.json").write_text(json.dumps({"files": found, "missing": missing}, indent=1))
+    made = {"files": found, "missing": missing}
+    (folder / "programs.json").write_text(json.dumps(made, indent=1))
     return 0
 
 

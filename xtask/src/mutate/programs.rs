@@ -62,7 +62,9 @@ pub(crate) fn export(
     }
     names.retain(|name| only.is_empty() || only.contains(name));
     let sources = workspace.python_sources().join("operators");
-    let folder = workspace.state().join("mutation").join(format!("operators-{}", wanted.as_str()));
+    // A few programs do not take the place of all.
+    let part = if only.is_empty() { "" } else { "-some" };
+    let folder = workspace.state().join("mutation").join(format!("operators-{}{part}", wanted.as_str()));
     let receipt = folder.join("made-of");
     let made_of =
         Digest::of(format!("{} {}", corpus::digest_of(&sources)?, names.join(" ")).as_bytes()).to_string();
