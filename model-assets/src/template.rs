@@ -32,6 +32,7 @@ mod operators;
 mod parse;
 mod parts;
 mod predicates;
+mod primary;
 mod printf;
 mod rows;
 #[cfg(test)]
