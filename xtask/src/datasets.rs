@@ -89,7 +89,7 @@ impl Dataset {
         let (endpoint, token) = (Endpoint::find(environment)?, Token::find(environment)?);
         let url =
             endpoint.url(&format!("datasets/{}/resolve/{}/{}", self.repo, self.revision, self.file))?;
-        let client = Client::new(endpoint, token, Patience::new(Duration::from_secs(30), 6), self.clone());
+        let client = Client::new(endpoint, token, Patience::new(Duration::from_secs(30), 6), self.clone())?;
         let mut progress = Progress::new(console);
         download::file(&client, &url, &folder, &wanted, &mut |bytes, total, failed| {
             progress.seen(&wanted.name, bytes, total, failed);

@@ -151,7 +151,7 @@ fn of_kind(
 }
 
 fn of_text(bench: &Bench<'_>, text: &Utf8Path, checkpoint: &Checkpoint) -> anyhow::Result<()> {
-    let engine = Engine::open(bench.workspace, engine::Profile::Dev)?;
+    let engine = Engine::open(bench.workspace, engine::Profile::Dev, bench.console)?;
     let (runtime, subject) = (quality::runtime(bench, &engine), bench.subject());
     let sha256 = quality::digest(text)?;
     let (text, parameters) = (text.canonicalize_utf8()?, bench.claim.manifest.export.parameters);
@@ -163,7 +163,7 @@ fn of_text(bench: &Bench<'_>, text: &Utf8Path, checkpoint: &Checkpoint) -> anyho
 }
 
 fn of_task(bench: &Bench<'_>, task: Task, amount: Amount, checkpoint: &Checkpoint) -> anyhow::Result<()> {
-    let engine = Engine::open(bench.workspace, engine::Profile::Dev)?;
+    let engine = Engine::open(bench.workspace, engine::Profile::Dev, bench.console)?;
     let measured = yardstick::measure(bench, &engine, task, checkpoint, amount)?;
     bench.console.done();
     yardstick::show(&measured);

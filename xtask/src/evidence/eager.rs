@@ -103,14 +103,15 @@ pub(crate) fn work<T: DeserializeOwned>(
     let log = work.join("log.txt");
     let python = subject.workspace.python();
     let ran = supervise::run(&python, &script, &request, &log, &bounds, subject.console)?;
-    let answer: Response = failed::answer(&response, &ran).context("eager model")?;
+    let all: serde_json::Value = failed::answer(&response, &ran).context("eager model")?;
+    let answer = Response::deserialize(&all).with_context(|| format!("{response}"))?;
     let named: Vec<_> = export::weights(&subject.source.files).collect();
     ensure!(
         answer.source_files.iter().eq(named.iter().copied()),
         "checkpoint: got {:?}, expected the files of the manifest {named:?}",
         answer.source_files
     );
-    serde_json::from_slice(&bytes).with_context(|| format!("{response}"))
+    serde_json::from_value(all).with_context(|| format!("{response}"))
 }
 
 fn run(run: &Run, recipe: &Recipe) -> serde_json::Value {

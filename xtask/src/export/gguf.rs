@@ -20,7 +20,7 @@ use model_assets::{
     digest::Digest,
     dir::{ModelDir, pending_name},
     gguf::{self, ALIGNMENT_BYTES, BLOCK_WEIGHTS, Kind, Tensor, plan::Origin},
-    manifest::{SourceRecord, WeightsKind},
+    manifest::WeightsKind,
     policy::Policy,
     recipe::{Recipe, Source},
     reserve::{

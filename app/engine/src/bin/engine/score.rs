@@ -8,7 +8,7 @@ use camino::Utf8PathBuf;
 use clap::Args;
 use engine::chat::Message;
 use engine::measure::score::{self, Ended, Rows, Words};
-use engine::runtime;
+use engine::{Record, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::quality::Scored;
 
@@ -52,7 +52,7 @@ impl Words for Writer {
 
 pub(crate) fn run(args: &ScoreArgs) -> Result<(), Failed> {
     args.model.set_threads()?;
-    let mut session = crate::load(&args.model.model, &args.model.options(false)?)?;
+    let mut session = crate::load(&args.model.model, &args.model.options(Record::Nothing)?)?;
     let writer = Writer::open(session.model(), &args.tokenizer, &args.template)?;
     let (bos, size) = (session.model().bos(), args.window as usize);
     let windows = score::windows(&args.texts, &writer, bos, size, args.windows as usize);
