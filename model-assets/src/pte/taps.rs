@@ -2,7 +2,7 @@
 //!
 //! A layer is one call of the attention operator. Its query is the operator's first argument; key and value are what went
 //! into the two caches that it reads; the residual is the activation of the model's width that was computed last before the
-//! query, or along with it.
+//! query, or along with it. The width is that of the last residual: an embedding's rows may have a spare column.
 //!
 //! **Invariant:** a tap is the instruction that computes a value and the place among what that instruction lets the runtime's
 //! event tracer see: all arguments of a delegate call, the one output of a kernel.
@@ -115,6 +115,9 @@ impl<'p, 'a> Flow<'p, 'a> {
 
     fn layers(&self) -> Result<Vec<LayerTaps>, String> {
         let mut layers = Vec::new();
+        let last = self.calls(ATTENTION).last().and_then(|(_, args)| self.origin(*args.first()?));
+        let width =
+            last.and_then(|query| self.activations(query.instruction).last().map(|(_, width)| *width));
         for (number, args) in self.calls(ATTENTION) {
             let [query, keys, values, ..] = args else {
                 return Err(format!("instruction {number}: attention without operands"));
@@ -125,7 +128,7 @@ impl<'p, 'a> Flow<'p, 'a> {
             };
             let query = at("query", Some(*query))?;
             layers.push(LayerTaps {
-                residual: self.residual(query.instruction)?,
+                residual: self.residual(query.instruction, width)?,
                 query,
                 key: at("key", self.cached(*keys, number))?,
                 value: at("value", self.cached(*values, number))?,
@@ -142,18 +145,21 @@ impl<'p, 'a> Flow<'p, 'a> {
         updates.last().and_then(|(_, args)| args.first().copied())
     }
 
-    /// The last activation of the model's width that is computed up to an instruction.
-    fn residual(&self, instruction: u32) -> Result<Tap, String> {
-        let activations = self.origins.iter().zip(&self.plan.values).filter_map(|(origin, value)| {
-            let sizes = activation(value)?;
-            Some(((*origin)?, *sizes.get(2)?))
+    /// Activations `[1, n, width]` that are computed up to an instruction, in their order, with their width.
+    fn activations(&self, instruction: u32) -> Vec<(Tap, i32)> {
+        let found = self.origins.iter().zip(&self.plan.values).filter_map(|(origin, value)| {
+            let tap = (*origin).filter(|tap| tap.instruction <= instruction)?;
+            Some((tap, *activation(value)?.get(2)?))
         });
-        let mut activations: Vec<_> = activations.collect();
-        activations.sort_unstable();
-        // The first of all is the embedding's.
-        let width = activations.first().map(|(_, width)| *width);
-        let of_width = activations.iter().filter(|(_, it)| Some(*it) == width).map(|(tap, _)| *tap);
-        let found: Vec<_> = of_width.filter(|tap| tap.instruction <= instruction).collect();
+        let mut found: Vec<_> = found.collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// The last activation of the model's width that is computed up to an instruction.
+    fn residual(&self, instruction: u32, width: Option<i32>) -> Result<Tap, String> {
+        let activations = self.activations(instruction).into_iter();
+        let found: Vec<_> = activations.filter(|(_, it)| Some(*it) == width).map(|(tap, _)| tap).collect();
         let last = found.last().copied().ok_or("no activation before the first query")?;
         match found.iter().filter(|tap| tap.instruction == last.instruction).count() {
             1 => Ok(last),
@@ -316,6 +322,20 @@ mod tests {
             attention: tap(8, 0),
         };
         assert_eq!(found, [first, second]);
+    }
+
+    #[test]
+    fn an_embedding_may_have_a_spare_column_that_is_cut_off() {
+        let found = layers(|plan| {
+            plan.values[1] = tensor(&[1, 4, 9], 0);
+            plan.values.push(tensor(&[1, 4, 8], 0));
+            // The first delegate cuts it and hands it on.
+            instructions(plan)[1] = delegate(0, &[1, 2, 3, 4, 5, 17]);
+            instructions(plan)[5] = delegate(1, &[6, 17, 2, 9, 10, 11, 12]);
+        });
+        let found = found.unwrap();
+        assert_eq!(found[0].residual, Tap { instruction: 1, argument: 5 });
+        assert_eq!(found[1].residual, Tap { instruction: 5, argument: 3 });
     }
 
     #[test]

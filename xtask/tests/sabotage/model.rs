@@ -159,9 +159,16 @@ impl Model {
         let graph = self.parts(delegate).find(|(place, _)| *place == "graph").unwrap().1.text.clone();
         let (_, lists) = graph.split_once("inputs ").unwrap();
         let (inputs, outputs) = lists.split_once("outputs").map(|(i, o)| (ids(i), ids(o))).unwrap();
+        // Not those with a constant, which has a part of its own.
+        let is_sum = |place: &str| {
+            let constant = format!("{place} / input");
+            place.starts_with("node ")
+                && place.ends_with(" add")
+                && !self.parts(delegate).any(|(part, _)| part.starts_with(&constant))
+        };
         let sums: Vec<[u32; 3]> = self
             .parts(delegate)
-            .filter(|(place, _)| place.starts_with("node ") && place.ends_with(" add"))
+            .filter(|&(place, _)| is_sum(place))
             .map(|(_, item)| ids(item.text.split(',').take(2).collect::<Vec<_>>().join(",").as_str()))
             .filter_map(|ids| ids.get(..3).and_then(|ids| ids.try_into().ok()))
             .collect();
@@ -222,16 +229,12 @@ impl Model {
         let folder = tempfile::tempdir().unwrap();
         let place = |name: &str| folder.path().join(name);
         fs::write(place("model.pte"), &self.bytes).unwrap();
-        fs::write(place("tokenizer.json"), self.claim.tokenizer.as_ref().unwrap()).unwrap();
-        fs::write(place("template"), self.claim.chat_template.as_ref().unwrap()).unwrap();
         let record = &self.claim.manifest.reference;
         let reference = self.dir.resolve(&record.name, record.sha256);
         let output = Command::new(engine())
             .arg("check")
             .args(["--model".as_ref(), place("model.pte").as_os_str()])
             .args(["--reference".as_ref(), reference.as_os_str()])
-            .args(["--tokenizer".as_ref(), place("tokenizer.json").as_os_str()])
-            .args(["--template".as_ref(), place("template").as_os_str()])
             .args(["--response".as_ref(), place("check.json").as_os_str()])
             .args(arguments)
             .output()
