@@ -26,8 +26,9 @@ const GRAIN: f64 = 1e-5;
 /// A flipped code is a step; a step is at most the square root of 12 times the noise that its rounding makes, and what it
 /// flips further on in the same block adds to that.
 const STEPS_MAX: f64 = 4.0;
-/// Largest share of a kind's values where a code flipped.
-const OFF_SHARE_MAX: f64 = 0.1;
+/// Largest share of a kind's values where a code flipped: half of what the median of one layer allows. One value of a hundred
+/// is usual with activations in one row, one of ten with two, whose second row has many codes near a boundary.
+const OFF_SHARE_MAX: f64 = 0.25;
 /// How much further from the eager model the engine may be than the eager model with fp32 rounding is from itself.
 const FLOOR_TIMES_MAX: f64 = 1.5;
 /// The same for the largest difference of a logit, which is one number out of many.
