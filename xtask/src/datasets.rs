@@ -90,6 +90,7 @@ impl Dataset {
         let url =
             endpoint.url(&format!("datasets/{}/resolve/{}/{}", self.repo, self.revision, self.file))?;
         let client = Client::new(endpoint, token, Patience::new(Duration::from_secs(30), 6), self.clone())?;
+        console.step(&format!("{} ({})", self.repo, self.licence));
         let mut progress = Progress::new(console);
         download::file(&client, &url, &folder, &wanted, &mut |bytes, total, failed| {
             progress.seen(&wanted.name, bytes, total, failed);

@@ -162,7 +162,7 @@ fn text_quality_is_judged_by_the_recipes_own_text_and_bounds() {
     assert_eq!(spoiled(&fluent), ["perplexity"], "tiny's own bound");
     assert_eq!(spoiled(&|it| it.windows.truncate(8)), ["tokens"]);
     let general = |it: &mut crate::evidence::Quality| {
-        it.text = crate::digest::Digest::parse(crate::evidence::quality::GENERAL_SHA256).unwrap();
+        it.text = Digest::parse(crate::evidence::quality::GENERAL_SHA256).unwrap();
     };
     assert_eq!(spoiled(&general), ["text"]);
 }

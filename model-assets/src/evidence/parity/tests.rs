@@ -72,7 +72,7 @@ fn a_layer_fails_by_its_median_or_its_worst_token_and_a_kind_by_its_share() {
     assert_eq!(with(&|it| it.blocks[1].layers[0] = layer(1, 3.4)), None);
     assert_eq!(with(&|it| it.blocks[1].layers[0] = layer(1, f64::NAN)).unwrap(), "layer 0, token 5, query");
     assert_eq!(with(&|it| it.blocks[1].layers[0] = layer(1, 7.0)).unwrap(), "layer 0, token 5, query");
-    assert_eq!(with(&|it| it.blocks[2].layers = vec![layer(2, 1.0); 4]).unwrap(), "all layers, key");
+    assert_eq!(with(&|it| it.blocks[2].layers = vec![layer(3, 1.0); 4]).unwrap(), "all layers, key");
 }
 
 #[test]

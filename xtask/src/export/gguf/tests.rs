@@ -8,6 +8,8 @@ use model_assets::{
 
 use safetensors::Dtype;
 
+use model_assets::manifest::SourceRecord;
+
 use super::*;
 
 /// The model `tiny` as a GGUF in a folder of the test's own, without evidence.
@@ -147,7 +149,10 @@ fn evidence_is_judged_whoever_demands_it_and_a_release_demands_all() {
     let judged = |id: &str, spoil: &dyn Fn(&mut ReserveEvidence)| {
         let mut claim = claim.clone();
         spoil(claim.manifest.evidence.as_mut().unwrap());
-        assert_eq!(reasons(&bytes, &claim, Profile::Dev), [id], "{id}");
+        let mut found = reasons(&bytes, &claim, Profile::Dev);
+        // A window without a number fails more than one figure of its kind.
+        found.dedup();
+        assert_eq!(found, [id], "{id}");
     };
     judged("evidence-load", &|it| it.load.finite = false);
     judged("evidence-quality", &|it| it.quality.as_mut().unwrap().windows[0].nll = f64::NAN);
@@ -361,32 +366,4 @@ fn a_conversion_is_interrupted_within_a_tensor() {
     assert_eq!(written(3), (rows * width, Ok(())));
     assert_eq!(written(2), (CHUNK_WEIGHTS * 2, Err("interrupted".into())));
     assert_eq!(written(0), (0, Err("interrupted".into())));
-}
-
-#[test]
-fn a_reference_is_used_if_it_is_the_recorded_one_of_the_same_checkpoint() {
-    let folder = tempfile::tempdir().unwrap();
-    let dir = ModelDir::new(Utf8Path::from_path(folder.path()).unwrap(), "tiny");
-    fs::create_dir(dir.path()).unwrap();
-    let manifest = include_bytes!("../../../../model-assets/models/tiny/manifest.json");
-    let mut manifest = model_assets::manifest::Manifest::parse(manifest).unwrap();
-    let source = manifest.source.clone();
-    let error = |source: &SourceRecord| format!("{:#}", reference(&dir, source).unwrap_err());
-    assert!(error(&source).contains("manifest.json: is not there"));
-    let logits = dir.path().join(&manifest.reference.name);
-    manifest.reference.sha256 = Digest::of(b"logits");
-    fs::write(dir.manifest_path(), manifest.to_bytes()).unwrap();
-    assert!(error(&source).contains("cannot be opened"));
-    fs::write(&logits, b"logits").unwrap();
-    assert_eq!(reference(&dir, &source).unwrap(), logits);
-
-    let mut other = source.clone();
-    other.files[0].sha256 = Digest::of(b"other weights");
-    assert!(error(&other).contains("expected {"), "{}", error(&other));
-    let seeded = SourceRecord { source: Source::Random { seed: 7 }, files: Vec::new(), gguf: None };
-    assert!(error(&seeded).contains("got the checkpoint"));
-    fs::write(&logits, b"logits of something else").unwrap();
-    assert!(error(&source).contains("got sha256"));
-    fs::write(dir.manifest_path(), b"{}").unwrap();
-    assert!(reference(&dir, &source).is_err());
 }
