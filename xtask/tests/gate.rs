@@ -179,7 +179,7 @@ fn a_forged_digest_over_flipped_structure() {
 #[test]
 fn a_stale_manifest() {
     let models = Models::proven();
-    models.replace("tiny/recipe.toml", "max_abs_diff_max = ", "max_abs_diff_max = 1");
+    models.replace("tiny/recipe.toml", "prefill_over_decode_min = ", "prefill_over_decode_min = 1");
     models.refused(&[], "recipe-digest: manifest.json: got ", "run: cargo xtask export tiny --force");
 }
 

@@ -99,8 +99,8 @@ impl Files {
         };
         let weights = (0..weights_bytes).map(|_| noise()).collect();
         let files = [
-            ("config.json", br#"{"model_type": "llama"}"#.to_vec()),
-            ("tokenizer.json", br#"{"model": {"vocab": {}}}"#.to_vec()),
+            ("config.json", include_bytes!("../../../model-assets/models/tiny/config.json").to_vec()),
+            ("tokenizer.json", include_bytes!("../../../model-assets/models/tiny/tokenizer.json").to_vec()),
             ("model.safetensors", weights),
             ("README.md", b"not needed".to_vec()),
         ];
