@@ -114,7 +114,7 @@ class Process(Case):
         self.assertIn("give 3, recipe expects 4", response["error"])
         lines = [ln for ln in done.stdout.splitlines() if ln.startswith("@proofmark ")]
         event = json.loads(lines[0].removeprefix("@proofmark "))
-        self.assertEqual(event, {"event": "stage", "stage": "preflight", "index": 0, "of": 10})
+        self.assertEqual(event, {"event": "stage", "stage": "preflight", "index": 0, "of": 11})
         self.assertGreater(response["stages"][0]["peak_rss_bytes"], 1 << 20)
 
     def test_a_module_lying_nearby_is_not_imported(self):
