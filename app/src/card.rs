@@ -136,7 +136,9 @@ fn proofs(checks: usize, recipe: &Recipe, manifest: &Manifest) -> Vec<Proof> {
     if let Some(verdict) = evidence.eq.as_ref().and_then(|eq| eq::judge(&items, &eq.items)) {
         let eq::Verdict { items, readable, scores, .. } = verdict;
         let result = match scores {
-            Some(it) => format!("{:.1} of 100 over {} items (eager model {:.1})", it.score, it.items, it.eager),
+            Some(it) => {
+                format!("{:.1} of 100 over {} items (eager model {:.1})", it.score, it.items, it.eager)
+            }
             None => format!("readable {readable} of {items}, the score means nothing"),
         };
         proof("EQ test", result);

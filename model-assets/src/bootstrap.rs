@@ -122,6 +122,9 @@ mod tests {
     #[test]
     fn figures_are_written_with_their_interval() {
         let found = Interval { value: 1.0, low: 0.5, high: 1.5 };
-        assert_eq!(format!("{found:.2} {:+.1}", found.map(|x| x - 1.0)), "1.00 [0.50, 1.50] +0.0 [-0.5, +0.5]");
+        assert_eq!(
+            format!("{found:.2} {:+.1}", found.map(|x| x - 1.0)),
+            "1.00 [0.50, 1.50] +0.0 [-0.5, +0.5]"
+        );
     }
 }

@@ -389,7 +389,14 @@ impl Ledger {
         self.findings.push(Finding { id, severity, location, got, expected });
     }
 
-    pub(crate) fn judge(&mut self, id: &str, location: &str, holds: bool, got: impl ToString, expected: impl ToString) {
+    pub(crate) fn judge(
+        &mut self,
+        id: &str,
+        location: &str,
+        holds: bool,
+        got: impl ToString,
+        expected: impl ToString,
+    ) {
         let (got, expected) = (got.to_string(), expected.to_string());
         if !holds {
             self.push(Severity::Reject, id, location, &got, &expected);

@@ -171,7 +171,9 @@ impl fmt::Display for Verdict {
                 "score {:.2}, eager {:.2}, difference {:+.2} over {} of {items} items",
                 it.score, it.eager, it.difference, it.items
             ),
-            None => write!(f, "readable {readable} of {items} (eager {eager_readable}), the score means nothing"),
+            None => {
+                write!(f, "readable {readable} of {items} (eager {eager_readable}), the score means nothing")
+            }
         }
     }
 }

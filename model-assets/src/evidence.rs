@@ -24,9 +24,7 @@ pub use self::{
     benchmark::{Benchmark, Energy, Machine, MemorySteps, Resident, Roofline, Speed, SweepStep},
     eq::{Eq, EqItem, Talk},
     grammar::{Acceptance, Grammar, GrammarLimits},
-    parity::{
-        Boundary, BoundaryFigures, Deviation, Divergence, Fed, Floor, LayerFigures, Parity, ROUNDING,
-    },
+    parity::{Boundary, BoundaryFigures, Deviation, Divergence, Fed, Floor, LayerFigures, Parity, ROUNDING},
     quality::{Quality, QualityBounds, QualityFigures, QualityLimits, QualityWindow},
     yardstick::{Task, Yardstick, YardstickFigures, YardstickItem, YardstickLimit},
 };

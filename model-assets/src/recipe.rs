@@ -134,7 +134,8 @@ impl Architecture {
     /// Weights of the network; a tied matrix counts once.
     pub fn parameters(&self) -> u64 {
         let [dim, layers, heads, kv_heads, head_dim, ffn, vocab] =
-            [self.dim, self.layers, self.heads, self.kv_heads, self.head_dim, self.ffn, self.vocab].map(u64::from);
+            [self.dim, self.layers, self.heads, self.kv_heads, self.head_dim, self.ffn, self.vocab]
+                .map(u64::from);
         // Saturating: limits bound each factor, not their product.
         let product = |factors: &[u64]| factors.iter().fold(1_u64, |all, factor| all.saturating_mul(*factor));
         let attention = product(&[2, dim, head_dim, heads + kv_heads]);

@@ -129,10 +129,9 @@ impl ReserveEvidence {
         match kind {
             EvidenceKind::Load => true,
             EvidenceKind::Parity | EvidenceKind::Quality => self.quality.is_some(),
-            EvidenceKind::Benchmark
-            | EvidenceKind::Eq
-            | EvidenceKind::Grammar
-            | EvidenceKind::Yardstick => false,
+            EvidenceKind::Benchmark | EvidenceKind::Eq | EvidenceKind::Grammar | EvidenceKind::Yardstick => {
+                false
+            }
         }
     }
 }

@@ -226,7 +226,8 @@ mod tests {
         let mut seen = 0;
         for entry in walkdir::WalkDir::new(&sources).into_iter().map(Result::unwrap) {
             let path = Utf8Path::from_path(entry.path()).unwrap();
-            let tests = path.as_str().ends_with("tests.rs") || path.components().any(|part| part.as_str() == "tests");
+            let tests =
+                path.as_str().ends_with("tests.rs") || path.components().any(|part| part.as_str() == "tests");
             if path.extension() != Some("rs") || tests || path.ends_with("src/child.rs") {
                 continue;
             }

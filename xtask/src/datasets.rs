@@ -52,7 +52,8 @@ impl Dataset {
         let table: BTreeMap<String, Self> =
             toml::from_str(&fs::read_to_string(&path)?).with_context(|| format!("{path}"))?;
         let names = table.keys().cloned().collect::<Vec<_>>().join(", ");
-        let found = table.get(name).with_context(|| format!("{path}: got `{name}`, expected one of {names}"))?;
+        let found =
+            table.get(name).with_context(|| format!("{path}: got `{name}`, expected one of {names}"))?;
         found.check().with_context(|| format!("{path}: {name}"))?;
         Ok(found.clone())
     }
@@ -87,8 +88,7 @@ impl Dataset {
             pin: Some(Pin { sha256: self.sha256, whose: "the table's" }),
         };
         let (endpoint, token) = (Endpoint::find(environment)?, Token::find(environment)?);
-        let url =
-            endpoint.url(&format!("datasets/{}/resolve/{}/{}", self.repo, self.revision, self.file))?;
+        let url = endpoint.url(&format!("datasets/{}/resolve/{}/{}", self.repo, self.revision, self.file))?;
         let client = Client::new(endpoint, token, Patience::new(Duration::from_secs(30), 6), self.clone())?;
         console.step(&format!("{} ({})", self.repo, self.licence));
         let mut progress = Progress::new(console);

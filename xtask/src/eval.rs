@@ -3,12 +3,7 @@
 use std::fs;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::{
-    check::Profile,
-    dir::ModelDir,
-    evidence::Task,
-    recipe::EvidenceKind,
-};
+use model_assets::{check::Profile, dir::ModelDir, evidence::Task, recipe::EvidenceKind};
 
 use crate::{
     Outcome,

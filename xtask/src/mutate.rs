@@ -13,6 +13,7 @@ mod table;
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read as _,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -22,7 +23,10 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::pte::{self, Expect, Level, Operators};
+use model_assets::{
+    pte::{self, Expect, Level, Operators},
+    regular,
+};
 
 use crate::{EXIT_REFUSED, Failure, Outcome, engine, setup, workspace::Workspace};
 use corpus::Subject;
@@ -126,6 +130,9 @@ struct Harm {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+    for path in &args.files {
+        regular::open(path).with_context(|| format!("{path}: cannot be opened"))?;
+    }
     if args.files.is_empty() {
         setup::ensure(workspace)?;
     }
@@ -199,7 +206,10 @@ fn expect(sha256: Option<[u8; 32]>) -> Expect {
 
 impl Study<'_> {
     fn file(&self, subject: &Subject) -> anyhow::Result<(Tally, Vec<Harm>)> {
-        let good = fs::read(&subject.path).context("cannot be read")?;
+        let mut good = Vec::new();
+        regular::open(&subject.path)
+            .and_then(|mut file| file.read_to_end(&mut good))
+            .context("cannot be read")?;
         let report = pte::verify(&good, Level::Hash, &expect(None));
         if let Some(finding) = report.rejects().next() {
             return Err(anyhow!("the unchanged file is refused: {finding}"));

@@ -66,7 +66,8 @@ impl Reserve {
         let Some((subject, checkpoint)) = checkpoint else {
             return Ok(ReserveEvidence { bound, load, quality: None });
         };
-        let words = subject.words.iter().flat_map(|(tokenizer, template)| word_arguments(tokenizer, template));
+        let words =
+            subject.words.iter().flat_map(|(tokenizer, template)| word_arguments(tokenizer, template));
         let command = [self.binary.as_str(), "score"].into_iter().chain(model).map(str::to_owned);
         let runtime = quality::Runtime {
             who: "the reserve",

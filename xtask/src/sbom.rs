@@ -168,7 +168,11 @@ fn metrics(claim: &Claim) -> Vec<Value> {
     let items = claim.recipe.eq.items.items().unwrap_or_default();
     if let Some(verdict) = evidence.eq.as_ref().and_then(|eq| model_assets::eq::judge(&items, &eq.items)) {
         let slice = format!("{} dialogues", verdict.items);
-        metrics.push(metric("share of readable EQ answers", &slice, verdict.readable as f64 / verdict.items as f64));
+        metrics.push(metric(
+            "share of readable EQ answers",
+            &slice,
+            verdict.readable as f64 / verdict.items as f64,
+        ));
         if let Some(scores) = verdict.scores {
             metrics.push(metric("EQ score, of 100", &slice, scores.score));
         }
@@ -183,7 +187,8 @@ fn metrics(claim: &Claim) -> Vec<Value> {
         metrics.push(metric("top-1 agreement with eager fp32", &slice, it.top1.value));
     }
     for it in evidence.yardstick.iter().flatten() {
-        let (figures, slice) = (it.figures(), format!("{}, protocol {}", it.task.as_str(), it.protocol_digest()));
+        let (figures, slice) =
+            (it.figures(), format!("{}, protocol {}", it.task.as_str(), it.protocol_digest()));
         metrics.push(metric("score", &slice, figures.pte));
         metrics.push(metric("loss from eager fp32", &slice, figures.loss.value));
     }

@@ -35,13 +35,19 @@ fn data(folder: &Path) -> BTreeMap<&'static str, (&'static str, Vec<u8>)> {
         fs::read(&place).unwrap()
     };
     let questions = vec!["How do you feel?", "What helps?", "Who are you?"];
-    let choices = || Column::Lists(vec![vec!["sad", "glad"], vec!["rest", "work", "rain"], vec!["Pip", "Rosa"]]);
+    let choices =
+        || Column::Lists(vec![vec!["sad", "glad"], vec!["rest", "work", "rain"], vec!["Pip", "Rosa"]]);
     let labels = Column::Lists(vec![vec!["A", "B"], vec!["1", "2", "3"], vec!["A", "B"]]);
     let ids = Column::Texts(vec!["q1", "q2", "q3"]);
     let keys = Column::Texts(vec!["B", "1", "A"]);
     let arc = [ids, Column::Texts(questions.clone()), choices(), labels, keys];
     let mmlu = [Column::Texts(questions), choices(), Column::Numbers(vec![1, 0, 0])];
-    let text = Column::Texts(vec!["", " = Keys = \n", " I feel sad because I lost my keys . \n", "Tell me a joke.\n"]);
+    let text = Column::Texts(vec![
+        "",
+        " = Keys = \n",
+        " I feel sad because I lost my keys . \n",
+        "Tell me a joke.\n",
+    ]);
     let followed = concat!(
         r#"{"key": 1, "prompt": "Tell me a joke.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}"#,
         "\n",
@@ -136,7 +142,9 @@ fn data_come_from_the_hub_and_both_models_are_asked() {
     assert_eq!(eval(&["arc-challenge"]).0, 0);
     assert_eq!(hub.asked().len(), asked);
     // Other bytes than the table names are refused, wherever they come from.
-    let other = fs::read_to_string(&listed).unwrap().replace(&Digest::of(&data["mmlu"].1).to_string(), &"ab".repeat(32));
+    let other = fs::read_to_string(&listed)
+        .unwrap()
+        .replace(&Digest::of(&data["mmlu"].1).to_string(), &"ab".repeat(32));
     fs::write(&listed, other).unwrap();
     let (code, text) = eval(&["mmlu-tiny"]);
     assert!(code != 0 && text.contains(&"ab".repeat(32)), "{text}");

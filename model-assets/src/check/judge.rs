@@ -6,7 +6,9 @@ use super::Ledger;
 use crate::{
     claim::Claim,
     eq,
-    evidence::{Benchmark, Eq, Fed, Load, Parity, ParityRun, Quality, Yardstick, YardstickLimit, quality::Asked},
+    evidence::{
+        Benchmark, Eq, Fed, Load, Parity, ParityRun, Quality, Yardstick, YardstickLimit, quality::Asked,
+    },
     manifest::Evidence,
     recipe::{BenchmarkLimits, EvidenceKind, ParityLimits, Recipe},
 };

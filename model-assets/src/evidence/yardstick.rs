@@ -120,7 +120,8 @@ impl Yardstick {
         let weight = total(&|item| item.weight);
         let (fp32, pte) = (total(&|item| item.fp32), total(&|item| item.pte));
         let perplexity = self.task == Task::Wikitext2;
-        let worse = |item: &YardstickItem| if perplexity { item.pte - item.fp32 } else { item.fp32 - item.pte };
+        let worse =
+            |item: &YardstickItem| if perplexity { item.pte - item.fp32 } else { item.fp32 - item.pte };
         let pairs: Vec<_> = self.items.iter().map(|item| (worse(item), item.weight)).collect();
         let loss = bootstrap::ratio(&pairs, SEED);
         if !perplexity {
@@ -154,7 +155,12 @@ impl fmt::Display for Yardstick {
             (Task::Wikitext2, None) => {
                 write!(f, "{name}: perplexity {pte:.3}, fp32 {fp32:.3}, loss {loss:+.4}; {items} windows")
             }
-            _ => write!(f, "{name}: {:.1} %, fp32 {:.1} %, loss {loss:+.4}; {items} items", pte * 100.0, fp32 * 100.0),
+            _ => write!(
+                f,
+                "{name}: {:.1} %, fp32 {:.1} %, loss {loss:+.4}; {items} items",
+                pte * 100.0,
+                fp32 * 100.0
+            ),
         }
     }
 }

@@ -38,15 +38,8 @@ pub enum EvidenceKind {
 
 impl EvidenceKind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
-        Self::Load,
-        Self::Parity,
-        Self::Benchmark,
-        Self::Eq,
-        Self::Quality,
-        Self::Grammar,
-        Self::Yardstick,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Load, Self::Parity, Self::Benchmark, Self::Eq, Self::Quality, Self::Grammar, Self::Yardstick];
 
     /// The name used in files and messages.
     pub fn as_str(self) -> &'static str {

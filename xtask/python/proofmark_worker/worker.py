@@ -107,7 +107,7 @@ class Run:
                 request.reference,
                 tensors,
                 {
-                    "format": "proofmark-reference-3",
+                    "format": "proofmark-reference-4",
                     "quantization": request.quantization,
                 },
             )

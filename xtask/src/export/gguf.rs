@@ -217,7 +217,12 @@ impl Job<'_> {
             console: &self.console,
         };
         let checkpoint = evidence::Checkpoint(self.checkpoint.clone());
-        reserve.check(claim, path, self.checkpoint.is_some().then_some((&subject, &checkpoint)), &self.console)
+        reserve.check(
+            claim,
+            path,
+            self.checkpoint.is_some().then_some((&subject, &checkpoint)),
+            &self.console,
+        )
     }
 
     /// Writes the file, a chunk at a time.

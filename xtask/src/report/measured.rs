@@ -57,6 +57,7 @@ fn blocks(page: &mut Page, blocks: &[BoundaryFigures]) {
             it.boundary.as_str().to_owned(),
             format!("{} x {}", it.layers.len(), it.tokens),
             typical(&|layer| layer.noise),
+            typical(&|layer| layer.floor),
             typical(&|layer| layer.median),
             format!("{:.1e}", largest(&|layer| layer.median)),
             percent(it.off_share()),
@@ -68,6 +69,7 @@ fn blocks(page: &mut Page, blocks: &[BoundaryFigures]) {
         "boundary",
         "layers x tokens",
         "quantization noise",
+        "eager model with rounding",
         "median error",
         "worst layer's median",
         "with a flipped code",
@@ -164,7 +166,12 @@ pub(super) fn yardstick(page: &mut Page, claim: &Claim) {
     let rows: Vec<_> = measured.iter().map(row).collect();
     page.table("Yardsticks, item by item", &[&["task"], &heads[..]].concat(), &rows);
     for it in measured {
-        page.text(format!("{}: {}. Published, by other protocols: {}.", it.task.as_str(), it.protocol, published(it.task)));
+        page.text(format!(
+            "{}: {}. Published, by other protocols: {}.",
+            it.task.as_str(),
+            it.protocol,
+            published(it.task)
+        ));
     }
 }
 

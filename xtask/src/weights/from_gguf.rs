@@ -108,6 +108,7 @@ pub(super) fn run(workspace: &Workspace, recipe: &Recipe, file: &Utf8Path, args:
     };
     let file = file
         .canonicalize_utf8()
+        .and_then(|path| model_assets::regular::open(&path).map(|_| path))
         .with_context(|| format!("{file}: cannot be opened, expected a GGUF"))
         .map_err(refused)?;
     let place = folder(workspace, model);

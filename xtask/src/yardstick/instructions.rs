@@ -111,7 +111,8 @@ impl Rule {
 
     fn holds(&self, reply: &str) -> bool {
         let lower = reply.to_lowercase();
-        let enough = |at_least: bool, got: usize, count: usize| if at_least { got >= count } else { got < count };
+        let enough =
+            |at_least: bool, got: usize, count: usize| if at_least { got >= count } else { got < count };
         match self {
             Self::NoComma => !reply.contains(','),
             Self::Words { at_least, count } => enough(*at_least, words(reply).count(), *count),
@@ -140,9 +141,10 @@ impl Rule {
                 let parts: Vec<_> = reply.split("***").map(str::trim).collect();
                 // As published: an empty one is let pass at either end only.
                 let inner = parts.iter().enumerate().filter(|(_, part)| !part.is_empty()).count();
-                let gaps = parts.iter().enumerate().any(|(index, part)| {
-                    part.is_empty() && index != 0 && index + 1 != parts.len()
-                });
+                let gaps = parts
+                    .iter()
+                    .enumerate()
+                    .any(|(index, part)| part.is_empty() && index != 0 && index + 1 != parts.len());
                 !gaps && inner == *count
             }
             Self::Ends(phrase) => {
@@ -170,7 +172,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 fn is_bullet(line: &str) -> bool {
     let line = line.trim_start();
-    line.starts_with('-') || line.strip_prefix('*').is_some_and(|rest| !rest.is_empty() && !rest.starts_with('*'))
+    line.starts_with('-')
+        || line.strip_prefix('*').is_some_and(|rest| !rest.is_empty() && !rest.starts_with('*'))
 }
 
 fn placeholders(text: &str) -> usize {
@@ -213,17 +216,42 @@ mod tests {
         check("keywords:forbidden_words", forbidden, &["a train"], &["Rain again"]);
         let often = json!({"keyword": "ha", "relation": "at least", "frequency": 3});
         check("keywords:frequency", often, &["Ha ha ha"], &["ha ha"]);
-        check("detectable_format:title", json!({}), &["<<A day>>\nIt was"], &["<<>>", "<A day>", "<<A\nday>>"]);
+        check(
+            "detectable_format:title",
+            json!({}),
+            &["<<A day>>\nIt was"],
+            &["<<>>", "<A day>", "<<A\nday>>"],
+        );
         let two = json!({"num_bullets": 2});
-        check("detectable_format:number_bullet_lists", two, &["* a\n * b", "- a\n* b"], &["* a", "** a\n* b"]);
+        check(
+            "detectable_format:number_bullet_lists",
+            two,
+            &["* a\n * b", "- a\n* b"],
+            &["* a", "** a\n* b"],
+        );
         let two = json!({"num_placeholders": 2});
         check("detectable_content:number_placeholders", two, &["[name], [day], [x]"], &["[name] [day"]);
         let two = json!({"num_paragraphs": 2});
-        check("length_constraints:number_paragraphs", two, &["a\n***\nb", "a *** b ***"], &["a", "a *** *** b"]);
+        check(
+            "length_constraints:number_paragraphs",
+            two,
+            &["a\n***\nb", "a *** b ***"],
+            &["a", "a *** *** b"],
+        );
         let end = json!({"end_phrase": "Any questions?"});
-        check("startend:end_checker", end, &["So. Any questions? ", "\"Any questions?\""], &["Any questions? Yes"]);
+        check(
+            "startend:end_checker",
+            end,
+            &["So. Any questions? ", "\"Any questions?\""],
+            &["Any questions? Yes"],
+        );
         check("startend:quotation", json!({}), &[" \"All of it\" "], &["\"", "\"Half of it"]);
-        check("detectable_format:json_format", json!({}), &["{\"a\": 1}", "```json\n[1]\n```"], &["a: 1", ""]);
+        check(
+            "detectable_format:json_format",
+            json!({}),
+            &["{\"a\": 1}", "```json\n[1]\n```"],
+            &["a: 1", ""],
+        );
     }
 
     #[test]

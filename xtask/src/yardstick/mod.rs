@@ -116,12 +116,14 @@ impl Asked<'_> {
             text += row;
         }
         ensure!(words > 0, "got no words, expected a text");
-        let window = self.amount.window.unwrap_or(WINDOW_TOKENS_MAX).min(self.bench.claim.recipe.export.seq_len);
+        let window =
+            self.amount.window.unwrap_or(WINDOW_TOKENS_MAX).min(self.bench.claim.recipe.export.seq_len);
         let place = self.bench.subject().folder("yardstick")?.join("wikitext2.jsonl");
         fs::write(&place, json!({"id": "wikitext2", "text": text}).to_string() + "\n")?;
         let runtime = quality::runtime(self.bench, self.engine);
         let most = u64::try_from(text.len())?;
-        let windows = quality::scored(&self.bench.subject(), &runtime, self.checkpoint, &place, window, most)?;
+        let windows =
+            quality::scored(&self.bench.subject(), &runtime, self.checkpoint, &place, window, most)?;
         let item = |it: &model_assets::evidence::QualityWindow| YardstickItem {
             id: it.id.clone(),
             weight: f64::from(it.scored),
@@ -188,7 +190,8 @@ impl Asked<'_> {
         let all: Vec<_> = items.iter().collect();
         let picked = spread(&all, self.amount.items.unwrap_or(INSTRUCTION_ITEMS));
         ensure!(!picked.is_empty(), "got no items whose every instruction a program can check");
-        let prompt = |it: &&instructions::Item| Prompt { id: it.id.clone(), messages: vec![Turn::user(&it.prompt)] };
+        let prompt =
+            |it: &&instructions::Item| Prompt { id: it.id.clone(), messages: vec![Turn::user(&it.prompt)] };
         let prompts = picked.iter().map(prompt).collect();
         let request = AnswerRequest { prompts, temperature: 0.0, seed: 1, tokens_max: REPLY_TOKENS_MAX };
         let run = eager::Run { name: "ifeval-lite", quantization: "fp32", request: request.clone() };

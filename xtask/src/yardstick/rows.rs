@@ -51,7 +51,8 @@ fn strings(field: &Field) -> anyhow::Result<Vec<String>> {
 
 fn each<T>(path: &Utf8Path, read: impl Fn(usize, &Row) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
     let rows = rows(path)?;
-    let one = |(number, row): (usize, &Row)| read(number, row).with_context(|| format!("{path}: row {number}"));
+    let one =
+        |(number, row): (usize, &Row)| read(number, row).with_context(|| format!("{path}: row {number}"));
     rows.iter().enumerate().map(one).collect()
 }
 
@@ -78,7 +79,9 @@ pub(super) fn mmlu(path: &Utf8Path) -> anyhow::Result<Vec<Question>> {
 /// ARC: `id`, `question`, `choices` with `text` and `label`, and `answerKey`, a label.
 pub(super) fn arc(path: &Utf8Path) -> anyhow::Result<Vec<Question>> {
     each(path, |_, row| {
-        let Field::Group(choices) = column(row, "choices")? else { bail!("choices: expected text and label") };
+        let Field::Group(choices) = column(row, "choices")? else {
+            bail!("choices: expected text and label")
+        };
         let (texts, labels) = (strings(column(choices, "text")?)?, strings(column(choices, "label")?)?);
         ensure!(texts.len() == labels.len(), "got {} choices and {} labels", texts.len(), labels.len());
         let key = string(column(row, "answerKey")?)?;

@@ -35,10 +35,8 @@ pub(crate) fn write(path: impl AsRef<Path>, schema: &str, columns: &[Column]) {
             Column::Lists(lists) => {
                 let values: Vec<_> = lists.iter().flatten().map(|text| ByteArray::from(*text)).collect();
                 let definition = vec![3; values.len()];
-                let repeated: Vec<i16> = lists
-                    .iter()
-                    .flat_map(|list| (0..list.len()).map(|index| i16::from(index > 0)))
-                    .collect();
+                let repeated: Vec<i16> =
+                    lists.iter().flat_map(|list| (0..list.len()).map(|index| i16::from(index > 0))).collect();
                 let out = out.typed::<ByteArrayType>();
                 out.write_batch(&values, Some(&definition), Some(&repeated)).unwrap();
             }

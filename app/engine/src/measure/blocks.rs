@@ -14,15 +14,8 @@ use crate::error::{Error, Result};
 use crate::measure::reference::{Reference, Values};
 use crate::session::Session;
 
-/// What is known of one value.
-struct Pair {
-    deviation: Deviation,
-    noise: f64,
-    token: usize,
-}
-
 /// One boundary of one layer.
-type Pairs = Vec<Pair>;
+type Pairs = Vec<Deviation>;
 
 /// Runs the reference's text through the program and compares every boundary.
 ///
@@ -67,8 +60,9 @@ pub fn measure(session: &mut Session, reference: &Reference) -> Result<Vec<Bound
         if let (Some((row, want)), Some(pairs)) =
             (reference.logits_after(last), seen.last_mut().and_then(|layers| layers.first_mut()))
         {
-            let noise = reference.logits_noise.get(row).map_or(0.0, |noise| f64::from(*noise));
-            pairs.push(pair(logits, want, noise, last));
+            let at = |sizes: &[f32]| sizes.get(row).copied().map_or(0.0, f64::from);
+            let sizes = (at(&reference.logits_noise), at(&reference.logits_floor));
+            pairs.push(Deviation::of(logits, want, sizes, place(last)));
         }
         first += count;
     }
@@ -80,8 +74,8 @@ pub fn measure(session: &mut Session, reference: &Reference) -> Result<Vec<Bound
             let what = format!("{} of layer {layer}", boundary.as_str());
             return Err(contract(what, format!("{got} values"), format!("{wanted}, one per token")));
         }
-        let tokens = u32::try_from(wanted).unwrap_or(u32::MAX);
-        Ok(BoundaryFigures { boundary: *boundary, tokens, layers: layers.iter().map(figures).collect() })
+        let layers = layers.iter().map(|pairs| LayerFigures::of(pairs)).collect();
+        Ok(BoundaryFigures { boundary: *boundary, tokens: place(wanted), layers })
     });
     figures.collect()
 }
@@ -107,38 +101,13 @@ fn compare(pairs: &mut Pairs, values: &Values, layer: usize, first: usize, got: 
     let want = values.of(layer, first, count).chunks_exact(values.width);
     for (index, (got, want)) in got.chunks_exact(values.width).zip(want).enumerate() {
         let token = first + index;
-        pairs.push(pair(got, want, values.noise_of(layer, token), token));
+        pairs.push(Deviation::of(got, want, values.sizes_of(layer, token), place(token)));
     }
 }
 
-fn pair(got: &[f32], want: &[f32], noise: f64, token: usize) -> Pair {
-    let size = |all: &mut dyn Iterator<Item = f64>| all.map(|x| x * x).sum::<f64>().sqrt();
-    let error = size(&mut got.iter().zip(want).map(|(got, want)| f64::from(*got) - f64::from(*want)));
-    let norm = size(&mut want.iter().map(|want| f64::from(*want)));
-    // As JSON can have it: a share of the norm.
-    let share = if norm > 0.0 { noise / norm } else { 0.0 };
-    Pair { deviation: Deviation::of(error, norm, noise), noise: share, token }
-}
-
-fn figures(pairs: &Pairs) -> LayerFigures {
-    let median = |figure: &dyn Fn(&Pair) -> f64| {
-        let mut all: Vec<_> = pairs.iter().map(figure).collect();
-        all.sort_unstable_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or(f64::MAX)
-    };
-    let most = |figure: &dyn Fn(&Pair) -> f64| pairs.iter().map(figure).fold(0.0, f64::max);
-    let worst = pairs.iter().max_by(|a, b| {
-        let key = |it: &Pair| (it.deviation.steps, it.deviation.relative);
-        key(a).partial_cmp(&key(b)).unwrap_or(std::cmp::Ordering::Equal)
-    });
-    LayerFigures {
-        median: median(&|it| it.deviation.relative),
-        noise: median(&|it| it.noise),
-        largest: most(&|it| it.deviation.relative),
-        steps: most(&|it| it.deviation.steps),
-        off: u32::try_from(pairs.iter().filter(|it| it.deviation.off).count()).unwrap_or(u32::MAX),
-        token: worst.map_or(0, |it| u32::try_from(it.token).unwrap_or(u32::MAX)),
-    }
+/// A count or a position as evidence has it.
+fn place(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
 }
 
 fn contract(what: impl ToString, got: impl ToString, expected: impl ToString) -> Error {

@@ -1,9 +1,10 @@
 //! The reference file: what the eager quantized model has at every boundary of the program, and answers at its end.
 //!
 //! A safetensors file: `tokens` i64 `[T]`, fed in `calls` i64 `[C]`; `residual`, `query`, `key`, `value`, `attention` f32
-//! `[layers, T, width]`, each but the last with the size of its block's quantization noise, `.._noise` f32 `[layers, T]`;
-//! `logits` f32 `[R, V]` after the tokens `logit_rows` i64 `[R]`, with `logits_noise` f32 `[R]`; `floor` f32 `[2, runs, R]`:
-//! how far the eager model with fp32 rounding is from itself, KL and largest difference.
+//! `[layers, T, width]`, each but the last with what quantization and what fp32 rounding change in its block, as norms:
+//! `.._noise` and `.._floor` f32 `[layers, T]`; `logits` f32 `[R, V]` after the tokens `logit_rows` i64 `[R]`, with
+//! `logits_noise` and `logits_floor` f32 `[R]`; `floor` f32 `[2, runs, R]`: how far the whole eager model with fp32 rounding
+//! is from itself, KL and largest difference.
 
 use camino::Utf8Path;
 use model_assets::evidence::Boundary;
@@ -38,6 +39,8 @@ pub struct Reference {
     pub logits: Vec<f32>,
     /// Size of the quantization noise of what computes them, by row.
     pub logits_noise: Vec<f32>,
+    /// Size of what fp32 rounding changes in them, by row.
+    pub logits_floor: Vec<f32>,
     /// How far each of some runs of the eager model with fp32 rounding is from the one without, by run and row: KL, nats.
     pub floor_kl: Vec<f32>,
     /// The same: largest difference of a logit.
@@ -57,6 +60,8 @@ pub struct Values {
     pub values: Vec<f32>,
     /// Size of the block's quantization noise, `[layers, tokens]`; empty where nothing is quantized.
     pub noise: Vec<f32>,
+    /// Size of what fp32 rounding changes in the block, `[layers, tokens]`; empty where nothing is quantized.
+    pub floor: Vec<f32>,
     tokens: usize,
 }
 
@@ -67,9 +72,10 @@ impl Values {
         self.values.get(begin..begin + count * self.width).unwrap_or_default()
     }
 
-    /// Size of the quantization noise in a layer at a token.
-    pub fn noise_of(&self, layer: usize, token: usize) -> f64 {
-        self.noise.get(layer * self.tokens + token).map_or(0.0, |noise| f64::from(*noise))
+    /// Sizes of the quantization noise and of the floor in a layer at a token.
+    pub fn sizes_of(&self, layer: usize, token: usize) -> (f64, f64) {
+        let at = |sizes: &[f32]| sizes.get(layer * self.tokens + token).copied().map_or(0.0, f64::from);
+        (at(&self.noise), at(&self.floor))
     }
 
     fn parse(
@@ -88,9 +94,12 @@ impl Values {
                 view.shape()
             ));
         }
-        let noise =
-            if noisy { shaped(file, &format!("{name}_noise"), &[*layers, tokens])? } else { Vec::new() };
-        Ok(Self { boundary, width: *width, values: floats(name, &view)?, noise, tokens })
+        let sizes = |kind: &str| match noisy {
+            true => shaped(file, &format!("{name}_{kind}"), &[*layers, tokens]),
+            false => Ok(Vec::new()),
+        };
+        let (noise, floor) = (sizes("noise")?, sizes("floor")?);
+        Ok(Self { boundary, width: *width, values: floats(name, &view)?, noise, floor, tokens })
     }
 
     fn layers(&self) -> usize {
@@ -160,6 +169,7 @@ impl Reference {
             boundaries,
             logits: floats("logits", &view)?,
             logits_noise: shaped(&file, "logits_noise", &[rows.len()])?,
+            logits_floor: shaped(&file, "logits_floor", &[rows.len()])?,
             floor_kl: floor_kl.to_vec(),
             floor_diff: floor_diff.to_vec(),
             vocab: *vocab,
@@ -261,9 +271,12 @@ mod tests {
             add(boundary.as_str().to_owned(), &[1, 4, 2], 0.0);
             if noisy {
                 add(format!("{}_noise", boundary.as_str()), &[1, 4], 0.0);
+                add(format!("{}_floor", boundary.as_str()), &[1, 4], 4.0);
             }
         }
-        for (name, shape) in [("logits", &[3, 2][..]), ("logits_noise", &[3]), ("floor", &[2, 2, 3])] {
+        for (name, shape) in
+            [("logits", &[3, 2][..]), ("logits_noise", &[3]), ("logits_floor", &[3]), ("floor", &[2, 2, 3])]
+        {
             add(name.to_owned(), shape, 0.0);
         }
         if !shape.is_empty() {
@@ -284,9 +297,8 @@ mod tests {
         assert_eq!((it.tokens.as_slice(), it.prompt()), (&[5, 6, 7, 8][..], &[5, 6][..]));
         assert_eq!((it.layers, it.vocab, it.calls.as_slice()), (1, 2, &[2, 1, 1][..]));
         assert_eq!(it.boundaries[2].of(0, 1, 2), [2.0, 3.0, 4.0, 5.0]);
-        assert!(
-            (it.boundaries[2].noise_of(0, 3) - 3.0).abs() < 1e-9 && it.boundaries[4].noise_of(0, 3) == 0.0
-        );
+        assert_eq!(it.boundaries[2].sizes_of(0, 3), (3.0, 7.0));
+        assert_eq!(it.boundaries[4].sizes_of(0, 3), (0.0, 0.0), "attention quantizes nothing");
         assert_eq!(it.logits_after(2), Some((1, &[2.0, 3.0][..])));
         assert_eq!(it.logits_after(0), None);
         assert_eq!((it.floor_kl.len(), it.floor_diff[0]), (6, 6.0));
@@ -301,6 +313,8 @@ mod tests {
             (file("calls", &[], &[2, 2], 0.0), "expected a prompt and single steps"),
             (file("query", &[1, 3, 2], &[], 0.0), "query: got [1, 3, 2], expected 4 tokens"),
             (file("query", &[2, 4, 2], &[], 0.0), "query_noise: got [1, 4], expected [2, 4]"),
+            (file("value_floor", &[1, 3], &[], 0.0), "value_floor: got [1, 3], expected [1, 4]"),
+            (file("logits_floor", &[], &[1], 0.0), "logits_floor: got I64, expected F32"),
             (file("attention", &[2, 4, 2], &[], 0.0), "attention: got 2 layers, expected 1"),
             (file("key", &[1, 4, 2], &[], f32::NAN), "key: got no finite number at 0"),
             (file("logit_rows", &[], &[1, 3, 2], 0.0), "logit_rows: got [1, 3, 2]"),

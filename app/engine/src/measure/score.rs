@@ -125,7 +125,9 @@ pub fn stream(
         out.write_all(&bytes)?;
         session.reset();
         let fed: Vec<&[u32]> = match rows {
-            Rows::EachToken => window.get(..window.len().saturating_sub(1)).unwrap_or_default().chunks(1).collect(),
+            Rows::EachToken => {
+                window.get(..window.len().saturating_sub(1)).unwrap_or_default().chunks(1).collect()
+            }
             Rows::Last => vec![window],
         };
         for tokens in fed {

@@ -97,7 +97,8 @@ fn a_request_that_cannot_be_met_is_refused() {
 fn texts_are_scored_token_by_token() {
     let (model, tokenizer, template) = (tiny_pte(), tiny("tokenizer.json"), tiny("chat_template.jinja"));
     let texts = tiny("heldout.jsonl");
-    let paths = ["--model", model.as_str(), "--tokenizer", tokenizer.as_str(), "--template", template.as_str()];
+    let paths =
+        ["--model", model.as_str(), "--tokenizer", tokenizer.as_str(), "--template", template.as_str()];
     let output = Command::new(env!("CARGO_BIN_EXE_engine"))
         .arg("score")
         .args(paths)
@@ -107,7 +108,10 @@ fn texts_are_scored_token_by_token() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let end = output.stdout.iter().position(|byte| *byte == b'\n').unwrap();
     let about: Scored = serde_json::from_slice(&output.stdout[..end]).unwrap();
-    assert_eq!((about.runtime.as_str(), about.sha256), ("1.5.1", Digest::of(&std::fs::read(&model).unwrap())));
+    assert_eq!(
+        (about.runtime.as_str(), about.sha256),
+        ("1.5.1", Digest::of(&std::fs::read(&model).unwrap()))
+    );
     let words = output.stdout[end + 1..].as_chunks::<4>().0;
     let one = 1 + 64 + 63 * 1024;
     assert_eq!(words.len(), 2 * one);
@@ -128,7 +132,8 @@ fn texts_are_scored_token_by_token() {
 fn a_score_that_nobody_reads_ends() {
     let (model, tokenizer, template) = (tiny_pte(), tiny("tokenizer.json"), tiny("chat_template.jinja"));
     let texts = tiny("heldout.jsonl");
-    let paths = ["--model", model.as_str(), "--tokenizer", tokenizer.as_str(), "--template", template.as_str()];
+    let paths =
+        ["--model", model.as_str(), "--tokenizer", tokenizer.as_str(), "--template", template.as_str()];
     let mut child = Command::new(env!("CARGO_BIN_EXE_engine"))
         .arg("score")
         .args(paths)

@@ -118,9 +118,11 @@ fn reference(path: &Utf8Path, prompt: &[i64], steps: &[i64], (layers, vocab): (u
     for (name, width) in [("residual", 192), ("query", 192), ("key", 64), ("value", 64), ("attention", 192)] {
         add(name.to_owned(), vec![layers, tokens.len(), width]);
         add(format!("{name}_noise"), vec![layers, tokens.len()]);
+        add(format!("{name}_floor"), vec![layers, tokens.len()]);
     }
     add("logits".to_owned(), vec![rows.len(), vocab]);
     add("logits_noise".to_owned(), vec![rows.len()]);
+    add("logits_floor".to_owned(), vec![rows.len()]);
     add("floor".to_owned(), vec![2, 1, rows.len()]);
     let views = tensors.iter().map(|(name, dtype, shape, data)| {
         (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())

@@ -3,7 +3,8 @@
 use super::*;
 
 fn layer(off: u32, steps: f64) -> LayerFigures {
-    LayerFigures { median: 1e-7, noise: 1e-2, largest: 1e-2, steps, off, token: 5 }
+    let (median, gain, floor, noise, largest) = (1e-7, 0.0, 2e-7, 1e-2, 1e-2);
+    LayerFigures { median, gain, floor, noise, largest, steps, off, token: 5 }
 }
 
 fn parity() -> Parity {
@@ -25,19 +26,46 @@ fn parity() -> Parity {
 }
 
 #[test]
-fn an_error_is_measured_against_rounding_and_noise() {
-    let of = Deviation::of;
-    assert_eq!(of(0.0, 0.0, 0.0), Deviation { relative: 0.0, steps: 0.0, off: false });
-    assert!(!of(ROUNDING, 1.0, 0.0).off && of(1e-5, 1.0, 0.0).off, "nothing is quantized: rounding alone");
-    assert!(!of(9e-5, 1.0, 1e-2).off && of(2e-4, 1.0, 1e-2).off, "one row of int8: a flipped code shows");
-    assert!(!of(5e-5, 1.0, 2e-4).off && of(7e-5, 1.0, 2e-4).off, "two rows: a part of their own noise");
-    assert!((of(1e-2 + ROUNDING, 1.0, 5e-3).steps - 2.0).abs() < 1e-9);
-    for bad in [f64::NAN, f64::INFINITY] {
-        let it = of(bad, 1.0, 1e-2);
-        assert!(it.off && it.steps >= f64::MAX && it.relative >= f64::MAX, "{it:?}");
+fn an_error_is_relative_to_the_value_and_what_is_no_number_errs_most() {
+    let want = [3.0, 4.0];
+    let it = Deviation::of(&[3.3, 4.4], &want, (0.5, 0.05), 7);
+    assert!((it.error - 0.1).abs() < 1e-7 && (it.gain - 0.1).abs() < 1e-7, "{it:?}");
+    assert_eq!((it.noise, it.floor, it.token), (0.1, 0.01, 7));
+    let across = Deviation::of(&[3.4, 3.7], &want, (0.0, 0.0), 0);
+    assert!((across.error - 0.1).abs() < 1e-7 && across.gain.abs() < 1e-7, "{across:?}");
+    assert_eq!(Deviation::of(&[0.0; 2], &[0.0; 2], (0.0, 0.0), 0).error, 0.0);
+    for bad in [f32::NAN, f32::INFINITY] {
+        assert!(Deviation::of(&[bad, 4.0], &want, (0.5, 0.05), 0).error >= f64::MAX);
     }
-    assert!(of(1.0, 0.0, 0.0).steps >= f64::MAX && of(f64::MAX, f64::MAX, 0.0).off);
-    assert!((of(2.3e-5, 1.0, 0.0).steps - 2.0).abs() < 1e-9, "no noise: in units of the grain");
+    assert!(Deviation::of(&[1.0], &[0.0], (0.0, 0.0), 0).error >= f64::MAX);
+}
+
+#[test]
+fn a_layer_is_judged_by_rounding_by_the_floor_and_by_the_noise() {
+    let of = |errors: &[f64], gain: f64, noise: f64, floor: f64| {
+        let tokens = 0..u32::try_from(errors.len()).unwrap();
+        let all = errors.iter().zip(tokens);
+        let all: Vec<_> =
+            all.map(|(error, token)| Deviation { error: *error, gain, noise, floor, token }).collect();
+        LayerFigures::of(&all)
+    };
+    let holds = |it: &LayerFigures| it.holds(5);
+    // Nothing is quantized: rounding alone.
+    let it = of(&[ROUNDING, 1e-7, 1e-7, 2.3e-5, 0.0], 0.0, 0.0, 0.0);
+    assert!(holds(&it) && (it.off, it.token) == (1, 3) && (it.steps - 2.0).abs() < 1e-9, "{it:?}");
+    assert!(!holds(&of(&[5e-5, 0.0, 0.0, 0.0, 0.0], 0.0, 0.0, 0.0)));
+    // One row of int8: rounding, and a code that flips.
+    let it = of(&[1e-7, 2e-7, 2e-2 + ROUNDING, 1e-7, 3e-7], 0.0, 1e-2, 3e-7);
+    assert!(holds(&it) && (it.off, it.token) == (1, 2) && (it.steps - 2.0).abs() < 1e-9, "{it:?}");
+    assert!(!holds(&of(&[1e-7, 2e-7, 5e-2, 1e-7, 3e-7], 0.0, 1e-2, 3e-7)), "more than a step");
+    assert!(!holds(&of(&[1e-5, 1e-5, 1e-5, 1e-7, 3e-7], 0.0, 1e-2, 3e-7)), "most tokens");
+    // Two rows: as much as the eager block with rounding errs.
+    let it = of(&[1e-4, 2e-4, 4e-4, 3e-4, 1e-4], 1e-5, 1e-3, 2e-4);
+    assert!(holds(&it) && it.off == 0, "{it:?}");
+    assert!(!holds(&of(&[6e-4; 5], 0.0, 1e-3, 2e-4)), "three times that");
+    assert!(!holds(&of(&[2e-4; 5], -1.5e-4, 1e-3, 2e-4)), "every value too small");
+    assert!(!holds(&of(&[f64::MAX; 5], f64::MAX, 1e-2, 1e-3)));
+    assert!(!LayerFigures::of(&[]).holds(0), "no values");
 }
 
 #[test]

@@ -167,7 +167,10 @@ fn evidence_is_judged_whoever_demands_it_and_a_release_demands_all() {
     claim.manifest.evidence.as_mut().unwrap().bound.runtime = "llama-cpp-sys-2 0.0.0".into();
     assert_eq!(reasons(&bytes, &claim, Profile::Release), ["evidence-binding"]);
     claim.manifest.evidence = None;
-    assert_eq!(reasons(&bytes, &claim, Profile::Release), ["evidence-load", "evidence-parity", "evidence-quality"]);
+    assert_eq!(
+        reasons(&bytes, &claim, Profile::Release),
+        ["evidence-load", "evidence-parity", "evidence-quality"]
+    );
 }
 
 #[test]
