@@ -20,10 +20,10 @@ use super::ParityRun;
 pub const ROUNDING: f64 = 3e-6;
 /// A value is off if it errs by more than rounding and by more than this times what rounding changes in the eager block at
 /// the median token. A correct block errs as much as the eager one with rounding does.
-const OFF_FLOOR_TIMES: f64 = 2.5;
+const OFF_FLOOR_TIMES: f64 = 2.0;
 /// How much of the floor the median error along the value itself may reach. Rounding and flipped codes point anywhere, so
 /// that next to nothing of them is left; a wrong epsilon or scale makes every value of a layer too large or too small.
-const GAIN_FLOOR_TIMES: f64 = 0.5;
+const GAIN_FLOOR_TIMES: f64 = 0.4;
 /// The unit of an error beyond rounding where there is less quantization noise than this share of the norm.
 const GRAIN: f64 = 1e-5;
 /// A flipped code is a step; a step is at most the square root of 12 times the noise that its rounding makes, and what it
