@@ -72,9 +72,8 @@ class Pass:
             weight = self.chunk(name, first, min(first + step, rows))
             out[:, first : first + step] = x @ weight.T
 
-        with ThreadPoolExecutor(self.threads) as pool:
-            for _ in pool.map(chunk, range(0, rows, step)):
-                pass
+        for _ in self.pool.map(chunk, range(0, rows, step)):
+            pass
         return out
 
     def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
@@ -124,10 +123,12 @@ class Pass:
         # Threads of its own: sums then run in one order whatever the number of them.
         torch.set_num_threads(1)
         try:
-            x = self.embed(tokens.flatten())
-            for layer in range(self.arch.layers):
-                x = self.block(x, layer)
-                progress(layer + 1, self.arch.layers)
+            # One pool: the matrix library keeps buffers for every thread that ever called it.
+            with ThreadPoolExecutor(self.threads) as self.pool:
+                x = self.embed(tokens.flatten())
+                for layer in range(self.arch.layers):
+                    x = self.block(x, layer)
+                    progress(layer + 1, self.arch.layers)
         finally:
             torch.set_num_threads(before)
 

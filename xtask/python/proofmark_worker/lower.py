@@ -3,10 +3,6 @@
 **Invariant:** the example input is small; shapes come from constraints, not from the example.
 """
 
-import ctypes
-import gc
-import sys
-
 import torch
 from executorch.exir import (
     EdgeCompileConfig,
@@ -37,15 +33,6 @@ def metadata(request: Request) -> dict:
         "get_bos_id": request.bos_id,
         "get_eos_ids": list(request.eos_ids),
     }
-
-
-def release() -> None:
-    """Gives freed memory back to the system, so that one stage's garbage is not the next's peak."""
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def export(request: Request, weights: dict[str, Weight]):

@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from . import answers, choice, from_gguf, guards, quality, scheme, templates, upstream
+from . import answers, choice, from_gguf, guards, memory, quality, scheme, templates, upstream
 from .checkpoint import EMBEDDING, HEAD, RandomSource, SafetensorsSource, demanded, parameters
 from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
 from .stages import Stages
@@ -83,7 +83,7 @@ class Run:
         weights, self.known = self.prepare(
             self.source, request, self.schemes, self.work_dir, self.stages
         )
-        self.lower.release()
+        memory.release()
         names = {part: found.name for part, found in self.schemes.items()}
         self.out["quantized"] = {"scheme": names["q"], **names}
         self.out["weights"] = {
@@ -130,13 +130,13 @@ class Run:
             large = self.quantize.large_matrices(weights, upstream.SPILL_BYTES_MIN)
             tied = self.tied_bytes(weights)
             weights.clear()
-            self.lower.release()
+            memory.release()
         low_memory = upstream.LowMemory(self.work_dir, self.known)
         with stages.stage("partition"):
             with low_memory.applied():
                 edge = self.lower.partition(request, exported)
             del exported
-            self.lower.release()
+            memory.release()
             got = guards.census(edge)
             guards.check_census(request, self.expected, got)
             if request.backend == "xnnpack":
@@ -152,7 +152,7 @@ class Run:
             with low_memory.applied(), tie.applied():
                 program = self.lower.to_executorch(edge)
             del edge
-            self.lower.release()
+            memory.release()
             tie.check(tied)
         self.out["tied_bytes_saved"] = tie.saved
         return program
@@ -217,6 +217,7 @@ def main(arguments: list[str]) -> int:
         print("usage: run.py REQUEST.json", file=sys.stderr)  # noqa: T201
         return 2
     stages, response = Stages(), None
+    memory.map_large_blocks()
     try:
         value = read_request(Path(arguments[0]))
         # Even a bad request is answered, as long as it says where.
