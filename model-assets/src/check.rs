@@ -228,6 +228,10 @@ fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
     };
     record.rules(recipe, policy, &recipe.file_name(), &claim.bound(), ledger);
     source_rules(&recipe.source, &manifest.source, ledger);
+    for key in recipe.parity.retired() {
+        let expected = "bounds under [quality]: nothing measures this any more";
+        ledger.push(Severity::Warn, "recipe-retired", "recipe.toml", &format!("parity.{key}"), expected);
+    }
     let export = (manifest.export.quantization, manifest.export.seq_len, manifest.export.backend);
     let wanted = (recipe.export.quantization, recipe.export.seq_len, recipe.export.backend);
     ledger.rule("export-settings", "manifest.json", format!("{export:?}"), format!("{wanted:?}"));

@@ -189,6 +189,10 @@ cases! {
     T15 t15_constant_too_small Reject |p| { p.value(2).set(2, i32s(&[9])); }, nothing;
     T15 t15_constant_too_large Reject |p| { p.value(1).set(2, i32s(&[4, 32])); }, nothing;
     T16 t16_tensor_without_data Reject |p| { p.value(7).unset(6); }, nothing;
+    T16 t16_output_that_is_read_first Reject |p| {
+        p.plan().set(3, i32s(&[]));
+        p.plan().set(4, i32s(&[0]));
+    }, nothing;
     M1 m1_negative_plan Reject |p| { p.plan().set(8, i64s(&[0, -1])); }, nothing;
     M1 m1_reserved_plan Reject |p| { p.plan().set(8, i64s(&[16, 640])); }, nothing;
     M2 m2_plan_on_another_device Reject |p| {

@@ -80,6 +80,18 @@ fn a_recipe_can_only_make_parity_stricter() {
 }
 
 #[test]
+fn bounds_that_nothing_measures_any_more_are_told() {
+    let mut claim = claim();
+    claim.recipe.parity =
+        toml::from_str("top1_agreement_min = 0.9\n[heldout]\nperplexity_max = 9.0").unwrap();
+    let mut ledger = Ledger::default();
+    super::claim_rules(&claim, &mut ledger);
+    let told: Vec<_> =
+        ledger.findings.iter().filter(|it| it.id == "recipe-retired").map(|it| &*it.got).collect();
+    assert_eq!(told, ["parity.top1_agreement_min", "parity.heldout"]);
+}
+
+#[test]
 fn a_benchmark_is_of_this_file_fits_memory_and_gains_by_prefill() {
     let spoiled = |spoil: &dyn Fn(&mut crate::evidence::Benchmark)| {
         refused(EvidenceKind::Benchmark, |evidence| spoil(evidence.benchmark.as_mut().unwrap()))

@@ -91,7 +91,7 @@ checks! {
     T13 "a tensor lives on the CPU",
     T14 "a constant's index is in the table",
     T15 "a constant fills its slot",
-    T16 "a tensor has data, a plan, or comes from the caller",
+    T16 "a tensor has data, a plan, or comes from the caller before it is read",
     M1 "planned sizes are not negative and the first is 0",
     M2 "planned buffers are on the CPU",
     M3 "planned buffers are not far larger than what uses them",

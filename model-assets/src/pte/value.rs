@@ -6,11 +6,11 @@ use super::check_id::CheckId::{
     I1, I2, I3, I4, I5, M1, M2, M3, T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13, T14, T15, T16,
     V1, V2, V3, V4, V5,
 };
-use super::limits;
+use super::instruction::operator_name;
 use super::program::{Instruction, Plan, Program, Subsegment, Tensor, Value};
 use super::report::{Place, Report, Severity};
 use super::segment::Segments;
-use super::{dtype, summary};
+use super::{dtype, kernels, limits, summary};
 
 /// What is known of a tensor once its shape was checked.
 #[derive(Debug, Clone)]
@@ -61,18 +61,50 @@ pub(super) fn check(
     facts
 }
 
-/// Values that get their data from the caller or by a move.
+/// Values that get their data from the caller or by a move. The caller may lend memory to an output; nothing is in it before
+/// an instruction writes it.
 fn written_or_fed(plan: &Plan<'_>) -> HashSet<usize> {
     let mut fed: HashSet<usize> =
         plan.inputs.iter().chain(&plan.outputs).map(|&value| index(value)).collect();
-    for chain in &plan.chains {
-        for instruction in chain.instructions.iter().flatten() {
-            if let Instruction::Move { to, .. } = instruction {
+    let mut empty: HashSet<usize> = plan.outputs.iter().map(|&value| index(value)).collect();
+    plan.inputs.iter().for_each(|&value| _ = empty.remove(&index(value)));
+    for instruction in plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten()) {
+        match instruction {
+            Instruction::Move { to, .. } => {
                 fed.insert(index(*to));
+                empty.remove(&index(*to));
             }
+            Instruction::Kernel { operator, args: Some(args) } => {
+                for value in read(plan, *operator, args) {
+                    // A kernel that reads it first finds no memory at all.
+                    if empty.contains(&value) {
+                        fed.remove(&value);
+                    }
+                }
+                args.iter().for_each(|&arg| _ = empty.remove(&index(arg)));
+            }
+            Instruction::Delegate { args: Some(args), .. } => {
+                args.iter().for_each(|&arg| _ = empty.remove(&index(arg)));
+            }
+            _ => {}
         }
     }
     fed
+}
+
+/// Values that a call reads, also inside lists.
+fn read(plan: &Plan<'_>, operator: i32, args: &[i32]) -> Vec<usize> {
+    let name = plan.operators.get(index(operator)).and_then(operator_name);
+    let Some(schema) = name.as_deref().and_then(kernels::schema) else { return Vec::new() };
+    let mut found = Vec::new();
+    for (&arg, _) in args.iter().zip(&schema.args).filter(|(_, argument)| !argument.is_written()) {
+        found.push(index(arg));
+        if let Some(Value::TensorList(items) | Value::OptionalTensorList(items)) = plan.values.get(index(arg))
+        {
+            found.extend(items.iter().map(|&item| index(item)));
+        }
+    }
+    found
 }
 
 fn check_kind(plan: &Plan<'_>, value: &Value<'_>, at: &Place<'_>, report: &mut Report) {
@@ -216,7 +248,7 @@ fn check_storage(
                 T16,
                 at,
                 "the tensor has no data",
-                "neither constant nor planned nor fed",
+                "neither constant nor planned nor fed nor written first",
                 "one of them",
             );
         }

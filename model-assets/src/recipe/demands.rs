@@ -67,6 +67,21 @@ pub struct ParityLimits {
     /// Largest mean KL divergence, end to end, nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_kl_max: Option<f64>,
+    /// Retired: blocks are compared instead of the most likely tokens. Whoever proves such a recipe is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top1_agreement_min: Option<f64>,
+    /// Retired: `quality` measures more of the same. Whoever proves such a recipe is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heldout: Option<std::collections::BTreeMap<String, f64>>,
+}
+
+impl ParityLimits {
+    /// Keys that older recipes have and nothing measures any more.
+    pub fn retired(&self) -> Vec<&'static str> {
+        let keys =
+            [("top1_agreement_min", self.top1_agreement_min.is_some()), ("heldout", self.heldout.is_some())];
+        keys.into_iter().filter(|(_, there)| *there).map(|(key, _)| key).collect()
+    }
 }
 
 /// EQ test thresholds.

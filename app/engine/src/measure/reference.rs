@@ -314,7 +314,7 @@ mod tests {
             (file("query", &[1, 3, 2], &[], 0.0), "query: got [1, 3, 2], expected 4 tokens"),
             (file("query", &[2, 4, 2], &[], 0.0), "query_noise: got [1, 4], expected [2, 4]"),
             (file("value_floor", &[1, 3], &[], 0.0), "value_floor: got [1, 3], expected [1, 4]"),
-            (file("logits_floor", &[], &[1], 0.0), "logits_floor: got I64, expected F32"),
+            (file("logits_floor", &[2], &[], 0.0), "logits_floor: got [2], expected [3]"),
             (file("attention", &[2, 4, 2], &[], 0.0), "attention: got 2 layers, expected 1"),
             (file("key", &[1, 4, 2], &[], f32::NAN), "key: got no finite number at 0"),
             (file("logit_rows", &[], &[1, 3, 2], 0.0), "logit_rows: got [1, 3, 2]"),
