@@ -174,9 +174,7 @@ BY_HAND: dict[str, list[tuple]] = {
     "quantized_decomposed::dequantize_per_channel.out": [
         (quantized(), _scale, _zero, 0, *_range, torch.int8)
     ],
-    "quantized_decomposed::dequantize_per_tensor.out": [
-        (quantized(), 0.1, 0, *_range, torch.int8)
-    ],
+    "quantized_decomposed::dequantize_per_tensor.out": [(quantized(), 0.1, 0, *_range, torch.int8)],
     "quantized_decomposed::dequantize_per_tensor.Tensor_out": [
         (quantized(), torch.tensor(0.1), torch.tensor(0), *_range, torch.int8)
     ],
@@ -202,9 +200,7 @@ BY_HAND: dict[str, list[tuple]] = {
     "quantized_decomposed::embedding_2bit.dtype_out": [
         (quantized(torch.uint8), _scale, None, -2, 1, indices(1, 2), torch.float32)
     ],
-    "quantized_decomposed::mixed_linear.out": [
-        (floats(2, 4), quantized(), _scale, None)
-    ],
+    "quantized_decomposed::mixed_linear.out": [(floats(2, 4), quantized(), _scale, None)],
     "quantized_decomposed::mixed_mm.out": [(floats(2, 3), quantized(), _scale, None)],
     "quantized_decomposed::quantize_per_channel.out": [
         (floats(3, 4), _scale, _zero, 0, *_range, torch.int8)

@@ -27,8 +27,9 @@ from executorch.exir.passes.sym_shape_eval_pass import (  # noqa: E402
     ConstraintBasedSymShapeEvalPass,
 )
 from executorch.extension.llm.custom_ops import custom_ops  # noqa: E402, F401  registers llama::*
-from operators import kit, models  # noqa: E402
 from torch import nn  # noqa: E402
+
+from operators import kit, models  # noqa: E402
 
 # Overloads that write into a given tensor, and what their functional twin is called.
 TWINS = {"out": "default", "values": "default", "dim_max": "dim", "dim_min": "dim"}
@@ -88,10 +89,13 @@ def functional(operator: str):
     wanted = [TWINS.get(overload, ""), overload.removesuffix("_out"), "default", "Tensor", "self"]
     if overload == "dtype_out":
         wanted = ["dtype", *wanted]
-    for candidate in wanted:
-        if candidate in packet.overloads() and candidate != "out":
-            return getattr(packet, candidate)
-    raise LookupError(f"no functional overload among {packet.overloads()}")
+    known = [name for name in wanted if name in packet.overloads() and name != "out"]
+    found = [getattr(packet, name) for name in known]
+    # `add` and `mul` have a default for two numbers.
+    found.sort(key=lambda overload: "Tensor" not in str(overload._schema).partition(" -> ")[0])
+    if not found:
+        raise LookupError(f"no functional overload among {packet.overloads()}")
+    return found[0]
 
 
 def called(program) -> set[str]:

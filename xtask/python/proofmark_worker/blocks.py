@@ -1,7 +1,7 @@
 """The eager model in blocks, cut where the exported graph is cut: around attention.
 
-What lies between two attention calls is one delegate of the program. Here it is two functions, `out`
-of one layer and `qkv` of the next, so that each can be run on an input of its own.
+What lies between two attention calls is one delegate of the program. Here it is two functions,
+`out` of one layer and `qkv` of the next, so that each can be run on an input of its own.
 
 **Invariant:** this is the only place that says what a layer computes; the whole eager model and the
 block-by-block reference are both made of these functions.

@@ -93,9 +93,7 @@ def run(value: object, stages) -> dict:
         from . import single
 
         prompts = [item.window.tokens for item in found]
-        logits = single.logits(
-            architecture, source, prompts, last=True, progress=stages.progress
-        )
+        logits = single.logits(architecture, source, prompts, last=True, progress=stages.progress)
         wanted = [best(row[0], item.choices) for row, item in zip(logits, found, strict=True)]
     results = []
     with stages.stage("check"):

@@ -3,7 +3,8 @@
 The engine writes these values over its own at each boundary, so that every block is judged on the
 same input, and nothing that one block errs is amplified by the next.
 
-**Invariant:** values at boundaries are fp32, as the program has them; inside a block sums run in fp64.
+**Invariant:** values at boundaries are fp32, as the program has them; inside a block sums run in
+fp64.
 **Invariant:** beside each value stand two sizes of the block that made it, on the same input: what
 quantization changes, and what fp32 rounding changes. So a bound on what may differ needs no figure
 from the model at hand. A block is a delegate: from one attention call to the next.
@@ -96,7 +97,9 @@ class Recorder:
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Nothing in it is quantized: rounding is all that may differ."""
         parts = (_rounded(value).split(self.count) for value in (q, k, v))
-        mixed = _rounded(torch.cat([self.blocks.attend(*copy) for copy in zip(*parts, strict=True)]))
+        mixed = _rounded(
+            torch.cat([self.blocks.attend(*copy) for copy in zip(*parts, strict=True)])
+        )
         self.kept.setdefault("attention", []).append(mixed[: self.count].float())
         return mixed
 
@@ -175,9 +178,9 @@ def record(
 
     `residual`, `query`, `key`, `value`, `attention` are f32 [layers, tokens, width], each but the
     last with its `_noise` and `_floor` [layers, tokens]: what quantization and what fp32 rounding
-    change in its block, as norms. `logits` f32 [rows, vocab] follow the tokens `logit_rows` and have
-    `logits_noise` and `logits_floor` [rows]. `floor` f32 [2, runs, rows] is how far noisy runs of
-    the whole model are from the first: KL in nats, and the largest difference of a logit.
+    change in its block, as norms. `logits` f32 [rows, vocab] follow the tokens `logit_rows` and
+    have `logits_noise` and `logits_floor` [rows]. `floor` f32 [2, runs, rows] is how far noisy
+    runs of the whole model are from the first: KL in nats, and the largest difference of a logit.
     """
     tokens, calls = [*prompt, *steps], call_lengths(len(prompt), len(steps))
     found = Recorder(arch, weights, tokens).record(calls, progress)

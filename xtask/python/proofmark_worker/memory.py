@@ -1,11 +1,14 @@
-"""Memory that was freed goes back to the system, so that one stage's garbage is not the next's peak."""
+"""Memory that was freed goes back to the system.
+
+One stage's garbage is then not the next one's peak.
+"""
 
 import ctypes
 import gc
 import sys
 
 # glibc's `M_MMAP_THRESHOLD`. Left alone it follows the blocks that are freed, up to 32 MB, and
-# blocks of that size in the heap leave holes that nothing fits: 50 MB for each layer of calibration.
+# blocks of that size in the heap leave holes that nothing fits: 50 MB a layer of calibration.
 _THRESHOLD, _THRESHOLD_BYTES = -3, 1 << 22
 
 

@@ -197,9 +197,7 @@ def summed(window: Window, rows: dict[str, list]) -> dict:
 def run(value: object, stages) -> dict:
     request = parse(value)
     source, files, writer = answers.opened(request.model, stages)
-    found = windows(
-        request.texts, writer, request.model.bos_id, request.window, request.tokens_max
-    )
+    found = windows(request.texts, writer, request.model.bos_id, request.window, request.tokens_max)
     if not any(window.scored for window in found):
         raise WorkerError("texts", f"{request.texts}: no token to score")
     architecture: Architecture = request.model.architecture

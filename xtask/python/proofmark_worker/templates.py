@@ -15,7 +15,7 @@ import resource
 from datetime import datetime
 from pathlib import Path
 
-from .protocol import WorkerError, Words
+from .protocol import Words, WorkerError
 
 # What `Clock::FIXED` of the contract says: a prompt must not depend on the day of its proof.
 CLOCK = datetime(2024, 7, 26, 12, 0, 0)  # noqa: DTZ001 (templates ask for a local time)

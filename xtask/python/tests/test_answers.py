@@ -80,7 +80,13 @@ class RequestTest(unittest.TestCase):
         value.update(architecture=dict(ARCHITECTURE), seq_len=64, bos_id=1, eos_ids=[2], threads=1)
         names = ("tokenizer", "chat_template", "work_dir", "response")
         value.update(dict.fromkeys(names, "/x"))
-        run = {"name": "eq", "quantization": "int8", "activations": "two-rows", "temperature": 0.01, "seed": 1}
+        run = {
+            "name": "eq",
+            "quantization": "int8",
+            "activations": "two-rows",
+            "temperature": 0.01,
+            "seed": 1,
+        }
         value["runs"] = [{**run, "tokens_max": 4, "prompts": []}]
         self.assertEqual(answers.parse(value).runs[0].name, "eq")
         for change in ({"protocol": 2}, {"task": "export"}, {"more": 1}, {"runs": [run]}):
