@@ -61,7 +61,7 @@ class RecordTest(Case):
         want = plain.logits(self.raw, weights(self.raw), TOKENS)
         torch.testing.assert_close(found["logits"], want, rtol=0, atol=1e-4)
         for name in ("residual", "query", "key", "value", "logits"):
-            # No more than what is lost where a boundary is written in fp32, and the floor is of rounding.
+            # What is lost where a boundary is written in fp32; and rounding is the floor.
             size = found[name].norm(dim=-1)
             self.assertLess((found[f"{name}_noise"] / size).max(), 1e-7, name)
             self.assertLess((found[f"{name}_floor"] / size).max(), 1e-5, name)
