@@ -186,7 +186,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         println!("### What is refused, in the runtime\n\n{table}");
     }
     if harms.is_empty() {
-        return Ok(());
+        return all_studied(args, &by_operator);
     }
     for Harm { id, verdict, hash_accepts } in &harms {
         let hash = if *hash_accepts { "accepts" } else { "rejects" };
@@ -196,8 +196,24 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     Err(Failure::new(
         EXIT_REFUSED,
         error,
-        "run again with --keep FOLDER and look at them: cargo xtask verify FILE --static",
+        "run again with --keep FOLDER and look at them: cargo xtask verify FILE --structure",
     ))
+}
+
+/// What is judged was studied: a program that cannot be exported any more must not pass unseen.
+fn all_studied(args: &Args, studied: &BTreeMap<String, (usize, Tally)>) -> Outcome {
+    if !matches!(args.operators, Some(programs::Operators::Judged)) {
+        return Ok(());
+    }
+    let wanted = |name: &&str| args.only.is_empty() || args.only.iter().any(|only| only == name);
+    let left: Vec<_> =
+        pte::judged_operators().filter(wanted).filter(|name| !studied.contains_key(*name)).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let error =
+        anyhow!("got no program to study of {}, expected one of each judged operator", left.join(", "));
+    Err(Failure::new(EXIT_REFUSED, error, "give its arguments in xtask/python/operators"))
 }
 
 fn expect(sha256: Option<[u8; 32]>) -> Expect {

@@ -115,6 +115,17 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn free_disk_is_that_of_the_disk_where_a_link_leads() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        // A file system of its own, on which nothing is ever free.
+        std::os::unix::fs::symlink("/proc", folder.join(".proofmark")).unwrap();
+        assert_eq!(free_disk_bytes(&folder.join(".proofmark/work")), Some(0));
+        assert!(free_disk_bytes(&folder.join("work/not/made/yet")) > Some(0));
+    }
+
+    #[test]
     fn an_export_needs_what_its_engine_needs() {
         // The shapes of Llama 3.1 8B: the worker streams them, the engine packs all eight billion.
         let mut large = recipe("llama3.2-1b");

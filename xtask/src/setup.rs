@@ -207,3 +207,27 @@ fn copy_tree(from: &Utf8Path, to: &Utf8Path) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_venv_of_another_python_is_not_the_one_that_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::find(Utf8Path::from_path(folder.path())).unwrap();
+        let venv = workspace.venv();
+        fs::create_dir_all(venv.join("bin")).unwrap();
+        // What a distribution's upgrade leaves: the venv's link leads to the new Python, its record names the old one.
+        let real = Workspace::find(None).unwrap().python().canonicalize_utf8().unwrap();
+        std::os::unix::fs::symlink(real, venv.join("bin/python")).unwrap();
+        fs::write(venv.join("pyvenv.cfg"), "home = /usr/bin\nversion = 3.2.1\n").unwrap();
+        let error = same_python(&workspace).unwrap_err().to_string();
+        assert!(error.starts_with("made with Python 3.2, which is 3."), "{error}");
+        let now = error.rsplit_once("which is ").unwrap().1.strip_suffix(" now").unwrap().to_owned();
+        fs::write(venv.join("pyvenv.cfg"), format!("version = {now}.99\n")).unwrap();
+        same_python(&workspace).unwrap();
+        fs::remove_file(venv.join("bin/python")).unwrap();
+        assert!(same_python(&workspace).unwrap_err().to_string().ends_with("does not run"));
+    }
+}
