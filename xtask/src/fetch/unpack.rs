@@ -37,7 +37,8 @@ pub(super) fn publish(
     work: &Work,
     console: &Console,
 ) -> Result<Manifest, Failure> {
-    let mut file = model_assets::regular::open(path).with_context(|| format!("{path}: cannot be opened"))?;
+    // A bundle is read once from its start, so that a pipe is as good as a file; whoever names one can interrupt.
+    let mut file = fs::File::open(path).with_context(|| format!("{path}: cannot be opened"))?;
     if let Some(expected) = sha256 {
         console.step("digest");
         let mut metered = Meter::new(&mut file, "digest", path.metadata()?.len(), console);
