@@ -289,6 +289,7 @@ cases! {
         p.plan().list(2).push(value(3, T::new([(0, u8(0))])));
         p.instruction(0).set(1, i32s(&[7, 8, 4, 14, 14, 7, 7]));
     }, nothing;
+    X13 x13_indices_of_32_bits_for_a_kernel_of_64 Reject |p| { p.value(0).set(0, i8(3)); }, nothing;
     X13 x13_bounds_run_backwards Reject |p| { p.value(4).set(0, i64(127)); p.value(5).set(0, i64(-128)); }, nothing;
     X13 x13_static_output_of_dynamic_indices Reject |p| { p.value(7).set(8, i8(0)); }, nothing;
     X13 x13_promised_dtype_of_the_output Reject |p| { p.value(6).set(0, i64(5)); }, nothing;

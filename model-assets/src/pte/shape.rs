@@ -162,8 +162,9 @@ fn embedding(
     if !matches!(weight.dtype, 0 | 1) {
         return misfit("dtype of the weight", weight.dtype, "0 or 1 (8-bit)");
     }
-    if !matches!(indices.dtype, 3 | I64) {
-        return misfit("dtype of the indices", indices.dtype, "3 or 4 (integers)");
+    // The kernel aborts on 32-bit ones, unlike `aten::embedding`.
+    if indices.dtype != I64 {
+        return misfit("dtype of the indices", indices.dtype, "4 (64-bit integers)");
     }
     if !matches!(scales.dtype, 5 | F32) || !matches!(out.dtype, 5 | F32) {
         return misfit("dtype of scales and output", (scales.dtype, out.dtype), "5 or 6 (floats)");
