@@ -6,10 +6,29 @@ that both have the same ones.
 
 from pathlib import Path
 
+import torch
+
 from . import calibrate, gptq, smooth
 from .checkpoint import parameters
+from .protocol import WorkerError
 from .quantize import Weight, quantize
 from .scheme import Scheme
+
+
+class Finite:
+    """A source whose every value that is read is a finite number, whoever reads it first."""
+
+    def __init__(self, source) -> None:
+        self.source = source
+
+    def rows(self, name: str, first: int, last: int) -> torch.Tensor:
+        data = self.source.rows(name, first, last)
+        if not torch.isfinite(data).all():
+            raise WorkerError("weights", f"{name}: has a value that is not finite")
+        return data
+
+    def finish(self) -> None:
+        self.source.finish()
 
 
 def prepared(
@@ -19,7 +38,7 @@ def prepared(
 
     `model` says `architecture`, `tokenizer`, `seq_len`, `bos_id` and `threads`.
     """
-    seen = tokens = None
+    source, seen, tokens = Finite(source), None, None
     if any(scheme.bits for scheme in schemes.values()):
         with stages.stage("calibrate"):
             tokens = calibrate.windows(model, parameters(model.architecture))
