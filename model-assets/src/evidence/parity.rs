@@ -89,7 +89,7 @@ pub struct BoundaryFigures {
     pub layers: Vec<LayerFigures>,
 }
 
-/// One boundary of one layer, over the tokens. All but the last two relative to the value's norm.
+/// One boundary of one layer, over the tokens. All but the last three relative to the value's norm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
