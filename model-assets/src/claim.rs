@@ -126,6 +126,7 @@ pub fn expect(recipe: &Recipe) -> pte::Expect {
         delegated_linears: if delegated { export.delegated_linears } else { Some(0) },
         eight_bit_linears: (export.quantization == Quantization::Int4).then(|| eight_bit_linears(recipe)),
         two_row_linears: Some(two_row_linears(recipe)),
+        small_linears: delegated.then(|| small_linears(recipe)),
         partitions: if delegated { export.partitions } else { Some(0) },
         backends: delegated.then(|| "XnnpackBackend".to_owned()).into_iter().collect(),
         kernels: Some(pte::linked_runtime().clone()),
@@ -153,6 +154,35 @@ fn two_row_linears(recipe: &Recipe) -> u32 {
         (Some(Activations::TwoRows), Quantization::Int4) => 1,
         _ => 0,
     }
+}
+
+/// Unquantized products beside the linears, and the most parameters that they have. Each norm has one row that takes the mean,
+/// each rotary rotation of queries and of keys a matrix. A rotated model has a matrix before each `down`, and one before
+/// a head that shares its rows with the embedding; a `down` that takes two rows has one row that takes the mean.
+fn small_linears(recipe: &Recipe) -> (u32, u64) {
+    let it = &recipe.architecture;
+    let [dim, head] = [it.dim, it.head_dim].map(u64::from);
+    let square = |size: u64| size.saturating_mul(size);
+    let (means, turns) = (dim.saturating_mul(2), square(head).saturating_mul(2));
+    let before_down = match (recipe.export.activations(), recipe.export.quantization) {
+        (Some(Activations::Rotated), _) => Some(square(rotated_group(it.ffn))).filter(|&params| params > 1),
+        (Some(Activations::TwoRows), Quantization::Int8) => Some(it.ffn.into()),
+        _ => None,
+    };
+    let rotates = recipe.export.activations() == Some(Activations::Rotated);
+    let before_head = (rotates && it.tied).then(|| square(dim));
+    let count = it.layers.saturating_mul(4 + u32::from(before_down.is_some()));
+    let layer = means.saturating_add(turns).saturating_add(before_down.unwrap_or_default());
+    let last = dim.saturating_add(before_head.unwrap_or_default());
+    (
+        count.saturating_add(1 + u32::from(before_head.is_some())),
+        layer.saturating_mul(it.layers.into()).saturating_add(last),
+    )
+}
+
+/// Channels that a rotated model mixes before `down`: the largest power of two up to 128 that divides their number.
+fn rotated_group(channels: u32) -> u64 {
+    1 << channels.trailing_zeros().min(7)
 }
 
 /// Linears of a 4-bit model that keep 8 bits, and their parameters: the head, and each layer's values.
@@ -222,13 +252,25 @@ mod tests {
     fn a_recipe_promises_its_rows_and_its_bits() {
         let text = include_str!("../models/llama3.2-1b/recipe.toml");
         let int8 = promise(text);
-        assert_eq!((int8.two_row_linears, int8.eight_bit_linears), (Some(97), None));
-        let key = "quantization = \"int8\"";
-        let one_row = promise(&text.replace(key, &format!("{key}\nactivations = \"one-row\"")));
-        assert_eq!(one_row.two_row_linears, Some(0));
-        let int4 = promise(include_str!("../models/llama3.2-1b-int4/recipe.toml"));
-        let values = 16 * 512 * 2048;
-        assert_eq!(int4.eight_bit_linears, Some((17, 128_256 * 2049 + values)));
-        assert_eq!(int4.two_row_linears, Some(1));
+        assert_eq!((int8.two_row_linears, int8.eight_bit_linears), (Some(0), None));
+        // Of a layer: two means, two rotary rotations. Of the model: the last norm's mean.
+        let plain = 16 * (2 * 2048 + 2 * 64 * 64) + 2048;
+        assert_eq!(int8.small_linears, Some((16 * 5 + 2, plain + 16 * 128 * 128 + 2048 * 2048)));
+        let with = |text: &str, bits: &str, activations: &str| {
+            let key = format!("quantization = \"{bits}\"");
+            promise(&text.replace(&key, &format!("{key}\nactivations = \"{activations}\"")))
+        };
+        let one_row = with(text, "int8", "one-row");
+        assert_eq!((one_row.two_row_linears, one_row.small_linears), (Some(0), Some((16 * 4 + 1, plain))));
+        let two_rows = with(text, "int8", "two-rows");
+        assert_eq!(two_rows.two_row_linears, Some(97));
+        assert_eq!(two_rows.small_linears, Some((16 * 5 + 1, plain + 16 * 8192)));
+        let text = include_str!("../models/llama3.2-1b-int4/recipe.toml");
+        let (int4, values) = (promise(text), 16 * 512 * 2048);
+        assert_eq!(int4.eight_bit_linears, Some((17, 128_256 * 2048 + values)));
+        assert_eq!((int4.two_row_linears, int4.small_linears), (Some(0), int8.small_linears));
+        let two_rows = with(text, "int4", "two-rows");
+        assert_eq!(two_rows.eight_bit_linears, Some((17, 128_256 * 2049 + values)));
+        assert_eq!((two_rows.two_row_linears, two_rows.small_linears), (Some(1), one_row.small_linears));
     }
 }

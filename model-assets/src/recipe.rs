@@ -188,7 +188,7 @@ pub enum RopeScaling {
 pub struct Export {
     /// Weight scheme.
     pub quantization: Quantization,
-    /// How linears of 8-bit weights take their inputs; two rows unless it says otherwise.
+    /// How linears take their inputs; rotated unless it says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activations: Option<Activations>,
     /// Context window = KV-cache rows, tokens.
@@ -202,21 +202,23 @@ pub struct Export {
 }
 
 impl Export {
-    /// How linears of 8-bit weights take their inputs; `None` where no weight has 8 bits.
+    /// How linears take their inputs; `None` where nothing is quantized.
     pub fn activations(&self) -> Option<Activations> {
         (self.quantization != Quantization::Fp32).then(|| self.activations.unwrap_or_default())
     }
 }
 
-/// In how many int8 rows a linear of 8-bit weights takes its input.
+/// How a linear of quantized weights takes its input.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Activations {
-    /// A number on a fixed grid and what that leaves over: faithful, at twice the arithmetic of a prefill.
+    /// One int8 row in another basis, where no channel is much larger than the others.
     #[default]
+    Rotated,
+    /// In the 8-bit linears a number on a fixed grid and what that leaves over: twice the arithmetic.
     TwoRows,
-    /// One row, which costs most of what int8 costs: for the fastest prefill.
+    /// One int8 row of the input as it is.
     OneRow,
 }
 
@@ -224,6 +226,7 @@ impl Activations {
     /// The name used in files.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Rotated => "rotated",
             Self::TwoRows => "two-rows",
             Self::OneRow => "one-row",
         }

@@ -44,6 +44,9 @@ pub struct Expect {
     pub eight_bit_linears: Option<(u32, u64)>,
     /// Of the delegated linears, those that take their input in two int8 rows (QC).
     pub two_row_linears: Option<u32>,
+    /// Delegated products of unquantized weights beside the linears of a quantized model, and the most parameters that they have
+    /// (QC).
+    pub small_linears: Option<(u32, u64)>,
     /// Delegates that `forward` calls (D11).
     pub partitions: Option<u32>,
     /// Backend ids allowed (D1); empty allows any that `kernels` registers, or any at all without it.

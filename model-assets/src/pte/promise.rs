@@ -82,6 +82,8 @@ fn check_delegation(summary: &Summary, expect: &Expect, report: &mut Report) {
     };
     if let Some(linears) = expect.delegated_linears.filter(|&linears| linears != delegated) {
         report.reject(QC, &at, "delegated linears", delegated, linears);
+    } else {
+        check_small(summary, delegated, expect, report);
     }
     let two_rows = summary.two_row_linears;
     if let Some(linears) = expect.two_row_linears.filter(|&linears| linears != two_rows) {
@@ -89,8 +91,16 @@ fn check_delegation(summary: &Summary, expect: &Expect, report: &mut Report) {
     }
 }
 
-/// Unquantized f32 products (rotary rotations, means) may have at most the linears' parameters over this.
-const AUXILIARY_DIVISOR: u64 = 100;
+/// QC: what is not one of the `delegated` quantized linears is as many products as declared.
+fn check_small(summary: &Summary, delegated: u32, expect: &Expect, report: &mut Report) {
+    let small = summary.delegated_linears.saturating_sub(delegated);
+    if let Some((products, _)) = expect.small_linears.filter(|&(products, _)| products != small)
+        && expect.quantization.is_some_and(|quantization| quantization != Quantization::Fp32)
+    {
+        let at = Place::root_named("plan", "forward");
+        report.reject(QC, &at, "unquantized products beside the linears", small, products);
+    }
+}
 
 /// The dtype of a linear's filter under a scheme.
 fn filter_dtype(quantization: Quantization) -> &'static str {
@@ -119,10 +129,7 @@ fn check_quantization(
     let at = Place::root("weights");
     let filter = filter_dtype(quantization);
     let embedding = if quantization == Quantization::Fp32 { "f32" } else { "i8" };
-    let linear = |row: &&WeightRow| row.delegated && row.role == "linear";
-    let promised: u64 =
-        summary.weights.iter().filter(linear).filter(|row| row.dtype == filter).map(|row| row.params).sum();
-    let auxiliary_max = promised.checked_div(AUXILIARY_DIVISOR).unwrap_or_default();
+    let auxiliary_max = expect.small_linears.map_or(0, |(_, params)| params);
     for row in &summary.weights {
         let expected = match (row.delegated, row.role.as_str()) {
             (true, "linear") => filter,
@@ -192,13 +199,15 @@ mod tests {
             quantization: Some(Quantization::Int4),
             delegated_linears: Some(linears),
             eight_bit_linears: Some((3, 900)),
+            small_linears: Some((2, 40)),
             vocab: Some(100),
             dim: Some(8),
             ..Expect::default()
         };
         let mut weights = vec![linear("qbint4", 12, 10_000)];
         weights.extend(rows);
-        let summary = Summary { weights, ..Summary::default() };
+        let delegated_linears = linears + 2;
+        let summary = Summary { weights, delegated_linears, ..Summary::default() };
         let mut report = Report::default();
         check(&summary, &[(vec![100, 8], 1)], &expect, &mut report);
         report.rejects().filter(|finding| finding.id == QC).count()
@@ -215,6 +224,13 @@ mod tests {
         assert_eq!(int4(vec![linear("qcint8", 3, 892)], 15), 2);
         assert_eq!(int4(vec![linear("qcint8", 4, 900)], 16), 2);
         assert_eq!(int4(vec![linear("f32", 3, 900)], 15), 2);
+    }
+
+    #[test]
+    fn unquantized_products_are_as_many_and_as_small_as_declared() {
+        let declared = linear("qcint8", 3, 900);
+        assert_eq!(int4(vec![declared.clone(), linear("f32", 2, 40)], 15), 0);
+        assert_eq!(int4(vec![declared, linear("f32", 2, 41)], 15), 1);
     }
 
     /// Findings of K3 for an embedding of so many columns, width 8.

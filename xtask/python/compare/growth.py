@@ -58,7 +58,7 @@ def request(folder: Path, shape: dict, layers: int) -> dict:
         "source": {"kind": "random", "seed": 7},
         "architecture": {**shape, "layers": layers},
         "quantization": "int8",
-        "activations": "two-rows",
+        "activations": "rotated",
         "seq_len": 512,
         "backend": "xnnpack",
         "bos_id": 1,

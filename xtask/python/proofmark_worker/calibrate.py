@@ -5,9 +5,11 @@ activations of the text, whose length follows from the size of the model.
 **Invariant:** sums of a linear run in one order whatever the number of threads.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 
 import torch
 from torch.nn import functional
@@ -52,6 +54,9 @@ def windows(request: Request, parameters: int) -> torch.Tensor:
 
 class Pass:
     """The model's blocks in fp32 over windows one below the other, each `count` tokens long."""
+
+    # By the name of a weight, what its linear's input is multiplied by.
+    rotations: Mapping[str, torch.Tensor] = MappingProxyType({})
 
     def __init__(self, source, arch: Architecture, threads: int, count: int) -> None:
         self.source, self.arch, self.threads, self.count = source, arch, threads, count
@@ -115,6 +120,9 @@ class Pass:
         self.meet(after, names)
         gate, up = (self.linear(after, name, arch.ffn) for name in names)
         hidden, name = functional.silu(gate) * up, f"{prefix}mlp.down_proj.weight"
+        if name in self.rotations:
+            matrix = self.rotations[name]
+            hidden = (hidden.unflatten(-1, (-1, matrix.shape[0])) @ matrix.T).flatten(-2)
         self.meet(hidden, [name])
         return x + self.linear(hidden, name, arch.dim)
 

@@ -50,14 +50,14 @@ def _is_dequantized(node) -> bool:
 
 
 def _linears(graph) -> list[tuple[str, bool]]:
-    """(weight, quantized) of the model's own linears, without the helpers of norm and rope."""
+    """(weight, quantized) of the model's linears, without helpers of norm, rope and rotation."""
     found = []
     for node in graph.nodes:
         if node.op != "call_function" or node.target.__name__ != "aten.linear.default":
             continue
         weight = node.args[1]
         name = _constant(weight)
-        if not name.endswith(("_mean", "_turn")):
+        if not name.endswith(("_mean", "_turn", "_rotation")):
             both = _is_dequantized(weight) and _is_dequantized(node.args[0])
             found.append((name, both))
     return found

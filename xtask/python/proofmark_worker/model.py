@@ -45,8 +45,8 @@ def rope_tables(arch: Architecture, seq_len: int) -> tuple[torch.Tensor, torch.T
     return angle.cos().float(), angle.sin().float()
 
 
-def rotation(head_dim: int) -> torch.Tensor:
-    """`x @ rotation.T` is rotate-half of x: the second half negated, then the first."""
+def half_turn(head_dim: int) -> torch.Tensor:
+    """`x @ half_turn.T` is rotate-half of x: the second half negated, then the first."""
     half = head_dim // 2
     matrix = torch.zeros(head_dim, head_dim)
     matrix[:half, half:] = -torch.eye(half)
@@ -78,14 +78,26 @@ def prepare(x: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     return fake_quantize(x)
 
 
+def rotated(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """`x` [1, n, width] or [1, width], each group of values multiplied by `matrix`."""
+    width, group = x.shape[-1], matrix.shape[0]
+    if group == width:
+        return functional.linear(x, matrix)
+    before = (1, -1) if x.dim() == 3 else (1,)
+    x = functional.linear(x.view(*before, width // group, group), matrix)
+    return x.view(*before, width)
+
+
 class Linear(nn.Module):
-    """Expects an input that went through `prepare` with its own scheme."""
+    """Expects an input that `spread` made ready for it."""
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
         self.scheme, self.rows = weight.scheme, weight.scheme.rows
         self.weight = nn.Parameter(weight.data, requires_grad=False)
-        self.bias = None
+        self.bias = self.rotation = None
+        if weight.rotation is not None:
+            self.rotation = nn.Parameter(weight.rotation, requires_grad=False)
         if self.scheme.bits:
             scale = weight.scale if self.scheme.group else weight.scale.squeeze(-1)
             self.scale = nn.Parameter(scale, requires_grad=False)
@@ -111,7 +123,9 @@ class Linear(nn.Module):
 
 
 def spread(x: torch.Tensor, *linears: Linear) -> list[torch.Tensor]:
-    """The linears' results for one input."""
+    """The linears' results for one input. One that wants it rotated has the input for itself."""
+    if linears[0].rotation is not None:
+        x = rotated(x, linears[0].rotation)
     ready = {}
     for linear in linears:
         if linear.rows not in ready:
@@ -163,12 +177,16 @@ class Embedding(nn.Module):
 class Norm(nn.Module):
     def __init__(self, weight: Weight, mean: torch.Tensor, epsilon: torch.Tensor) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight.data, requires_grad=False)
+        # A rotated model has its gains in the matrices.
+        self.weight = None
+        if not weight.data.eq(1.0).all():
+            self.weight = nn.Parameter(weight.data, requires_grad=False)
         self.mean = nn.Parameter(mean, requires_grad=False)
         self.epsilon = nn.Parameter(epsilon, requires_grad=False)
 
     def forward(self, x):
-        return x * torch.rsqrt(functional.linear(x * x, self.mean, self.epsilon)) * self.weight
+        x = x * torch.rsqrt(functional.linear(x * x, self.mean, self.epsilon))
+        return x if self.weight is None else x * self.weight
 
 
 class Attention(nn.Module):
@@ -230,7 +248,7 @@ class Llama(nn.Module):
         super().__init__()
         self.arch, self.seq_len = arch, seq_len
         mean = torch.full((1, arch.dim), 1.0 / arch.dim)
-        epsilon, turn = torch.tensor([arch.norm_eps]), rotation(arch.head_dim)
+        epsilon, turn = torch.tensor([arch.norm_eps]), half_turn(arch.head_dim)
 
         def norm(name: str) -> Norm:
             return Norm(weights[name], mean, epsilon)

@@ -17,7 +17,7 @@ REQUEST_BYTES_MAX = 4 << 20
 
 QUANTIZATIONS = ("int8", "int4", "fp32")
 # How many int8 rows a linear takes its input in, where the quantization leaves the choice.
-ACTIVATIONS = ("two-rows", "one-row")
+ACTIVATIONS = ("rotated", "two-rows", "one-row")
 BACKENDS = ("xnnpack", "portable")
 
 

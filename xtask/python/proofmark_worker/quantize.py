@@ -32,12 +32,16 @@ class Weight:
 
     Where a linear takes its input in two rows, `data` has one more column, of zeros, and `sums` has
     the sum of each row of `data`.
+
+    `rotation` [n, n] fp32, if any, is what the program multiplies each n values of the input by
+    before they are quantized; `data` is that of the rotated input.
     """
 
     scheme: Scheme
     data: torch.Tensor
     scale: torch.Tensor | None
     sums: torch.Tensor | None = None
+    rotation: torch.Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -122,6 +126,8 @@ class Quantizer:
         """`by.quantize` rounds blocks of rows; to the nearest without it."""
         rows, width = tensor.shape
         step, spare = max(1, CHUNK_ELEMENTS // width), scheme.rows - 1
+        if by:
+            step = min(step, by.ROWS_MAX)
         dtype = torch.int8 if scheme.bits else torch.float32
         sums = torch.empty(rows, dtype=torch.int64) if spare else None
         path = self.work_dir / f"weight_{len(self.files)}.bin"
@@ -215,6 +221,8 @@ def quantize(
         weights[EMBEDDING], weights[HEAD] = tie(
             weights[EMBEDDING], schemes["head"], source.head_step
         )
+    for name, matrix in source.rotations.items():
+        weights[name] = replace(weights[name], rotation=matrix)
     return weights, quantizer.files
 
 

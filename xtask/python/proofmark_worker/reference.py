@@ -54,6 +54,9 @@ def linear(x: torch.Tensor, weight: Weight, *, exact: bool = False) -> torch.Ten
     `exact` leaves the activations as they are: what their quantization costs is the difference.
     """
     scheme, data = weight.scheme, weight.data
+    if weight.rotation is not None:
+        matrix = weight.rotation.double()
+        x = (x.unflatten(-1, (-1, matrix.shape[0])) @ matrix.T).flatten(-2)
     quantizes = bool(scheme.bits) and not exact
     rows, width = data.shape[0], weight.width
     out = torch.empty(x.shape[0], rows, dtype=torch.float64)

@@ -1,11 +1,12 @@
 """How many bits each part of the model gets, and in how many rows a linear takes its input.
 
 A product of int8 weights with activations in one int8 row loses more by the activations than by
-the weights. In two rows the input is a number on a fixed grid and what that leaves over: some 16
-bits, by the same int8 kernels as a batch twice as high, so that the weights are still read once.
+the weights, unless the activations are rotated first (`rotation`). In two rows the input is a
+number on a fixed grid and what that leaves over (`rows`): some 16 bits, by the same int8 kernels as
+a batch twice as high.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .checkpoint import Tensor
 from .protocol import WorkerError
@@ -20,13 +21,15 @@ class Scheme:
     bits: int
     group: int
     rows: int = 1
+    rotated: bool = False
 
     @property
     def name(self) -> str:
         if not self.bits:
             return "fp32"
         shape = f"_g{self.group}" if self.group else "_per_channel"
-        return f"8da{self.bits}w{shape}" + ("_two_rows" if self.rows == 2 else "")
+        inputs = "_rotated" if self.rotated else "_two_rows" if self.rows == 2 else ""
+        return f"8da{self.bits}w{shape}{inputs}"
 
     @property
     def range(self) -> tuple[int, int]:
@@ -60,7 +63,9 @@ def schemes(quantization: str, activations: str) -> dict[str, Scheme]:
     else:
         # The smallest of the matrices, and the one that coarse steps hurt most.
         found["v"] = ROW8
-    return {**found, "head": wide, "embedding": ROW8}
+    found = {**found, "head": wide, "embedding": ROW8}
+    rotated = activations == "rotated"
+    return {part: replace(scheme, rotated=rotated) for part, scheme in found.items()}
 
 
 def check_widths(tensors: list[Tensor], found: dict[str, Scheme]) -> None:

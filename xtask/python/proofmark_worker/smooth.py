@@ -33,6 +33,7 @@ class Folded:
     source: object
     rows_by: dict[str, torch.Tensor] = field(default_factory=dict)
     columns_by: dict[str, torch.Tensor] = field(default_factory=dict)
+    rotations: dict[str, torch.Tensor] = field(default_factory=dict)
     # Of a head that shares its rows with the embedding.
     head_step: float = 1.0
 

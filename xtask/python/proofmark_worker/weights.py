@@ -1,4 +1,4 @@
-"""From a checkpoint to the weights that ship: calibrate, fold, quantize.
+"""From a checkpoint to the weights that ship: rotate, or calibrate and fold; then quantize.
 
 **Invariant:** the export and the eager model that it is compared with get their weights here, so
 that both have the same ones.
@@ -12,6 +12,7 @@ from . import calibrate, gptq, smooth
 from .checkpoint import parameters
 from .protocol import WorkerError
 from .quantize import Weight, quantize
+from .rotation import Rotated
 from .scheme import Scheme
 
 
@@ -39,10 +40,13 @@ def prepared(
     `model` says `architecture`, `tokenizer`, `seq_len`, `bos_id` and `threads`.
     """
     source, seen, tokens = Finite(source), None, None
-    if any(scheme.bits for scheme in schemes.values()):
+    quantizes = any(scheme.bits for scheme in schemes.values())
+    rotated = any(scheme.rotated for scheme in schemes.values())
+    if quantizes:
         with stages.stage("calibrate"):
             tokens = calibrate.windows(model, parameters(model.architecture))
-            seen = calibrate.look(source, model, tokens, stages.progress)
+            if not rotated:
+                seen = calibrate.look(source, model, tokens, stages.progress)
 
     def layers(quantizer) -> dict[str, Weight]:
         rounding = gptq.Rounding(quantizer, schemes, model, tokens.shape[1])
@@ -50,8 +54,10 @@ def prepared(
         return rounding.weights
 
     with stages.stage("quantize"):
-        folded = smooth.fold(source, model.architecture, schemes, seen)
-        coarse = any(gptq.is_coarse(scheme) for scheme in schemes.values())
+        if rotated:
+            folded = Rotated(source, model.architecture)
+        else:
+            folded = smooth.fold(source, model.architecture, schemes, seen)
         found = quantize(
             folded,
             model.architecture,
@@ -59,7 +65,7 @@ def prepared(
             work_dir,
             threads=model.threads,
             progress=stages.progress,
-            layers=layers if coarse else None,
+            layers=layers if quantizes else None,
         )
         source.finish()
     return found

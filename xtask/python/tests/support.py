@@ -47,7 +47,7 @@ def request(directory: Path, **changes) -> dict:
         "source": {"kind": "random", "seed": 7},
         "architecture": arch,
         "quantization": "int8",
-        "activations": "two-rows",
+        "activations": "rotated",
         "seq_len": 64,
         "backend": "xnnpack",
         "bos_id": 1,

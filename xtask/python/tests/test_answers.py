@@ -83,7 +83,7 @@ class RequestTest(unittest.TestCase):
         run = {
             "name": "eq",
             "quantization": "int8",
-            "activations": "two-rows",
+            "activations": "rotated",
             "temperature": 0.01,
             "seed": 1,
         }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from proofmark_worker import eager, fidelity, protocol, quantize, smooth
+from proofmark_worker import eager, fidelity, protocol, quantize, rotation, smooth
 from proofmark_worker.blocks import Blocks
 from proofmark_worker.checkpoint import SafetensorsSource
 from proofmark_worker.scheme import schemes
@@ -25,7 +25,10 @@ class RecordTest(Case):
 
     def weights(self, quantization: str, activations: str) -> dict:
         found = schemes(quantization, activations)
-        folded = smooth.fold(self.source, self.arch, found, None)
+        if activations == "rotated" and quantization != "fp32":
+            folded = rotation.Rotated(self.source, self.arch)
+        else:
+            folded = smooth.fold(self.source, self.arch, found, None)
         weights, _ = quantize.quantize(
             folded,
             self.arch,
@@ -36,7 +39,7 @@ class RecordTest(Case):
         )
         return weights
 
-    def record(self, quantization: str, activations: str = "two-rows") -> dict[str, torch.Tensor]:
+    def record(self, quantization: str, activations: str = "rotated") -> dict[str, torch.Tensor]:
         return fidelity.record(self.arch, self.weights(quantization, activations), PROMPT, DECODE)
 
     def test_shapes_are_those_of_the_architecture(self):
@@ -73,6 +76,8 @@ class RecordTest(Case):
         # Two rows err far less than one: the noise that is recorded says which it was.
         cases = (
             ("int8", "two-rows", 1e-6, 5e-3),
+            ("int8", "rotated", 1e-3, 0.1),
+            ("int4", "rotated", 1e-3, 0.1),
             ("int8", "one-row", 1e-3, 0.1),
             ("int4", "one-row", 1e-3, 0.1),
         )

@@ -2,14 +2,16 @@
 
 import tempfile
 import unittest
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import torch
 from torch import nn
 
-from proofmark_worker import gptq, lower, model, quantize, reference, rows, smooth
+from proofmark_worker import gptq, lower, model, quantize, reference, rotation, rows, smooth
 from proofmark_worker.calibrate import Seen
+from proofmark_worker.checkpoint import EMBEDDING, HEAD
 from proofmark_worker.partition import LevelPartitioner
 from proofmark_worker.protocol import parse_architecture
 from proofmark_worker.scheme import BLOCK4, FP32, ROW8, TWO8, schemes
@@ -117,6 +119,30 @@ class Activations(unittest.TestCase):
                 apart = (got - want[:count]).norm() / want[:count].norm()
                 self.assertLess(apart.item(), 2e-5)
 
+    def test_a_rotated_input_in_xnnpack_is_that_of_the_reference(self):
+        generator = torch.Generator().manual_seed(7)
+        x = torch.randn(300, WIDTH, generator=generator)
+        x[:, 3] *= 50.0
+        w = torch.randn(40, WIDTH, generator=generator)
+
+        def lost(one: quantize.Weight) -> float:
+            """By the activations alone."""
+            exact = reference.linear(x.double(), one, exact=True)
+            return (reference.linear(x.double(), one) - exact).norm().item()
+
+        for matrix in (rotation.hadamard(32).float(), rotation.hartley(WIDTH).float()):
+            turned = (w.view(40, -1, matrix.shape[0]) @ matrix.T).view(40, WIDTH)
+            one = replace(weight(turned, ROW8), rotation=matrix)
+            module, want = lowered(One(one), x[None, :3]), reference.linear(x.double(), one)
+            for count in (1, 7, 300):
+                with self.subTest(width=matrix.shape[0], count=count):
+                    got = module.forward((x[None, :count],))[0][0].double()
+                    apart = (got - want[:count]).norm(dim=-1) / want[:count].norm(dim=-1)
+                    self.assertLess(apart.median().item(), 1e-6)
+                    # Where a code flips, it is by one step.
+                    self.assertLess(apart.max().item(), 2e-2)
+            self.assertLess(lost(one), 0.5 * lost(weight(w, ROW8)))
+
     def test_an_input_without_a_bound_is_divided_by_its_size(self):
         x = inputs()[200:400] * 1e-3
         two = weight(torch.randn(40, WIDTH), TWO8)
@@ -182,6 +208,38 @@ class Fused(unittest.TestCase):
                     moved = sum(not torch.equal(before[n], after[n]) for n in before)
                     self.assertGreaterEqual(moved, 8)
 
+    def test_the_rotated_model_is_the_model(self):
+        """In fp64, where the formulas are exact but for the fp32 of the program's own matrices."""
+        for changes in ({}, {"tied": False}, {"ffn": 35, "dim": 96}):
+            value = {**ARCHITECTURE, **changes}
+            with self.subTest(**changes):
+                arch = parse_architecture(value)
+                tensors = {n: t.double() for n, t in weights(value).items()}
+                rotated = rotation.Rotated(self.Source(tensors), arch)
+                found = {n: rotated.rows(n, 0, t.shape[0]) for n, t in tensors.items()}
+                for name, part in found.items():
+                    pieces = [rotated.rows(name, at, at + 1) for at in range(0, 7)]
+                    torch.testing.assert_close(torch.cat(pieces), part[:7], rtol=0, atol=1e-12)
+                if arch.tied:
+                    found[HEAD] = found[EMBEDDING]
+                for name, matrix in rotated.rotations.items():
+                    groups = found[name].view(found[name].shape[0], -1, matrix.shape[0])
+                    found[name] = (groups @ matrix.double()).view(found[name].shape)
+                tokens = [1, 5, 300, 7]
+                want = plain.logits(value, tensors, tokens)
+                got = plain.logits({**value, "tied": False}, found, tokens)
+                apart = (got - want).abs().max() / want.abs().max()
+                self.assertLess(apart.item(), 1e-6)
+                self.assertEqual(len(rotated.rotations), (arch.ffn % 2 == 0) * 2 + arch.tied)
+
+    def test_a_basis_is_orthogonal_and_spreads(self):
+        for size in (7, 96, 192, 576, 2048):
+            with self.subTest(size=size):
+                found = rotation.Basis(size).apply(torch.eye(size, dtype=torch.float64))
+                same = torch.eye(size, dtype=torch.float64)
+                torch.testing.assert_close(found @ found.T, same, rtol=0, atol=1e-12)
+                self.assertLess(found.abs().max().item(), 2.0 / size**0.5)
+
     def test_factors_are_chosen_to_lower_the_error_of_rounding(self):
         """On an input with a few large channels, the products of rounded weights come closer."""
         generator = torch.Generator().manual_seed(11)
@@ -227,6 +285,16 @@ class Rounding(unittest.TestCase):
             found = (codes.view(64, -1, 32) * scale.unsqueeze(-1)).view(64, WIDTH)
             loss[name] = (x @ (found - w).T).norm().item()
         self.assertLess(loss["made up"], 0.6 * loss["nearest"])
+
+    def test_it_is_worth_the_effort_at_8_bits_and_in_parts_of_the_width(self):
+        x, w = self.correlated()
+        codes, scale = quantize.quantize_rows(w, ROW8)
+        nearest = (x @ (codes * scale - w).T).norm().item()
+        for width, share in ((WIDTH, 0.6), (32, 0.9)):
+            with mock.patch.object(gptq, "WIDTH_MAX", width):
+                codes, scale = gptq.Spread(x).quantize(w, ROW8)
+            made_up = (x @ (codes * scale - w).T).norm().item()
+            self.assertLess(made_up, share * nearest, width)
 
     def test_rows_do_not_depend_on_each_other(self):
         x, w = self.correlated()
@@ -278,6 +346,10 @@ class Rounding(unittest.TestCase):
 
 class Names(unittest.TestCase):
     def test_every_part_has_its_scheme(self):
+        self.assertEqual(
+            {scheme.name for scheme in schemes("int8", "rotated").values()},
+            {"8da8w_per_channel_rotated"},
+        )
         self.assertEqual(
             {part: found.name for part, found in schemes("int8", "two-rows").items()},
             {

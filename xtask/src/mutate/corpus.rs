@@ -80,7 +80,7 @@ pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::R
         let pte = folder.join("model.pte");
         let request = json!({
             "protocol": 1, "model": name, "source": {"kind": "random", "seed": seed},
-            "architecture": architecture, "quantization": quantization, "activations": "two-rows",
+            "architecture": architecture, "quantization": quantization, "activations": "rotated",
             "seq_len": seq_len, "backend": backend,
             "bos_id": 1, "eos_ids": [2], "expected_partitions": null, "expected_delegated_linears": null,
             "file_bytes_min": 1, "file_bytes_max": 50_000_000, "threads": 1,
