@@ -4,13 +4,15 @@ Writes `programs.json` there: the files by operator, and why an operator has non
 named as the runtime names them. What upstream's exporter reaches only as a part of larger programs
 comes from the modules in `models.py`.
 
-Each operator is exported by a process of its own: one whose exporter dies costs its own programs
-and no other's.
+Each operator is exported by a process of its own: one whose exporter dies, or works without end,
+costs its own programs and no other's.
 """
 
 import json
 import logging
 import multiprocessing
+import resource
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,6 +41,10 @@ from operators import kit, models  # noqa: E402
 TWINS = {"out": "default", "values": "default", "dim_max": "dim", "dim_min": "dim"}
 TWINS |= {"grad_input": "default", "out_mode": "Tensor_mode", "all_out": "default"}
 TWINS |= {"unary_out": "default", "dtype_out": "default"}
+
+# Of a processor, for one operator: most take two seconds. A limit of time would depend on what else
+# the machine does.
+CPU_SECONDS_MAX = 120
 
 
 class Call(nn.Module):
@@ -158,13 +164,20 @@ def isolated(operator: str, folder: Path) -> tuple[list[str], str]:
     """As `export`, in a process of its own."""
     fork = multiprocessing.get_context("fork")
     ours, its = fork.Pipe(duplex=False)
-    child = fork.Process(target=lambda: its.send(export(operator, folder)))
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS_MAX, CPU_SECONDS_MAX))
+        its.send(export(operator, folder))
+
+    child = fork.Process(target=work)
     child.start()
     its.close()
     try:
         return ours.recv()
     except EOFError:
         child.join()
+        if child.exitcode in (-signal.SIGXCPU, -signal.SIGKILL):
+            return [], f"the exporter did not end in {CPU_SECONDS_MAX} s of a processor"
         return [], f"the exporter died: exit code {child.exitcode}"
     finally:
         child.join()

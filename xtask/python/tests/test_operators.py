@@ -21,6 +21,18 @@ class Isolated(unittest.TestCase):
         self.assertEqual(dead, ([], "the exporter died: exit code 7"))
         self.assertEqual(alive, (["x/aten::lives"], ""))
 
+    def test_an_exporter_that_works_without_end_is_ended(self):
+        def export(*_):
+            while True:
+                pass
+
+        with (
+            mock.patch.object(programs, "export", export),
+            mock.patch.object(programs, "CPU_SECONDS_MAX", 1),
+        ):
+            endless = programs.isolated("aten::endless", Path("x"))
+        self.assertEqual(endless, ([], "the exporter did not end in 1 s of a processor"))
+
     def test_what_an_exporter_raises_is_the_reason(self):
         raising = mock.Mock(side_effect=ValueError("no such guess"))
         with mock.patch.object(programs, "attempts", raising):
