@@ -18,7 +18,8 @@ pub(crate) struct Model {
     pub(crate) checks: usize,
     /// The profile that the gate proved it for.
     pub(crate) proved_for: &'static str,
-    /// Where the model was published. Only a development build knows: what users get has no path of the machine that built it.
+    /// Where the model was published. Only a development build knows: the gate puts no path of the machine that builds into what
+    /// users get.
     pub(crate) published: Option<&'static str>,
     /// What the gate found of a signature: by whom, or why there is none.
     pub(crate) signature: &'static str,

@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::random::SplitMix64;
+
 /// Resamples of an interval.
 const RESAMPLES: usize = 10_000;
 /// Share of the resamples below the interval, and above it.
@@ -63,7 +65,7 @@ pub fn ratio(pairs: &[(f64, f64)], seed: u64) -> Interval {
     if pairs.is_empty() {
         return Interval { value: f64::NAN, low: f64::NAN, high: f64::NAN };
     }
-    let mut random = SplitMix64(seed);
+    let mut random = SplitMix64::new(seed);
     let mut found: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
             let draw = |_| pairs.get(random.below(pairs.len())).copied().unwrap_or((f64::NAN, f64::NAN));
@@ -73,22 +75,6 @@ pub fn ratio(pairs: &[(f64, f64)], seed: u64) -> Interval {
     found.sort_by(f64::total_cmp);
     let at = |share: f64| found.get((share * RESAMPLES as f64) as usize).copied().unwrap_or(f64::NAN);
     Interval { value, low: at(TAIL), high: at(1.0 - TAIL) }
-}
-
-/// Sebastiano Vigna's SplitMix64.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, count: usize) -> usize {
-        usize::try_from(self.next() % count as u64).unwrap_or_default()
-    }
 }
 
 #[cfg(test)]

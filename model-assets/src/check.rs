@@ -19,7 +19,7 @@ mod reserve;
 use std::fmt;
 
 use crate::{
-    claim::Claim,
+    claim::{Claim, prompts, token_rows},
     digest::Digest,
     manifest::{
         Bound, Check, Evidence, EvidenceBinding, RUNTIME_VERSION, SourceRecord, Structure, WeightsKind,
@@ -27,6 +27,7 @@ use crate::{
     policy::Policy,
     pte::{self, ReadAt},
     recipe::{Delivery, EvidenceKind, Recipe, Source},
+    tokenizer::{self, Facts},
 };
 
 pub use self::reserve::validate_reserve;
@@ -235,9 +236,10 @@ fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
     let export = (manifest.export.quantization, manifest.export.seq_len, manifest.export.backend);
     let wanted = (recipe.export.quantization, recipe.export.seq_len, recipe.export.backend);
     ledger.rule("export-settings", "manifest.json", format!("{export:?}"), format!("{wanted:?}"));
-    match &claim.tokenizer {
-        Some(bytes) => {
-            let rows = crate::claim::token_rows(recipe, bytes);
+    let tokenizer = claim.tokenizer.as_deref().map(tokenizer::judge);
+    match &tokenizer {
+        Some(facts) => {
+            let rows = facts.as_ref().map_err(Clone::clone).and_then(|facts| token_rows(recipe, facts));
             let expected = format!("a Hugging Face tokenizer of at most {} ids", recipe.architecture.vocab);
             let got = rows.as_ref().map_or_else(Clone::clone, u32::to_string);
             ledger.judge("tokenizer-vocabulary", "tokenizer.json", rows.is_ok(), got, expected);
@@ -245,7 +247,8 @@ fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
         None if manifest.weights == WeightsKind::Random => {}
         None => ledger.fail("tokenizer", "tokenizer.json", "no file", "the model's tokenizer"),
     }
-    template_rule(recipe, claim.tokenizer.as_deref(), claim.chat_template.as_deref(), ledger);
+    let tokenizer = tokenizer.as_ref().and_then(|facts| facts.as_ref().ok());
+    template_rule(recipe, tokenizer, claim.chat_template.as_deref(), ledger);
     if claim.chat_template.is_none() && manifest.weights != WeightsKind::Random {
         ledger.fail("template", "chat template", "no file", "the model's chat template");
     }
@@ -254,9 +257,9 @@ fn claim_rules(claim: &Claim, ledger: &mut Ledger) {
 }
 
 /// A template is a program: the app must be able to render a conversation with it.
-fn template_rule(recipe: &Recipe, tokenizer: Option<&[u8]>, template: Option<&str>, ledger: &mut Ledger) {
+fn template_rule(recipe: &Recipe, tokenizer: Option<&Facts>, template: Option<&str>, ledger: &mut Ledger) {
     let (Some(tokenizer), Some(template)) = (tokenizer, template) else { return };
-    if let Err(error) = crate::claim::prompts(recipe, tokenizer, template) {
+    if let Err(error) = prompts(recipe, tokenizer, template) {
         ledger.fail("template-renders", &recipe.tokens.chat_template, error, "the reference conversation");
     }
 }

@@ -13,7 +13,8 @@ use crate::{
     policy::Policy,
     pte,
     recipe::{Activations, Backend, Delivery, Quantization, Recipe},
-    template, tokenizer,
+    template,
+    tokenizer::Facts,
 };
 
 /// What is claimed about a model.
@@ -202,10 +203,9 @@ const METADATA_METHODS: [&str; 6] =
 /// Prompts of the reference conversation, as the app renders them with these files.
 ///
 /// # Errors
-/// A message: what the tokenizer is refused for, or the template with the line.
-pub fn prompts(recipe: &Recipe, tokenizer: &[u8], chat_template: &str) -> Result<Prompts, String> {
-    let facts = tokenizer::judge(tokenizer)?;
-    let text = |id: Option<&u32>| id.and_then(|id| facts.token(*id)).unwrap_or_default().to_owned();
+/// A message: what the template is refused for, with the line.
+pub fn prompts(recipe: &Recipe, tokenizer: &Facts, chat_template: &str) -> Result<Prompts, String> {
+    let text = |id: Option<&u32>| id.and_then(|id| tokenizer.token(*id)).unwrap_or_default().to_owned();
     let (bos_token, eos_token) = (text(Some(&recipe.tokens.bos)), text(recipe.tokens.eos.first()));
     let renderings =
         template::judge(chat_template, &bos_token, &eos_token).map_err(|fault| fault.to_string())?;
@@ -227,9 +227,9 @@ pub struct Prompts {
 /// stand behind the last token, and are never sampled.
 ///
 /// # Errors
-/// A message: it is no tokenizer that an app may carry, it has a token that the model lacks, or it lacks one that the recipe names.
-pub fn token_rows(recipe: &Recipe, tokenizer: &[u8]) -> Result<u32, String> {
-    let (rows, vocab) = (tokenizer::judge(tokenizer)?.rows, recipe.architecture.vocab);
+/// A message: it has a token that the model lacks, or it lacks one that the recipe names.
+pub fn token_rows(recipe: &Recipe, tokenizer: &Facts) -> Result<u32, String> {
+    let (rows, vocab) = (tokenizer.rows, recipe.architecture.vocab);
     if rows > vocab {
         return Err(format!("got tokens up to {}, expected ids below the model's {vocab}", rows - 1));
     }

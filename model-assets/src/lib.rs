@@ -25,6 +25,7 @@ pub mod name;
 pub mod policy;
 pub mod provenance;
 pub mod pte;
+pub mod random;
 pub mod recipe;
 pub mod regular;
 pub mod reserve;

@@ -17,21 +17,22 @@ use std::{
 };
 
 use hub::{Hub, Pace, REPO, REVISION};
-use tree::{Files, Random, Tree, bundled, names, sha256, two_models};
+use model_assets::random::SplitMix64;
+use tree::{Files, Tree, bundled, names, sha256, two_models};
 
 const KILLS: u32 = 50;
 const SEED: u64 = 20_261_125;
 /// More lines of progress than any of the commands has.
-const LINES: u64 = 12;
+const LINES: usize = 12;
 /// Longest time after a line; the next one mostly comes sooner.
 const AFTER: Duration = Duration::from_millis(40);
 
 /// Kills a command behind so many lines, or behind the line that begins its proof, and so much time; says what it was at.
-fn killed(mut command: Command, lines: Option<u64>, after: Duration) -> String {
+fn killed(mut command: Command, lines: Option<usize>, after: Duration) -> String {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut seen = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let mut last = "start".to_owned();
-    for _ in 0..lines.unwrap_or(u64::MAX) {
+    for _ in 0..lines.unwrap_or(usize::MAX) {
         match seen.next() {
             Some(line) => last = line,
             None => break,
@@ -53,7 +54,7 @@ fn killed(mut command: Command, lines: Option<u64>, after: Duration) -> String {
 
 #[test]
 fn killed_at_any_moment_nothing_half_done_is_seen() {
-    let (tree, mut random) = (Tree::new(), Random(SEED));
+    let (tree, mut random) = (Tree::new(), SplitMix64::new(SEED));
     let models = tree.signed(two_models());
     let bundles = models.clone().map(|model| packed(&tree, &model));
     let served = bundles.iter().enumerate().fold(hub::Files::checkpoint(1), |files, (index, bundle)| {
@@ -67,7 +68,7 @@ fn killed_at_any_moment_nothing_half_done_is_seen() {
     }
     let mut moments = BTreeMap::new();
     for kill in 0..KILLS {
-        let wanted = usize::try_from(random.below(2)).unwrap();
+        let wanted = random.below(2);
         let file = tree.path(&format!("{wanted}.tar.gz")).to_str().unwrap().to_owned();
         let url = format!("{}/{REPO}/resolve/{REVISION}/{wanted}.tar.gz", hub.url);
         let arguments = match kill % 3 {

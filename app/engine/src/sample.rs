@@ -9,6 +9,8 @@
 
 use std::cmp::Ordering;
 
+use model_assets::random::SplitMix64;
+
 use crate::error::{Error, Result};
 
 /// How to choose.
@@ -69,7 +71,7 @@ impl Sampler {
         if settings.top_k == Some(0) {
             return wrong("top-k", "0".to_owned(), "at least 1");
         }
-        Ok(Self { settings, random: SplitMix64(settings.seed), candidates: Vec::new(), total: 0.0 })
+        Ok(Self { settings, random: SplitMix64::new(settings.seed), candidates: Vec::new(), total: 0.0 })
     }
 
     /// The settings.
@@ -136,7 +138,7 @@ impl Sampler {
 
     fn draw(&mut self) -> Option<u32> {
         let total: f32 = self.candidates.iter().map(|candidate| candidate.weight).sum();
-        let goal = self.random.unit() * total;
+        let goal = unit(&mut self.random) * total;
         let mut sum = 0.0;
         let chosen = self.candidates.iter().find(|candidate| {
             sum += candidate.weight;
@@ -160,22 +162,9 @@ pub fn greedy(logits: &[f32]) -> Result<u32> {
     best.map(|(token, _)| token).ok_or(Error::NotFinite)
 }
 
-/// Sebastiano Vigna's SplitMix64: tiny, seedable with any number, good enough to pick words.
-#[derive(Debug, Clone)]
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in [0, 1), with the 24 bits that an `f32` holds.
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1_u32 << 24) as f32
-    }
+/// Uniform in [0, 1), with the 24 bits that an `f32` holds.
+fn unit(random: &mut SplitMix64) -> f32 {
+    (random.draw() >> 40) as f32 / (1_u32 << 24) as f32
 }
 
 #[cfg(test)]

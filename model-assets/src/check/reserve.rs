@@ -9,6 +9,7 @@ use crate::{
     pte::ReadAt,
     recipe::{Delivery, EvidenceKind},
     reserve::{self, ReserveBinding, ReserveClaim},
+    tokenizer,
 };
 
 /// Runs every check over `source`, byte by byte, and judges the claim for `profile`.
@@ -83,8 +84,10 @@ fn claim_rules(claim: &ReserveClaim, ledger: &mut Ledger) {
     if !random && (claim.tokenizer.is_none() || claim.chat_template.is_none()) {
         ledger.fail("tokenizer", "tokenizer.json", "no tokenizer or template", "the model's");
     }
-    template_rule(recipe, claim.tokenizer.as_deref(), claim.chat_template.as_deref(), ledger);
-    if let Some(Err(error)) = claim.tokenizer.as_deref().map(|bytes| claim::token_rows(recipe, bytes)) {
+    let tokenizer = claim.tokenizer.as_deref().map(tokenizer::judge);
+    let facts = tokenizer.as_ref().and_then(|facts| facts.as_ref().ok());
+    template_rule(recipe, facts, claim.chat_template.as_deref(), ledger);
+    if let Some(Err(error)) = tokenizer.map(|facts| claim::token_rows(recipe, &facts?)) {
         ledger.fail("tokenizer-vocabulary", "tokenizer.json", error, "the model's tokenizer");
     }
 }

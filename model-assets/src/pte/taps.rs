@@ -217,7 +217,7 @@ fn activation<'v>(value: &'v Value<'_>) -> Option<&'v [i32]> {
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may fail")]
+#[expect(clippy::indexing_slicing, reason = "a test may fail")]
 mod tests {
     use super::super::program::{Chain, Operator};
     use super::*;

@@ -30,7 +30,7 @@ impl<'t> Machine<'t> {
             Node::Text(text) => self.write(text)?,
             Node::Print(expr) => {
                 let value = self.eval(expr)?;
-                let text = self.to_text(&value)?;
+                let text = self.text_of(&value)?;
                 self.write(&text)?;
             }
             Node::If { branches, otherwise } => {
@@ -53,7 +53,7 @@ impl<'t> Machine<'t> {
             }
             Node::Filter { filters, body } => {
                 let value = self.filtered_block(filters, body)?;
-                let text = self.to_text(&value)?;
+                let text = self.text_of(&value)?;
                 self.write(&text)?;
             }
             Node::Macro(it) => {
@@ -109,7 +109,7 @@ impl<'t> Machine<'t> {
             return fail("got no call in a `call` block");
         }
         let value = self.eval_with_caller(call, caller)?;
-        let text = self.to_text(&value)?;
+        let text = self.text_of(&value)?;
         self.write(&text)
     }
 
@@ -145,10 +145,7 @@ impl<'t> Machine<'t> {
         let empty = items.is_empty();
         let place = self.loops.len();
         self.loops.push(Looping { it, scope, items: Rc::new(items), index: 0, depth, changed: None });
-        loop {
-            let Some(item) = self.loops.get(place).and_then(|it| it.items.get(it.index)).cloned() else {
-                break;
-            };
+        while let Some(item) = self.loops.get(place).and_then(|it| it.items.get(it.index)).cloned() {
             self.open_scope(scope);
             self.assign("loop", Value::Loop(place));
             self.set(&it.target, item)?;

@@ -117,7 +117,7 @@ impl<'t> Machine<'t> {
         match function {
             Function::RaiseException => {
                 let [message] = passed.bind("raise_exception", ["message"])?;
-                let message = self.to_text(&message.unwrap_or(Value::None))?;
+                let message = self.text_of(&message.unwrap_or(Value::None))?;
                 Self::raised(&message)
             }
             Function::StrftimeNow => {
@@ -167,7 +167,7 @@ impl<'t> Machine<'t> {
             Function::Joiner => {
                 let [text] = passed.bind("joiner", ["sep"])?;
                 let text = match text {
-                    Some(text) => self.to_text(&text)?,
+                    Some(text) => self.text_of(&text)?,
                     None => ", ".into(),
                 };
                 self.budget.slots(1)?;

@@ -72,7 +72,7 @@ impl<'t> Machine<'t> {
                 let mut text = String::new();
                 for part in parts {
                     let value = self.eval(part)?;
-                    let more = self.to_text(&value)?;
+                    let more = self.text_of(&value)?;
                     self.budget.bytes(more.len() as u64)?;
                     text.push_str(&more);
                 }

@@ -259,10 +259,11 @@ impl Parser {
         let mut parts: [Option<Expr>; 3] = [None, None, None];
         let mut colons = 0_usize;
         for part in 0..3_usize {
-            if !self.is_op(":") && !self.is_op("]") {
-                if let Some(place) = parts.get_mut(part) {
-                    *place = Some(self.expression()?);
-                }
+            if !self.is_op(":")
+                && !self.is_op("]")
+                && let Some(place) = parts.get_mut(part)
+            {
+                *place = Some(self.expression()?);
             }
             if part == 2 || !self.skip_op(":") {
                 break;

@@ -60,11 +60,11 @@ impl Machine<'_> {
     pub(super) fn filter(&mut self, name: &str, value: Value, passed: Passed) -> Result<Value> {
         self.budget.steps(1)?;
         match name {
-            "tojson" => self.to_json(&value, passed),
+            "tojson" => self.json_of(&value, passed),
             "default" | "d" => self.default(value, passed),
             "string" | "safe" => {
                 passed.none(name)?;
-                Ok(Value::Text(self.to_text(&value)?))
+                Ok(Value::Text(self.text_of(&value)?))
             }
             "length" | "count" => {
                 passed.none(name)?;
@@ -80,8 +80,8 @@ impl Machine<'_> {
                     },
                 }
             }
-            "int" => self.to_int(value, passed),
-            "float" => self.to_float(value, passed),
+            "int" => self.int(value, passed),
+            "float" => self.float(value, passed),
             "round" => self.round(&value, passed),
             "attr" => {
                 let [name] = passed.bind("attr", ["name"])?;
@@ -127,7 +127,7 @@ impl Machine<'_> {
         Ok(Value::Int(len as i64))
     }
 
-    fn to_int(&mut self, value: Value, passed: Passed) -> Result<Value> {
+    fn int(&mut self, value: Value, passed: Passed) -> Result<Value> {
         let [default, base] = passed.bind("int", ["default", "base"])?;
         let default = default.unwrap_or(Value::Int(0));
         let base = u32::try_from(int_or(base, 10, "int")?).ok().filter(|base| (2..=36).contains(base));
@@ -159,7 +159,7 @@ impl Machine<'_> {
         })
     }
 
-    fn to_float(&mut self, value: Value, passed: Passed) -> Result<Value> {
+    fn float(&mut self, value: Value, passed: Passed) -> Result<Value> {
         let [default] = passed.bind("float", ["default"])?;
         let default = default.unwrap_or(Value::Float(0.0));
         Ok(match &value {
@@ -197,7 +197,7 @@ impl Machine<'_> {
     }
 
     fn text_filter(&mut self, name: &str, value: &Value, passed: Passed) -> Result<Value> {
-        let text = self.to_text(value)?;
+        let text = self.text_of(value)?;
         // Case, indentation and width change a text's length at most by what is paid for here and below.
         self.budget.bytes(text.len() as u64 * 3)?;
         let done = |text: String| Ok(Value::Text(text.into()));
@@ -227,7 +227,7 @@ impl Machine<'_> {
                 let (Some(old), Some(new)) = (old, new) else {
                     return fail("got too few arguments for `replace`");
                 };
-                let (old, new) = (Value::Text(self.to_text(&old)?), Value::Text(self.to_text(&new)?));
+                let (old, new) = (Value::Text(self.text_of(&old)?), Value::Text(self.text_of(&new)?));
                 let count = count.filter(|count| !matches!(count, Value::None));
                 let passed = Passed::of([Some(old), Some(new), count].into_iter().flatten().collect());
                 self.method(&Value::Text(text), "replace", passed)
@@ -306,7 +306,7 @@ impl Machine<'_> {
         let leeway = usize::try_from(int_or(leeway, 5, "truncate")?).unwrap_or_default();
         let kill = self.is_true(&kill.unwrap_or(Value::None))?;
         let end = match end {
-            Some(end) => self.to_text(&end)?,
+            Some(end) => self.text_of(&end)?,
             None => "...".into(),
         };
         if text.chars().count() <= length.saturating_add(leeway) {

@@ -36,18 +36,8 @@ impl Machine<'_> {
                 };
                 while !rest.is_empty() {
                     if found.len() >= most {
-                        let last = if from_end {
-                            rest.trim_start_matches(is_space)
-                        } else {
-                            rest.trim_end_matches(is_space)
-                        };
                         // Python keeps the inner spaces of what is left, and the outer ones on the far side.
-                        found.push(
-                            if from_end { rest } else { rest }
-                                .get(..)
-                                .filter(|_| !last.is_empty())
-                                .unwrap_or(last),
-                        );
+                        found.push(rest);
                         break;
                     }
                     let (word, more) = if from_end {

@@ -124,7 +124,7 @@ impl Machine<'_> {
                 None => return fail(format!("got `{name}` of a {}", value.kind())),
             },
             "lower" | "upper" => {
-                let text = self.to_text(value)?;
+                let text = self.text_of(value)?;
                 self.budget.scan(text.len())?;
                 cased(&text, name == "upper")
             }

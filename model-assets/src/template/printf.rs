@@ -95,7 +95,7 @@ impl Machine<'_> {
             let mut value = self.field(field, &mut next, &passed)?;
             match conversion {
                 "" => {}
-                "s" => value = Value::Text(self.to_text(&value)?),
+                "s" => value = Value::Text(self.text_of(&value)?),
                 "r" => {
                     let mut written = String::new();
                     self.repr(&value, &mut written)?;
@@ -152,7 +152,7 @@ impl Machine<'_> {
         let plain_float = spec.kind.is_none() && spec.precision.is_none();
         let digits = match kind {
             's' if printf || value.as_float().is_none() || matches!(value, Value::Bool(_)) => {
-                let text = self.to_text(value)?;
+                let text = self.text_of(value)?;
                 let text: String = text.chars().take(spec.precision.unwrap_or(usize::MAX)).collect();
                 return self.aligned(text, spec, '<', printf);
             }

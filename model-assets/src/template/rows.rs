@@ -81,7 +81,7 @@ impl Machine<'_> {
     fn join(&mut self, value: &Value, passed: Passed) -> Result<Value> {
         let [between, attribute] = passed.bind("join", ["d", "attribute"])?;
         let between = match between {
-            Some(between) => self.to_text(&between)?,
+            Some(between) => self.text_of(&between)?,
             None => "".into(),
         };
         let mut text = String::new();
@@ -90,7 +90,7 @@ impl Machine<'_> {
                 Some(attribute) => self.path(item, attribute, None)?,
                 None => item,
             };
-            let item = self.to_text(&item)?;
+            let item = self.text_of(&item)?;
             self.budget.bytes((item.len() + between.len()) as u64)?;
             if index > 0 {
                 text.push_str(&between);

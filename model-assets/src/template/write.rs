@@ -12,7 +12,7 @@ use super::value::Value;
 
 impl Machine<'_> {
     /// Python's `str`.
-    pub(super) fn to_text(&mut self, value: &Value) -> Result<Rc<str>> {
+    pub(super) fn text_of(&mut self, value: &Value) -> Result<Rc<str>> {
         match value {
             Value::Text(text) => Ok(Rc::clone(text)),
             Value::Undefined(_) => Ok("".into()),
@@ -88,7 +88,7 @@ impl Machine<'_> {
     }
 
     /// `tojson` as `transformers` has it: Python's `json.dumps` with characters as they are.
-    pub(super) fn to_json(&mut self, value: &Value, passed: Passed) -> Result<Value> {
+    pub(super) fn json_of(&mut self, value: &Value, passed: Passed) -> Result<Value> {
         let [ascii, indent, separators, sort_keys] =
             passed.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"])?;
         let ascii = match ascii {

@@ -3,10 +3,16 @@
 Writes `programs.json` there: the files by operator, and why an operator has none. The operators are
 named as the runtime names them. What upstream's exporter reaches only as a part of larger programs
 comes from the modules in `models.py`.
+
+Each operator is exported by a process of its own: one whose exporter dies, or works without end,
+costs its own programs and no other's.
 """
 
 import json
 import logging
+import multiprocessing
+import resource
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,6 +41,10 @@ from operators import kit, models  # noqa: E402
 TWINS = {"out": "default", "values": "default", "dim_max": "dim", "dim_min": "dim"}
 TWINS |= {"grad_input": "default", "out_mode": "Tensor_mode", "all_out": "default"}
 TWINS |= {"unary_out": "default", "dtype_out": "default"}
+
+# Of a processor, for one operator: most take two seconds. A limit of time would depend on what else
+# the machine does.
+CPU_SECONDS_MAX = 120
 
 
 class Call(nn.Module):
@@ -145,9 +155,32 @@ def export(operator: str, folder: Path) -> tuple[list[str], str]:
             files.append(str(path))
             if not everything:
                 break
-    except (LookupError, AttributeError, RuntimeError) as cause:
+    except Exception as cause:  # as above: guesses and look-ups, too
         why = f"{type(cause).__name__}: {cause}"
     return files, "" if files else why
+
+
+def isolated(operator: str, folder: Path) -> tuple[list[str], str]:
+    """As `export`, in a process of its own."""
+    fork = multiprocessing.get_context("fork")
+    ours, its = fork.Pipe(duplex=False)
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS_MAX, CPU_SECONDS_MAX))
+        its.send(export(operator, folder))
+
+    child = fork.Process(target=work)
+    child.start()
+    its.close()
+    try:
+        return ours.recv()
+    except EOFError:
+        child.join()
+        if child.exitcode in (-signal.SIGXCPU, -signal.SIGKILL):
+            return [], f"the exporter did not end in {CPU_SECONDS_MAX} s of a processor"
+        return [], f"the exporter died: exit code {child.exitcode}"
+    finally:
+        child.join()
 
 
 def main() -> int:
@@ -156,9 +189,12 @@ def main() -> int:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
+    # Threads would not be there in a child; what the exporter imports and sets up at first, it has.
+    torch.set_num_threads(1)
+    lower(Call(torch.ops.aten.sigmoid.default, (kit.floats(2),)), (kit.floats(2),))
     found, missing = {}, {}
     for operator in operators:
-        files, why = export(operator, folder)
+        files, why = isolated(operator, folder)
         if files:
             found[operator] = files
         else:

@@ -16,6 +16,7 @@ use model_assets::{
     limits::{TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
     manifest::FileRecord,
     recipe::{Recipe, Source},
+    tokenizer::{self, Facts},
 };
 
 use crate::{console::Console, setup, workspace::Workspace};
@@ -82,8 +83,8 @@ impl Inputs {
             Some(bytes) => bytes,
             None => beside(dir, recipe, folder, checkpoint.files())?,
         };
-        fits(recipe, &tokenizer, &folder.join(&recipe.tokens.tokenizer))?;
-        prompts(recipe, &tokenizer, &chat_template).map_err(|message| anyhow!("{place}: {message}"))?;
+        let facts = fits(recipe, &tokenizer, &folder.join(&recipe.tokens.tokenizer))?;
+        prompts(recipe, &facts, &chat_template).map_err(|message| anyhow!("{place}: {message}"))?;
         if checkpoint.chat_template.as_ref().is_some_and(|own| own.trim_end() != chat_template.trim_end()) {
             console.warning(&format!(
                 "{place}: differs from the chat template of the checkpoint, {folder}; the recipe's own is shipped"
@@ -101,11 +102,12 @@ impl Inputs {
 pub(crate) fn configured(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<()> {
     let path = folder.join(&recipe.tokens.tokenizer);
     Checkpoint::configuration(folder, recipe)?;
-    fits(recipe, &content(&path, TOKENIZER_BYTES_MAX)?, &path)
+    fits(recipe, &content(&path, TOKENIZER_BYTES_MAX)?, &path).map(drop)
 }
 
-fn fits(recipe: &Recipe, tokenizer: &[u8], path: &Utf8Path) -> anyhow::Result<()> {
-    token_rows(recipe, tokenizer).map(drop).map_err(|message| anyhow!("{path}: {message}"))
+fn fits(recipe: &Recipe, json: &[u8], path: &Utf8Path) -> anyhow::Result<Facts> {
+    let facts = tokenizer::judge(json).and_then(|facts| token_rows(recipe, &facts).map(|_| facts));
+    facts.map_err(|message| anyhow!("{path}: {message}"))
 }
 
 /// One of the two must be there; the name is told before anything is read that takes its time.

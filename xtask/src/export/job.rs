@@ -16,6 +16,7 @@ use model_assets::{
     policy::Policy,
     pte,
     recipe::{Recipe, Source},
+    tokenizer,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -146,7 +147,8 @@ impl Job<'_> {
         let Some(Inputs { words, .. }) = &self.read else { return Ok(None) };
         let (tokenizer, template) = Words::places(&self.work);
         // The worker renders with another Jinja, and must come to the same.
-        let prompts = claim::prompts(&self.recipe, &words.tokenizer, &words.chat_template);
+        let prompts = tokenizer::judge(&words.tokenizer)
+            .and_then(|facts| claim::prompts(&self.recipe, &facts, &words.chat_template));
         let prompts = prompts.map_err(|message| anyhow!("{template}: {message}"))?;
         let reference = prompts.renderings.iter().map(|it| {
             let turn = |(role, content): (&str, &str)| json!({"role": role, "content": content});

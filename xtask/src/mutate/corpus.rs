@@ -4,10 +4,9 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, bail};
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::digest::Digest;
+use model_assets::{digest::Digest, random::SplitMix64};
 use serde_json::{Value, json};
 
-use super::mutant::Random;
 use crate::{
     console::Console,
     supervise::{self, Bounds},
@@ -68,7 +67,7 @@ pub(super) fn digest_of(folder: &Utf8Path) -> anyhow::Result<Digest> {
 
 /// Exports one model of each kind, or takes what the very same request and sources made before.
 pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::Result<Vec<Subject>> {
-    let mut random = Random::new(seed);
+    let mut random = SplitMix64::new(seed);
     let folder = workspace.state().join(format!("mutation/seed-{seed}"));
     let sources = digest_of(&workspace.python_sources().join("proofmark_worker"))?.to_string();
     let mut subjects = Vec::new();
@@ -100,7 +99,7 @@ pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::R
 }
 
 /// A Llama small enough that each of its bytes can be tried.
-fn shape(tied: bool, random: &mut Random) -> Value {
+fn shape(tied: bool, random: &mut SplitMix64) -> Value {
     let scaling = json!({"kind": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                          "original_max_position": 8192});
     let kv_heads = 1 + random.below(2);

@@ -1,6 +1,6 @@
 //! Which changes are made, and to which part of a file.
 
-use model_assets::pte::Summary;
+use model_assets::{pte::Summary, random::SplitMix64};
 
 use super::Args;
 
@@ -122,7 +122,7 @@ impl Mutant {
 
 /// All mutants of a file, or as many as wanted, spread evenly.
 pub(crate) fn all(good: &[u8], layout: &Layout, args: &Args) -> Vec<Mutant> {
-    let mut random = Random::new(args.seed);
+    let mut random = SplitMix64::new(args.seed);
     let mut mutants = Vec::new();
     let texts = if args.operators.is_some() { texts(good) } else { Vec::new() };
     for at in 0..good.len() {
@@ -158,14 +158,14 @@ pub(crate) fn all(good: &[u8], layout: &Layout, args: &Args) -> Vec<Mutant> {
 }
 
 /// A low and a high bit flipped, then whatever.
-fn byte_values(old: u8, count: usize, random: &mut Random) -> Vec<u8> {
+fn byte_values(old: u8, count: usize, random: &mut SplitMix64) -> Vec<u8> {
     let fixed = [old ^ 0x01, old ^ 0x80].into_iter();
-    let rest = std::iter::repeat_with(|| random.next().to_le_bytes()[0]).take(64);
+    let rest = std::iter::repeat_with(|| random.draw().to_le_bytes()[0]).take(64);
     distinct(fixed.chain(rest), old, count)
 }
 
 /// Another word of the file, a small number, the extremes, a neighbour.
-fn word_values(good: &[u8], old: u32, count: usize, random: &mut Random) -> Vec<u32> {
+fn word_values(good: &[u8], old: u32, count: usize, random: &mut SplitMix64) -> Vec<u32> {
     let other = word(good, random.below(good.len() / 4) * 4).unwrap_or(0);
     let small = u32::try_from(random.below(256)).unwrap_or(0);
     let usual = [other, small, u32::MAX, 0, old.wrapping_add(1), old.wrapping_sub(1), old.wrapping_mul(2)];
@@ -214,27 +214,6 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
 }
 
-/// SplitMix64: reproducible, and good enough to pick values.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `bound`, 0 for a bound of 0.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next().checked_rem(bound as u64).unwrap_or(0)).unwrap_or(0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,12 +243,13 @@ mod tests {
         bytes.extend([b'x'; 60]);
         bytes.extend([0, 0, 0, 0]);
         bytes.extend(*b"aten::mm");
-        assert_eq!(texts(&bytes), [8..68]);
+        let [text] = texts(&bytes).try_into().expect("one text");
+        assert_eq!(text, 8..68);
     }
 
     #[test]
     fn values_differ_from_the_old_one_and_from_each_other() {
-        let mut random = Random::new(5);
+        let mut random = SplitMix64::new(5);
         for old in 0..=u8::MAX {
             let mut values = byte_values(old, 8, &mut random);
             assert_eq!(values.len(), 8);
