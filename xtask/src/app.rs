@@ -18,8 +18,8 @@ use serde_json::Value;
 
 use self::display::Display;
 use crate::{
-    EXIT_TESTS, Failure, Outcome,
     child::{self, cmd, network_cmd},
+    exit::{Exit, Failure, Outcome},
     export, setup,
     workspace::Workspace,
 };
@@ -32,7 +32,9 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Build the app with a model and start it, as `PROOFMARK_MODEL=... cargo run -p app` does
+    /// Build the app with a model, and start it
+    ///
+    /// As `PROOFMARK_MODEL=MODEL cargo run -p app` does.
     Run {
         /// The model: a directory of `model-assets/models`, exported before
         #[arg(default_value = "tiny")]
@@ -41,15 +43,21 @@ enum What {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Test the graphical front and the C surface; on Linux also the window, with keys and pointer, on Xvfb
+    /// Test the window, the C surface and the JVM surface
+    ///
+    /// On Linux it also opens the window on Xvfb and types into it.
     Test,
-    /// Draw every screen with the software renderer; on Linux also photograph the window, on Xvfb
+    /// Draw every screen with the software renderer
+    ///
+    /// On Linux it also photographs the window on Xvfb.
     Screenshots {
         /// Where the pictures go
         #[arg(value_name = "DIR", default_value = "docs/screenshots")]
         folder: Utf8PathBuf,
     },
-    /// Measure size, start-up and idle CPU of the release build, the window's on Xvfb
+    /// Measure size, start-up and idle CPU of the release build
+    ///
+    /// With the window on Xvfb.
     Bench {
         /// Repeats; the median counts
         #[arg(long, default_value_t = 9)]
@@ -80,7 +88,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 
 fn test(workspace: &Workspace) -> Outcome {
     let shell = child::shell(workspace.root())?;
-    let failed = |error| Failure::new(EXIT_TESTS, error, "mend it, then run: cargo xtask app test");
+    let failed = |error| Failure::new(Exit::Tests, error, "mend it, then run: cargo xtask app test");
     network_cmd!(shell, "cargo test -p app --features gui-test,capi,jvm --no-fail-fast")
         .run()
         .map_err(|_| failed(anyhow!("the tests of the app failed")))?;

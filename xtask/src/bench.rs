@@ -20,11 +20,11 @@ use clap::ValueEnum as _;
 use model_assets::{digest::Digest, dir::ModelDir};
 
 use crate::{
-    EXIT_REFUSED, Failure, Outcome,
     console::Console,
     engine::{Engine, Files, Measured, Profile},
     evidence::REPEATS,
-    setup, usage,
+    exit::{Exit, Failure, Outcome, usage},
+    setup,
     verify::{self, refused},
     workspace::Workspace,
 };
@@ -169,7 +169,7 @@ fn file(path: &Utf8Path) -> Result<Files, Failure> {
     }
     let error =
         anyhow::anyhow!("{path}: got {} findings that reject, expected none", report.rejects().count());
-    Err(Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask verify {path}")))
+    Err(Failure::new(Exit::Refused, error, format!("run: cargo xtask verify {path}")))
 }
 
 fn published(dir: &ModelDir) -> Result<Files, Failure> {

@@ -16,8 +16,8 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_FAILURE, Failure, Outcome,
     cache::{self, Cache, REMOVED},
+    exit::{Exit, Failure, Outcome},
     fetch::remove,
     refused::REFUSED_FILE,
     workspace::{Workspace, try_lock},
@@ -40,7 +40,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     if let Some(name) = args.caches.iter().find(|name| !all.iter().any(|cache| cache.name == **name)) {
         let names: Vec<_> = all.iter().map(|cache| cache.name.as_str()).collect();
         let error = anyhow!("{name}: no such cache is here, expected one of: {}", names.join(", "));
-        return Err(Failure::new(EXIT_FAILURE, error, "run: cargo xtask clean --dry-run"));
+        return Err(Failure::new(Exit::Failure, error, "run: cargo xtask clean --dry-run"));
     }
     let wanted = |cache: &Cache| args.caches.is_empty() || args.caches.contains(&cache.name);
     let mut caches: Vec<_> = all.into_iter().filter(wanted).collect();
@@ -67,7 +67,7 @@ fn alone(workspace: &Workspace) -> Result<fs::File, Failure> {
     let path = workspace.in_use_path();
     try_lock(&path)?.ok_or_else(|| {
         let error = anyhow!("{path}: another `cargo xtask` is at work here, nothing was removed");
-        Failure::new(EXIT_FAILURE, error, "wait for it to end, then run the same command again")
+        Failure::new(Exit::Failure, error, "wait for it to end, then run the same command again")
     })
 }
 

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use ureq::http::HeaderMap;
 
 use crate::{
-    Failure,
     console::Console,
+    exit::Failure,
     http::{
         client::{Client, Refused, Site, text},
         download,

@@ -7,9 +7,10 @@ use model_assets::{dir::ModelDir, recipe::Recipe};
 use serde::Serialize;
 
 use crate::{
-    EXIT_DOCTOR, Failure, Outcome,
     cache::{self, Cache},
-    child, predict, setup,
+    child,
+    exit::{Exit, Failure, Outcome},
+    predict, setup,
     token::{Token, environment},
     verify::refused,
     workspace::Workspace,
@@ -71,7 +72,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         return Ok(());
     }
     let error = anyhow::anyhow!("missing: {}", missing.join(", "));
-    Err(Failure::new(EXIT_DOCTOR, error, "run the command at the end of each row, then: cargo xtask doctor"))
+    Err(Failure::new(Exit::Doctor, error, "run the command at the end of each row, then: cargo xtask doctor"))
 }
 
 fn print(row: &Row) {

@@ -6,10 +6,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{check::Profile, dir::ModelDir, evidence::Task, recipe::EvidenceKind};
 
 use crate::{
-    Outcome,
     console::Console,
     engine::{self, Engine, Files},
     evidence::{Bench, Checkpoint, Measured, quality},
+    exit::Outcome,
     verify::{self, refused},
     workspace::Workspace,
     yardstick::{self, Amount},
@@ -23,9 +23,11 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Test {
-    /// Dialogues whose emotions are to be rated, and a conversation of ten turns
+    /// Let the model rate emotions in dialogues, and talk for ten turns
     Eq(Asked),
-    /// Perplexity ratio, KL divergence and agreement with the unquantized model on real text
+    /// Compare with the unquantized model on real text
+    ///
+    /// Perplexity ratio, KL divergence, and share of tokens with the same best next token.
     Quality {
         #[command(flatten)]
         asked: Asked,
@@ -33,9 +35,9 @@ enum Test {
         #[arg(long, value_name = "FILE")]
         text: Option<Utf8PathBuf>,
     },
-    /// The share of sampled replies that the grammar of the model's world accepts
+    /// Count the replies that the grammar of the model's world accepts
     Grammar(Asked),
-    /// Perplexity on a text of others, by the model and by the unquantized one
+    /// Perplexity on a public data set, beside the unquantized model
     Perplexity {
         #[command(flatten)]
         asked: Asked,
@@ -49,11 +51,11 @@ enum Test {
         #[arg(long, value_name = "N")]
         words: Option<usize>,
     },
-    /// Multiple choice: a sample of MMLU, without examples
+    /// Ask a sample of MMLU, multiple choice without examples
     MmluTiny(Counted),
-    /// Multiple choice: a sample of ARC-Challenge, without examples
+    /// Ask a sample of ARC-Challenge, multiple choice without examples
     ArcChallenge(Counted),
-    /// Instructions of IFEval whose following a program can check
+    /// Give instructions of IFEval that a program can check
     IfevalLite(Counted),
 }
 
@@ -129,7 +131,7 @@ fn of_kind(
     bench: &Bench<'_>,
     kind: EvidenceKind,
     checkpoint: &Checkpoint,
-) -> Result<model_assets::manifest::Evidence, crate::Failure> {
+) -> Result<model_assets::manifest::Evidence, crate::exit::Failure> {
     let Bench { workspace, dir, claim, console, .. } = bench;
     let reference = verify::reference(dir, claim)?;
     let measured = bench.measure(&[kind], &reference, checkpoint);

@@ -16,8 +16,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::digest::Digest;
 
 use crate::{
-    EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_REFUSED, Failure, Outcome, ci,
+    ci,
     console::Console,
+    exit::{Exit, Failure, Outcome},
     http::fault::Patience,
     predict, supervise,
     workspace::{Workspace, try_lock},
@@ -73,7 +74,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
                 let error =
                     anyhow!("run {id}: --sha256 is the digest of a bundle, which a run does not have");
                 let hint = format!("demand its attestation: cargo xtask ci fetch {id} --attested");
-                return Err(Failure::new(EXIT_FAILURE, error, hint));
+                return Err(Failure::new(Exit::Failure, error, hint));
             }
             ci::fetch(workspace, id, &args.model, args.json)
         }
@@ -84,7 +85,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
             let bundle = url::download(&args.source, args.sha256, patience, &work, &console)?;
             let outcome = from_file(workspace, &bundle, None, &work, &console);
             // Published, or worth nothing; after Ctrl-C or on a full disk it need not be fetched again.
-            if outcome.as_ref().map_or_else(|failure| failure.code == EXIT_REFUSED, |()| true) {
+            if outcome.as_ref().map_or_else(|failure| failure.code == Exit::Refused, |()| true) {
                 remove(&work.folder.join("download"))?;
             }
             outcome
@@ -115,7 +116,7 @@ fn from_file(
 fn told(failure: Failure, path: &Utf8Path) -> Failure {
     if supervise::interrupted() {
         let hint = "nothing was published; run the same command again";
-        return Failure::new(EXIT_INTERRUPTED, failure.into_error(), hint);
+        return Failure::new(Exit::Interrupted, failure.into_error(), hint);
     }
     if failure.hint.is_some() {
         return failure;
@@ -124,10 +125,10 @@ fn told(failure: Failure, path: &Utf8Path) -> Failure {
     if predict::is_disk_full(&error) {
         let hint = "nothing was published; free space on this disk (what can go: cargo xtask clean --dry-run), then run the \
                     same command again";
-        return Failure::new(EXIT_FAILURE, error, hint);
+        return Failure::new(Exit::Failure, error, hint);
     }
     let hint = format!("get the bundle again, or make it again: cargo xtask pack; it is {path}");
-    Failure::new(EXIT_REFUSED, error, hint)
+    Failure::new(Exit::Refused, error, hint)
 }
 
 /// The folder of a fetch, on the file system of the models, so that a publish only renames.
@@ -146,7 +147,7 @@ impl Work {
         // No model's name begins with a dot.
         let path = locks.join(".fetch");
         let lock = try_lock(&path)?.ok_or_else(|| {
-            Failure::new(EXIT_FAILURE, anyhow!("{path}: another fetch is running"), "wait for it")
+            Failure::new(Exit::Failure, anyhow!("{path}: another fetch is running"), "wait for it")
         })?;
         let work = Self { folder, _lock: lock };
         work.clean()?;

@@ -21,11 +21,11 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_INTERRUPTED, Failure, Outcome,
+    atomic_file::{AtomicFile, folder},
     console::Console,
+    exit::{Exit, Failure, Outcome},
     meter::Meter,
     release, sign, supervise, verify,
-    whole::{WholeFile, folder},
     workspace::Workspace,
 };
 
@@ -62,7 +62,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let written = write(&out, &files, pte, &claim, &console);
     console.done();
     written.map_err(|error| {
-        let code = if supervise::interrupted() { EXIT_INTERRUPTED } else { crate::EXIT_FAILURE };
+        let code = if supervise::interrupted() { Exit::Interrupted } else { Exit::Failure };
         Failure::new(code, error, format!("nothing was left behind; run: cargo xtask pack {}", args.model))
     })?;
     println!("{out}: {} bytes", out.metadata()?.len());
@@ -107,7 +107,7 @@ fn write(
 ) -> anyhow::Result<()> {
     let folder = folder(out);
     fs::create_dir_all(folder).with_context(|| format!("{folder}: cannot be made"))?;
-    let mut writer = Writer::new(BufWriter::new(WholeFile::create(out)?));
+    let mut writer = Writer::new(BufWriter::new(AtomicFile::create(out)?));
     let manifest = claim.manifest.to_bytes();
     writer.entry(MANIFEST_FILE, manifest.len() as u64, &mut manifest.as_slice())?;
     let mut pte = Some(pte);

@@ -28,8 +28,8 @@ use self::{
     measured::{benchmark, eq_test, grammar, parity, quality, yardstick},
 };
 use crate::{
-    Outcome,
     evidence::eq::Transcript,
+    exit::Outcome,
     refused::{self, Refused},
     verify::{self, refused},
     workspace::Workspace,
@@ -64,7 +64,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
         Ok((profile, check::validate(pte, &claim, profile).map(|proved| proved.checks().to_vec())))
     });
-    let verdicts = verdicts.into_iter().collect::<Result<Vec<_>, crate::Failure>>()?;
+    let verdicts = verdicts.into_iter().collect::<Result<Vec<_>, crate::exit::Failure>>()?;
     let transcript = transcript(&dir, &claim);
     let refused = refused::read(&dir, &claim);
     let page = page(&missed::shown(Report { claim, verdicts, transcript, refused }))?;

@@ -37,7 +37,7 @@ impl Reserve {
     /// Builds the binary and opens a folder for its answers.
     pub(crate) fn open(workspace: &Workspace, console: &Console) -> anyhow::Result<Self> {
         // It links the engine too, for tokenizer and template.
-        setup::ensure(workspace).map_err(crate::Failure::into_error)?;
+        setup::ensure(workspace).map_err(crate::exit::Failure::into_error)?;
         console.step("reserve: build llama.cpp (the first time ten minutes of one core)");
         let binary = build(workspace)?;
         Ok(Self { binary, folder: tempfile::tempdir_in(workspace.state())? })

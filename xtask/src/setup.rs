@@ -11,8 +11,8 @@ use model_assets::digest::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EXIT_SETUP, Failure, Outcome,
     child::{self, cmd},
+    exit::{Exit, Failure, Outcome},
     packages::Packages,
     torch_index,
     workspace::Workspace,
@@ -103,7 +103,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Receipt, Failure> {
     make(workspace, &receipt_path(workspace)).map_err(|error| {
         let hint = "needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv), 8 GB of disk and \
                     the package index; then run: cargo xtask setup";
-        Failure::new(EXIT_SETUP, error, hint)
+        Failure::new(Exit::Setup, error, hint)
     })
 }
 

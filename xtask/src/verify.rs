@@ -23,12 +23,12 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_INTERRUPTED, EXIT_REFUSED, Failure, Outcome,
     console::Console,
     engine::Files,
     evidence::{Bench, Checkpoint, Measured},
+    exit::{Exit, Failure, Outcome, usage},
     refused::{self, Refused},
-    supervise, usage,
+    supervise,
     workspace::Workspace,
     yardstick,
 };
@@ -241,15 +241,15 @@ fn still_published(dir: &ModelDir, measured: &Manifest) -> Outcome {
     }
     let error = anyhow::anyhow!("{}: got another manifest than was measured", dir.manifest_path());
     let hint = format!("nothing was recorded; run: cargo xtask verify {}", dir.name());
-    Err(Failure::new(EXIT_REFUSED, error, hint))
+    Err(Failure::new(Exit::Refused, error, hint))
 }
 
 /// A measurement that did not come to its end.
 pub(crate) fn failed(dir: &ModelDir, error: anyhow::Error) -> Failure {
     if supervise::INTERRUPTED.load(Ordering::Relaxed) {
-        return Failure::new(EXIT_INTERRUPTED, error, "nothing was recorded; run the same command again");
+        return Failure::new(Exit::Interrupted, error, "nothing was recorded; run the same command again");
     }
-    Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask export {} --force", dir.name()))
+    Failure::new(Exit::Refused, error, format!("run: cargo xtask export {} --force", dir.name()))
 }
 
 /// The eager model's logits that the manifest names, digest checked.
@@ -259,13 +259,13 @@ pub(crate) fn reference(dir: &ModelDir, claim: &Claim) -> Result<Utf8PathBuf, Fa
     let hint = format!("run: cargo xtask export {} --force", dir.name());
     let mut file = regular::open(&path)
         .with_context(|| format!("{path}: cannot be opened, expected the reference logits"))
-        .map_err(|error| Failure::new(EXIT_REFUSED, error, hint.clone()))?;
+        .map_err(|error| Failure::new(Exit::Refused, error, hint.clone()))?;
     let got = Digest::of_reader(&mut file)?;
     if got == record.sha256 {
         return Ok(path);
     }
     let error = anyhow::anyhow!("{path}: got sha256 {got}, expected {}", record.sha256);
-    Err(Failure::new(EXIT_REFUSED, error, hint))
+    Err(Failure::new(Exit::Refused, error, hint))
 }
 
 /// Prints what was measured.
@@ -321,7 +321,7 @@ pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
 
 pub(crate) fn refused(error: GateError) -> Failure {
     let hint = error.hint().to_owned();
-    Failure::new(EXIT_REFUSED, error, hint)
+    Failure::new(Exit::Refused, error, hint)
 }
 
 /// A file without a claim: only the format itself is demanded.
@@ -346,7 +346,7 @@ fn file(args: &Args) -> Outcome {
         args.model,
         report.rejects().count()
     );
-    Err(Failure::new(EXIT_REFUSED, error, "export it again: cargo xtask export"))
+    Err(Failure::new(Exit::Refused, error, "export it again: cargo xtask export"))
 }
 
 #[cfg(test)]

@@ -166,7 +166,7 @@ fn a_pipe_or_a_device_in_place_of_a_file_is_refused_at_once() {
         (&["inspect", &pipe], "a named pipe"),
         (&["diff", &zeros, &pipe], "a device"),
         (&["bench", &pipe], "a named pipe"),
-        (&["mutate", &pipe], "a named pipe"),
+        (&["dev", "mutate", &pipe], "a named pipe"),
         (&["weights", "smollm2-135m", "--from-gguf", &pipe], "a named pipe"),
     ] {
         let (code, text) = xtask(arguments);

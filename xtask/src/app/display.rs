@@ -15,7 +15,10 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::Utf8Path;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{EXIT_TESTS, Failure, child};
+use crate::{
+    child,
+    exit::{Exit, Failure},
+};
 
 /// A page of text has more colours, by the smoothed edges of its letters; an empty window has two or three.
 const COLOURS_MIN: usize = 16;
@@ -73,7 +76,7 @@ impl Display {
                     let code =
                         if error.kind() == ErrorKind::NotFound { "not installed" } else { "not started" };
                     let hint = "install the X server without a screen: apt-get install xvfb";
-                    Failure::new(EXIT_TESTS, anyhow!("Xvfb: {code}: {error}"), hint)
+                    Failure::new(Exit::Tests, anyhow!("Xvfb: {code}: {error}"), hint)
                 },
             )?;
         let mut server = Owned(started);

@@ -17,9 +17,9 @@ use camino::Utf8PathBuf;
 use model_assets::{dir::ModelDir, recipe::Source};
 
 use crate::{
-    EXIT_GH, EXIT_GH_ACCESS, EXIT_REFUSED, Failure, Outcome,
     child::{self, network_cmd},
     console::Console,
+    exit::{Exit, Failure, Outcome},
     export,
     fetch::import::import,
     predict, supervise,
@@ -53,9 +53,11 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Make the repository, its remote and its secret, and push the workflow; does only what is missing
+    /// Make what is missing: repository, remote, secret, workflow
     Setup,
-    /// Start an export on a runner, watch it, bring the model home and publish it
+    /// Start an export on a runner, and bring the model home
+    ///
+    /// Watches the run until it ends, then proves the model and publishes it.
     Run {
         /// The model
         #[arg(default_value = "llama3.2-1b")]
@@ -101,8 +103,8 @@ pub(crate) fn fetch(workspace: &Workspace, id: u64, model: &str, json: bool) -> 
 fn origin(shell: &xshell::Shell) -> Result<String, Failure> {
     let hint = "name it: --repo OWNER/NAME";
     let url = git(shell, &["remote", "get-url", "origin"])
-        .ok_or_else(|| Failure::new(EXIT_GH, anyhow!("this work tree has no remote `origin`"), hint))?;
-    gh::repository(&url).map_err(|error| Failure::new(EXIT_GH, error, hint))
+        .ok_or_else(|| Failure::new(Exit::Gh, anyhow!("this work tree has no remote `origin`"), hint))?;
+    gh::repository(&url).map_err(|error| Failure::new(Exit::Gh, error, hint))
 }
 
 /// What `git` says, if it succeeds.
@@ -205,7 +207,7 @@ impl Ci {
         let hint =
             "mend what git says (for its login run: gh auth setup-git), then run: cargo xtask ci setup";
         Err(Failure::new(
-            if step.argv.iter().any(|word| word == "push") { EXIT_GH_ACCESS } else { crate::EXIT_FAILURE },
+            if step.argv.iter().any(|word| word == "push") { Exit::GhAccess } else { Exit::Failure },
             error,
             hint,
         ))
@@ -265,7 +267,7 @@ impl Ci {
             let (major, minor) = self.gh.version;
             let error =
                 anyhow!("gh: got version {major}.{minor}, which cannot check attestations, expected 2.49");
-            return Err(Failure::new(EXIT_GH, error, "install a newer gh, or leave out --attested"));
+            return Err(Failure::new(Exit::Gh, error, "install a newer gh, or leave out --attested"));
         }
         // Once zipped by GitHub and once unpacked.
         let needed = recipe.limits.file_bytes_max.saturating_mul(2);
@@ -298,7 +300,7 @@ impl Ci {
             ["attestation", "verify", file.as_str(), "--repo", &self.repo, "--signer-workflow", &workflow];
         self.gh.read(&arguments).map(drop).map_err(|failure| {
             let hint = "the file is not what the workflow attested, or nothing was attested: see docs/gha-export-guide.md";
-            Failure::new(EXIT_REFUSED, failure.error, hint)
+            Failure::new(Exit::Refused, failure.error, hint)
         })
     }
 

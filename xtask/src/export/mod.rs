@@ -28,13 +28,12 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_EXPORT, EXIT_INTERRUPTED, Failure, Outcome,
     console::Console,
+    exit::{Exit, Failure, Outcome, usage},
     failed::{self, Cause},
     predict,
     setup::{self, Receipt},
     supervise::{self, Bounds},
-    usage,
     verify::{self, refused},
     weights as fetched,
     workspace::{Workspace, try_lock},
@@ -238,7 +237,7 @@ fn checkpoint(
 /// A checkpoint that no export can be made of: nothing was started, and nothing helps but another one.
 fn unusable(error: anyhow::Error, recipe: &Recipe) -> Failure {
     let hint = format!("mend the checkpoint or the recipe and run: cargo xtask export {}", recipe.name);
-    Failure::new(EXIT_EXPORT, error, hint)
+    Failure::new(Exit::Export, error, hint)
 }
 
 /// Refuses to start what cannot end well.
@@ -260,7 +259,7 @@ fn suffices(what: &str, free: Option<u64>, needed: u64, recipe: &Recipe) -> Outc
     let Some(free) = free.filter(|free| *free < needed) else { return Ok(()) };
     let name = &recipe.name;
     let error = anyhow!("{what}: got {free} bytes, expected at least {needed} for `{name}`");
-    Err(Failure::new(EXIT_EXPORT, error, format!("run: cargo xtask doctor {name}")))
+    Err(Failure::new(Exit::Export, error, format!("run: cargo xtask doctor {name}")))
 }
 
 /// The report of an export that failed for good: what a person needs to take it from here.
@@ -306,7 +305,7 @@ fn attempts(job: &Job<'_>, args: &Args, receipt: &Receipt) -> Outcome {
         };
         if supervise::INTERRUPTED.load(Ordering::Relaxed) {
             let hint = format!("nothing was published; run again: cargo xtask export {name}");
-            return Err(Failure::new(EXIT_INTERRUPTED, error, hint));
+            return Err(Failure::new(Exit::Interrupted, error, hint));
         }
         job.console.attempt_failed(attempt, &format!("{error:#}"));
         story.push(format!("attempt {attempt}: {error:#}"));
@@ -324,8 +323,8 @@ fn given_up(job: &Job<'_>, told: &str, story: &[String]) -> Failure {
     let hint = format!("read {report} and {}", job.work.join(LOG_FILE));
     let error = anyhow!("{told}; nothing was published");
     match fs::write(&report, escalation(job, told, story)) {
-        Ok(()) => Failure::new(EXIT_EXPORT, error, hint),
-        Err(io) => Failure::new(EXIT_EXPORT, error.context(format!("{report}: {io}")), hint),
+        Ok(()) => Failure::new(Exit::Export, error, hint),
+        Err(io) => Failure::new(Exit::Export, error.context(format!("{report}: {io}")), hint),
     }
 }
 
@@ -350,7 +349,7 @@ pub(crate) fn lock_when_free(folder: &Utf8Path, model: &str) -> Result<fs::File,
         if supervise::interrupted() {
             let error = anyhow!("{path}: another command still has `{model}`");
             return Err(Failure::new(
-                EXIT_INTERRUPTED,
+                Exit::Interrupted,
                 error,
                 "nothing was recorded; run the same command again",
             ));
@@ -368,7 +367,7 @@ pub(crate) fn lock(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> 
     let path = folder.join(model);
     try_lock(&path)?.ok_or_else(|| {
         let error = anyhow!("{path}: another export or fetch of `{model}` is running");
-        Failure::new(EXIT_EXPORT, error, "wait for it")
+        Failure::new(Exit::Export, error, "wait for it")
     })
 }
 

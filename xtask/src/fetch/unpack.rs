@@ -24,7 +24,7 @@ use model_assets::{
 };
 
 use crate::{
-    Failure, console::Console, export, meter::Meter, predict, verify::refused, workspace::Workspace,
+    console::Console, exit::Failure, export, meter::Meter, predict, verify::refused, workspace::Workspace,
 };
 
 use super::{Work, import::import};

@@ -7,8 +7,8 @@ use model_assets::{digest::Digest, limits::BUNDLE_BYTES_MAX};
 use ureq::http::HeaderMap;
 
 use crate::{
-    Failure,
     console::Console,
+    exit::Failure,
     http::{
         client::{Client, Refused, Site},
         download,

@@ -14,7 +14,12 @@ use super::{
     plan::{Need, Plan, Step, find_program, unfinished},
     runtime,
 };
-use crate::{EXIT_MOBILE_RUN, Failure, Outcome, engine, inspect, setup, workspace::Workspace};
+use crate::{
+    engine,
+    exit::{Exit, Failure, Outcome},
+    inspect, setup,
+    workspace::Workspace,
+};
 
 const TRIPLE: &str = "aarch64-unknown-linux-gnu";
 const COMPILER: &str = "aarch64-linux-gnu-g++";
@@ -271,7 +276,7 @@ fn compare(workspace: &Workspace, places: &Places, model: &str) -> Outcome {
     provenance(places, &claim.manifest.sha256.to_string())?;
     report.check().map_err(|error| {
         let hint = "read docs/mobile.md; a difference in the last bits is expected, another token is not";
-        Failure::new(EXIT_MOBILE_RUN, error, hint)
+        Failure::new(Exit::MobileRun, error, hint)
     })
 }
 

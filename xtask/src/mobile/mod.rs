@@ -10,7 +10,7 @@ mod ios;
 mod plan;
 mod runtime;
 
-use crate::{Outcome, workspace::Workspace};
+use crate::{exit::Outcome, workspace::Workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -20,11 +20,17 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Target {
-    /// Cross-build engine and app for ARM64 Linux; `--run` compares them with this machine under emulation
+    /// Cross-build engine and app for ARM64 Linux
+    ///
+    /// `--run` runs them under emulation and compares their tokens with those of this machine.
     Arm64Linux(arm64_linux::Args),
-    /// Build the Android package; with `--release` the bundle for a store
+    /// Build the Android package
+    ///
+    /// With `--release`, the bundle for a store.
     Android(Build),
-    /// Build the iOS app; with `--release` the archive for a store
+    /// Build the iOS app
+    ///
+    /// With `--release`, the archive for a store.
     Ios(Build),
 }
 

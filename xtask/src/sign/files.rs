@@ -21,7 +21,10 @@ use model_assets::{
     signature::{Resource, SIGNATURE_FILE, Statement},
 };
 
-use crate::{EXIT_SIGNATURE, Failure, verify};
+use crate::{
+    exit::{Exit, Failure},
+    verify,
+};
 
 /// Passed over whether they are there or not: a bundle has some, a work tree others.
 const NEVER_SIGNED: [&str; 9] = [
@@ -47,7 +50,7 @@ pub(super) fn statement(
     if manifest.weights == WeightsKind::Random {
         let error =
             anyhow!("{MANIFEST_FILE}: got random weights, expected a checkpoint: a rehearsal is not signed");
-        return Err(Failure::new(EXIT_SIGNATURE, error, format!("run: cargo xtask export {}", dir.name())));
+        return Err(Failure::new(Exit::Signature, error, format!("run: cargo xtask export {}", dir.name())));
     }
     // Its digest is checked here; the manifest names it.
     verify::reference(dir, claim)?;

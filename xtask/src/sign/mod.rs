@@ -29,7 +29,8 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_SIGNATURE, Failure, Outcome, export,
+    exit::{Exit, Failure, Outcome},
+    export,
     release::failure,
     verify::{self, refused},
     workspace::Workspace,
@@ -112,10 +113,10 @@ fn prove(dir: &ModelDir, now: SystemTime) -> Outcome {
     let signature = dir.signature(&texts.manifest).map_err(refused)?;
     let proved = verify::judge(dir, &claim, Profile::Dev)?;
     let authentic = check::signed_by(&proved, &claim, &texts.manifest, &signers, signature.as_deref(), now)
-        .map_err(|refusal| failure(EXIT_SIGNATURE, refusal))?;
+        .map_err(|refusal| failure(Exit::Signature, refusal))?;
     let findings = files::differences(dir, &authentic.statement)?;
     if !findings.is_empty() {
-        return Err(failure(EXIT_SIGNATURE, check::signature_refusal(dir.name(), findings)));
+        return Err(failure(Exit::Signature, check::signature_refusal(dir.name(), findings)));
     }
     let (count, key, hint) = (authentic.statement.resources.len(), &authentic.key, authentic.hint);
     println!("{}: {count} files signed by `{key}`, key {hint}", dir.signature_path());
@@ -152,7 +153,7 @@ pub(crate) fn brought<S>(
                 "nothing was published; where the model was made: cargo xtask sign {name} --key KEY.pem, then cargo xtask \
                  pack {name}"
             );
-            return Err(Failure::new(EXIT_SIGNATURE, refusal, hint));
+            return Err(Failure::new(Exit::Signature, refusal, hint));
         }
     }
     Ok(Some(bytes))

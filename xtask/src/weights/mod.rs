@@ -21,8 +21,8 @@ use model_assets::{
 use serde_json::json;
 
 use crate::{
-    EXIT_FETCH, Failure, Outcome,
     console::Console,
+    exit::{Exit, Failure, Outcome},
     export,
     http::{
         client::Client,
@@ -92,7 +92,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let recipe = ModelDir::new(models, &args.model).recipe().map_err(refused)?;
     let has_none = || {
         let error = anyhow!("`{}`: its recipe has no hub source, no checkpoint is wanted", args.model);
-        Failure::new(EXIT_FETCH, error, format!("run: cargo xtask export {}", args.model))
+        Failure::new(Exit::Fetch, error, format!("run: cargo xtask export {}", args.model))
     };
     if let Some(file) = &args.from_gguf {
         // An export looks for it in the place of one from the hub.

@@ -20,10 +20,10 @@ use serde_json::json;
 
 use self::rows::Question;
 use crate::{
-    Failure,
     datasets::Dataset,
     engine::{self, Engine},
     evidence::{Bench, Checkpoint, eager, quality},
+    exit::Failure,
 };
 
 /// Items of a task, spread over the whole set.

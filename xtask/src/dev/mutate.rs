@@ -1,4 +1,4 @@
-//! `cargo xtask mutate`: the mutation study. Every byte of small models, or of programs of one operator each, is
+//! `cargo xtask dev mutate`: the mutation study. Every byte of small models, or of programs of one operator each, is
 //! changed; what the verifier accepts is run in the real runtime, in a child process.
 //!
 //! **Invariant:** the same files, seed and figures give the same mutants; a crash, an endless run or an answer that
@@ -28,7 +28,12 @@ use model_assets::{
     regular,
 };
 
-use crate::{EXIT_REFUSED, Failure, Outcome, engine, setup, workspace::Workspace};
+use crate::{
+    engine,
+    exit::{Exit, Failure, Outcome},
+    setup,
+    workspace::Workspace,
+};
 use corpus::Subject;
 use mutant::{Layout, Mutant, Region};
 use probe::{Probe, Task, Verdict};
@@ -194,7 +199,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
     let error = anyhow!("got {} accepted mutants that harm the runtime, expected none", harms.len());
     Err(Failure::new(
-        EXIT_REFUSED,
+        Exit::Refused,
         error,
         "run again with --keep FOLDER and look at them: cargo xtask verify FILE --structure",
     ))
@@ -213,7 +218,7 @@ fn all_studied(args: &Args, studied: &BTreeMap<String, (usize, Tally)>) -> Outco
     }
     let error =
         anyhow!("got no program to study of {}, expected one of each judged operator", left.join(", "));
-    Err(Failure::new(EXIT_REFUSED, error, "give its arguments in xtask/python/operators"))
+    Err(Failure::new(Exit::Refused, error, "give its arguments in xtask/python/operators"))
 }
 
 fn expect(sha256: Option<[u8; 32]>) -> Expect {

@@ -15,39 +15,43 @@ use model_assets::{
 };
 use serde::Serialize;
 
+use super::app::{Verdict, extent, without_proof};
 use crate::{
-    EXIT_REFUSED, EXIT_UNSUPPORTED, Failure, Outcome,
-    inspect_app::{Verdict, extent, without_proof},
+    exit::{Exit, Failure, Outcome},
     package::{Item, Kind, Package, android_abi, native},
 };
 
 /// What the runtime needs of a program's first byte; the mapping itself begins at the page before.
 const MAP_ALIGN_BYTES: u64 = 16;
 
-pub(crate) fn run_zip(path: &Utf8Path, file: &File, profile: Profile, as_json: bool) -> Outcome {
+pub(super) fn run_zip(path: &Utf8Path, file: &File, profile: Profile, as_json: bool) -> Outcome {
     let hint = "build the package again with the platform's own tools";
     let package = Package::open_zip(file).map_err(|error| {
-        Failure::new(EXIT_REFUSED, error.context(format!("{path}: not a sound package")), hint)
+        Failure::new(Exit::Refused, error.context(format!("{path}: not a sound package")), hint)
     })?;
     match package {
         Some(package) => inspect(path, &package, profile, as_json),
         None => {
             let error =
                 anyhow!("{path}: got an archive laid out like no app, expected an .apk, .aab or .ipa");
-            Err(Failure::new(EXIT_UNSUPPORTED, error, "unpack it and inspect the app inside"))
+            Err(Failure::new(Exit::Unsupported, error, "unpack it and inspect the app inside"))
         }
     }
 }
 
-pub(crate) fn run_folder(path: &Utf8Path, profile: Profile, as_json: bool) -> Outcome {
+pub(super) fn run_folder(path: &Utf8Path, profile: Profile, as_json: bool) -> Outcome {
     let package = Package::open_folder(path)
-        .map_err(|error| Failure::new(EXIT_REFUSED, error, "inspect the app as its build left it"))?;
+        .map_err(|error| Failure::new(Exit::Refused, error, "inspect the app as its build left it"))?;
     inspect(path, &package, profile, as_json)
 }
 
 fn inspect(path: &Utf8Path, package: &Package, profile: Profile, as_json: bool) -> Outcome {
     let refused = |error: anyhow::Error| {
-        Failure::new(EXIT_REFUSED, error.context(path.to_string()), "build the app again from a proved model")
+        Failure::new(
+            Exit::Refused,
+            error.context(path.to_string()),
+            "build the app again from a proved model",
+        )
     };
     let report = Report::of(path, package, profile).map_err(refused)?;
     if report.libraries.is_empty() {
@@ -55,7 +59,7 @@ fn inspect(path: &Utf8Path, package: &Package, profile: Profile, as_json: bool) 
         // A pack, delivered as an .apk beside the base, has the model and nothing that claims it.
         let hint =
             if report.models.is_empty() { "run: cargo xtask mobile android --dry-run" } else { BUNDLE };
-        return Err(Failure::new(EXIT_UNSUPPORTED, error, hint));
+        return Err(Failure::new(Exit::Unsupported, error, hint));
     }
     if as_json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -66,7 +70,7 @@ fn inspect(path: &Utf8Path, package: &Package, profile: Profile, as_json: bool) 
         None => Ok(()),
         Some(first) => {
             let error = anyhow!("{path}: got {} faults, expected none: {first}", report.faults.len());
-            Err(Failure::new(EXIT_REFUSED, error, report.hint()))
+            Err(Failure::new(Exit::Refused, error, report.hint()))
         }
     }
 }

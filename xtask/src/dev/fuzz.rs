@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: the fuzz targets of `model-assets/fuzz`, with coverage feedback, on the pinned compiler.
+//! `cargo xtask dev fuzz`: the fuzz targets of `model-assets/fuzz`, with coverage feedback, on the pinned compiler.
 //!
 //! The instrumentation is what `cargo fuzz` asks for, less the sanitizers, which need a nightly compiler and find
 //! nothing in code without `unsafe`.
@@ -7,8 +7,8 @@ use anyhow::{Context as _, anyhow};
 use camino::Utf8PathBuf;
 
 use crate::{
-    EXIT_TESTS, Failure, Outcome,
     child::{self, cmd, network_cmd},
+    exit::{Exit, Failure, Outcome},
     workspace::Workspace,
 };
 
@@ -76,8 +76,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         if !output.status.success() {
             let tail: Vec<_> = text.lines().rev().take(30).collect();
             eprintln!("{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
-            let hint = format!("the input is in {artifacts}; run: cargo xtask fuzz {target}");
-            return Err(Failure::new(EXIT_TESTS, anyhow!("fuzz target `{target}` failed"), hint));
+            let hint = format!("the input is in {artifacts}; run: cargo xtask dev fuzz {target}");
+            return Err(Failure::new(Exit::Tests, anyhow!("fuzz target `{target}` failed"), hint));
         }
         let last =
             |mark: &str| text.lines().rev().find(|line| line.contains(mark)).unwrap_or_default().to_owned();

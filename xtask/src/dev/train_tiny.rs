@@ -1,10 +1,10 @@
-//! `cargo xtask train-tiny`: trains the embedded default model again, from the text that the repository generates.
+//! `cargo xtask dev train-tiny`: trains the embedded default model again, from the text that the repository generates.
 
 use anyhow::Context as _;
 
 use crate::{
-    Outcome,
     child::{self, cmd},
+    exit::Outcome,
     setup,
     workspace::Workspace,
 };
