@@ -9,7 +9,12 @@ use crate::{
 };
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about = "Export, prove and gate on-device models")]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    about = "Export, prove and gate on-device models"
+)]
 pub(crate) struct Cli {
     /// Work tree to use instead of the one that contains the current folder
     #[arg(long, value_name = "DIR", global = true)]

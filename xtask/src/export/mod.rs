@@ -1,7 +1,7 @@
 //! `cargo xtask export`: recipe → request → Python worker → `.pte` → static proof → publish.
 //!
-//! **Invariant:** the published directory changes only through `publish`, which takes a `Validated`; killed at
-//! any instant, it holds the old proven model or the new one.
+//! **Invariant:** a model's directory changes only through `publish` (for the reserve, `gguf::Job::publish`), and both take a
+//! `Validated`. Killed at any instant, the directory holds the old proven `.pte` or the new one, with its own tokenizer.
 //!
 //! **Invariant:** what is published was loaded and run by the engine, and its logits agree with the eager model's.
 
