@@ -76,7 +76,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     // The gate lets no app be built without a proved model.
     export::run(workspace, &export::Args::of_default_model())?;
     match &args.what {
-        // Above: it wants the model that it names.
+        // Handled above: it builds with the model that it names.
         What::Run { .. } => Ok(()),
         What::Test => test(workspace),
         What::Screenshots { folder } => screenshots(workspace, folder),
@@ -88,7 +88,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 
 fn test(workspace: &Workspace) -> Outcome {
     let shell = child::shell(workspace.root())?;
-    let failed = |error| Failure::new(Exit::Tests, error, "mend it, then run: cargo xtask app test");
+    let failed = |error| Failure::new(Exit::Tests, error, "fix it, then run: cargo xtask app test");
     network_cmd!(shell, "cargo test -p app --features gui-test,capi,jvm --no-fail-fast")
         .run()
         .map_err(|_| failed(anyhow!("the tests of the app failed")))?;
@@ -256,7 +256,7 @@ fn end(mut child: Child) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Share of one core that an app takes that nobody talks to.
+/// Share of one core that an idle app takes.
 fn idle_share(app: Command, front: &str, idle: Duration) -> anyhow::Result<f64> {
     let data = tempfile::tempdir()?;
     let child = start(app, front, data.path())?;

@@ -1,4 +1,4 @@
-//! A file that appears whole.
+//! A file that is replaced atomically: written beside its place, then renamed.
 //!
 //! **Invariant:** the name holds what it held before or everything that was written, whenever the process is killed or the
 //! disk is full. One hidden sibling at most is left behind; the next writer takes it over, and two at once never share it.
@@ -21,7 +21,7 @@ pub(crate) struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Begins to write what shall be at `place`.
+    /// Begins to write the file that will be at `place`.
     pub(crate) fn create(place: &Utf8Path) -> anyhow::Result<Self> {
         let sibling = sibling(place)?;
         loop {

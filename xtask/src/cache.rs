@@ -1,6 +1,6 @@
-//! What commands keep on the disk, what it is good for and how large it is: for `clean` and `doctor`.
+//! The caches: what commands keep on the disk, and how large it is. For `clean` and `doctor`.
 //!
-//! **Invariant:** everything in `.proofmark` that is no lock is listed, whoever left it there.
+//! **Invariant:** everything in `.proofmark` but locks is listed, also what another program left there.
 
 use std::{collections::BTreeSet, os::unix::fs::MetadataExt as _};
 

@@ -40,7 +40,7 @@ pub(crate) enum Everyday {
     /// Check that this machine has what the work needs
     ///
     /// Checks tools, disk and memory against the model's predicted peak, and lists caches. Changes nothing. Each row that is not
-    /// `ok` names the command that mends it.
+    /// `ok` names the command that fixes it.
     Doctor(doctor::Args),
     /// Install the Python packages and the ExecuTorch SDK
     ///

@@ -1,4 +1,4 @@
-//! `cargo xtask doctor`: can this machine do the work? Looks, and changes nothing.
+//! `cargo xtask doctor`: checks that this machine has what the work needs. Changes nothing.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -47,7 +47,7 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
     expected: String,
-    /// The command that mends it; empty when nothing is wrong.
+    /// The command that fixes it; empty when nothing is wrong.
     fix: &'static str,
 }
 
@@ -100,7 +100,7 @@ fn row(name: &'static str, got: Option<String>, otherwise: Status, expected: &st
     Row { name: name.to_owned(), status, got, bytes: None, expected: expected.to_owned(), fix }
 }
 
-/// What can be given back: never wrong, so that there is nothing to mend.
+/// The caches: always `ok`, nothing to fix.
 fn caches(workspace: &Workspace) -> anyhow::Result<Vec<Row>> {
     let row = |cache: Cache| Row {
         name: format!("cache {}", cache.name),
@@ -158,7 +158,7 @@ fn token() -> Row {
 
 fn venv(workspace: &Workspace) -> Row {
     let expected = "a venv and C++ SDK made from today's lock";
-    match setup::looked_at(workspace) {
+    match setup::inspect(workspace) {
         Ok(receipt) => {
             let got = format!("made from lock {}", receipt.lock.short());
             row("venv", Some(got), Status::Warn, expected, "")

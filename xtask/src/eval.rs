@@ -1,4 +1,4 @@
-//! `cargo xtask eval`: asks a model questions and shows its answers; `verify` records what comes of them.
+//! `cargo xtask eval`: measures the quality of a model's answers and shows it; `verify` records it.
 
 use std::fs;
 
@@ -122,8 +122,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
             claim.manifest.evidence = Some(evidence);
             verify::judge(&dir, &claim, Profile::Dev).map(|_| ())
         }
-        What::Text(text) => shown(&bench, of_text(&bench, text, &checkpoint)),
-        What::Task(task, amount) => shown(&bench, of_task(&bench, task, amount, &checkpoint)),
+        What::Text(text) => finish(&bench, of_text(&bench, text, &checkpoint)),
+        What::Task(task, amount) => finish(&bench, of_task(&bench, task, amount, &checkpoint)),
     }
 }
 
@@ -168,7 +168,7 @@ fn of_task(bench: &Bench<'_>, task: Task, amount: Amount, checkpoint: &Checkpoin
     keep(bench.workspace, bench.dir, &format!("{}.json", task.as_str()), &text)
 }
 
-fn shown(bench: &Bench<'_>, outcome: anyhow::Result<()>) -> Outcome {
+fn finish(bench: &Bench<'_>, outcome: anyhow::Result<()>) -> Outcome {
     bench.console.done();
     outcome.map_err(|error| verify::failed(bench.dir, error))
 }

@@ -55,7 +55,7 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
-/// An error with its exit code and the command that mends it.
+/// An error with its exit code and the command that fixes it.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) code: Exit,

@@ -107,13 +107,13 @@ fn from_file(
 ) -> Outcome {
     let published = unpack::publish(workspace, path, sha256, work, console);
     console.clear();
-    let manifest = published.map_err(|failure| told(failure, path))?;
+    let manifest = published.map_err(|failure| with_hint(failure, path))?;
     console.published(&manifest);
     Ok(())
 }
 
-/// Tells what a person can do about it.
-fn told(failure: Failure, path: &Utf8Path) -> Failure {
+/// Adds the exit code and the command that helps.
+fn with_hint(failure: Failure, path: &Utf8Path) -> Failure {
     if supervise::interrupted() {
         let hint = "nothing was published; run the same command again";
         return Failure::new(Exit::Interrupted, failure.into_error(), hint);

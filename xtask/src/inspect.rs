@@ -1,4 +1,4 @@
-//! `cargo xtask inspect`: a `.pte` file as a person wants it, or the model inside an app: a binary, package or folder.
+//! `cargo xtask inspect`: a `.pte` file in readable form, or the model inside an app (a binary, package or folder).
 //!
 //! **Invariant:** what is shown was read by the verifier; a file that it refuses is shown as far as it can be read, and
 //! the command fails.

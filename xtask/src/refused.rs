@@ -1,8 +1,8 @@
 //! Evidence that was measured and refused: kept beside the manifest, with the bounds that it missed, until a later measurement
 //! passes.
 //!
-//! **Invariant:** it is shown and never believed: no check reads it, no build and no bundle carries it. It is of the files that its
-//! binding names; of others it says nothing.
+//! **Invariant:** it is shown and never believed: no check reads it, no build and no bundle carries it. It belongs to the files
+//! that its binding names, and says nothing about others.
 
 use std::io::Write as _;
 

@@ -1,4 +1,4 @@
-//! `cargo xtask report`: one page per model, for whoever decides that it ships.
+//! `cargo xtask report`: one page per model, for the decision to ship it.
 //!
 //! **Invariant:** verdicts are judged anew from the bytes when the page is made; a failed one is shown, not hidden.
 //!
@@ -67,7 +67,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let verdicts = verdicts.into_iter().collect::<Result<Vec<_>, crate::exit::Failure>>()?;
     let transcript = transcript(&dir, &claim);
     let refused = refused::read(&dir, &claim);
-    let page = page(&missed::shown(Report { claim, verdicts, transcript, refused }))?;
+    let page = page(&missed::with_refused_figures(Report { claim, verdicts, transcript, refused }))?;
     let out = args
         .out
         .clone()

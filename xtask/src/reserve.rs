@@ -61,7 +61,7 @@ impl Reserve {
             fs::read(&response).with_context(|| format!("{response}: the reserve wrote no answer"))?;
         let check: ReserveCheck = serde_json::from_slice(&bytes).with_context(|| response.clone())?;
         let ReserveCheck { runtime, gguf: ran, load } = check;
-        about(claim.manifest.sha256, &runtime, &ran.to_string())?;
+        ensure_same_model(claim.manifest.sha256, &runtime, &ran.to_string())?;
         let bound = ReserveBinding::current(ran, claim.bound());
         let Some((subject, checkpoint)) = checkpoint else {
             return Ok(ReserveEvidence { bound, load, quality: None });
@@ -112,11 +112,11 @@ impl Reserve {
 fn believed(answer: &str, expected: Digest) -> anyhow::Result<Benchmark> {
     let benchmark: Benchmark =
         serde_json::from_str(answer).context("the reserve's benchmark cannot be read")?;
-    about(expected, &benchmark.runtime, &benchmark.pte_sha256)?;
+    ensure_same_model(expected, &benchmark.runtime, &benchmark.pte_sha256)?;
     Ok(benchmark)
 }
 
-fn about(expected: Digest, runtime: &str, sha256: &str) -> anyhow::Result<()> {
+fn ensure_same_model(expected: Digest, runtime: &str, sha256: &str) -> anyhow::Result<()> {
     crate::engine::ran("the reserve", (RESERVE_RUNTIME, expected), runtime, sha256)
 }
 

@@ -53,14 +53,14 @@ pub(crate) fn system_python() -> String {
 
 /// The set-up that is there, if it is whole and made from today's lock.
 pub(crate) fn current(workspace: &Workspace) -> Option<Receipt> {
-    looked_at(workspace).ok()
+    inspect(workspace).ok()
 }
 
 /// The set-up that is there.
 ///
 /// # Errors
 /// Why it is not the one that is wanted.
-pub(crate) fn looked_at(workspace: &Workspace) -> anyhow::Result<Receipt> {
+pub(crate) fn inspect(workspace: &Workspace) -> anyhow::Result<Receipt> {
     let path = receipt_path(workspace);
     let receipt = read(&path).with_context(|| format!("{path}: no finished set-up"))?;
     ensure!(receipt.lock == lock_digest(), "made from lock {}", receipt.lock.short());

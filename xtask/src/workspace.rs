@@ -1,4 +1,4 @@
-//! Where things are.
+//! The work tree, and the paths of everything in it.
 
 use std::fs;
 

@@ -58,7 +58,7 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

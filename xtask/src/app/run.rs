@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Runs the app from where this command was typed, so that paths among its arguments mean what they meant there. Its exit code
-/// is told, not taken: the codes of this command have other meanings.
+/// is printed, not passed on: the codes of this command have other meanings.
 pub(super) fn with(workspace: &Workspace, model: &str, arguments: &[String]) -> Outcome {
     let status = child::cargo()
         .args(["run", "--quiet", "--package", "app", "--manifest-path"])

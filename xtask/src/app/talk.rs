@@ -32,7 +32,7 @@ pub(super) fn hold(
     let (width, height) = geometry(display, &window)?;
     let (x, y) = ((width / 3).to_string(), height.saturating_sub(FIELD).to_string());
     xdotool(display, &["mousemove", "--window", &window, &x, &y, "click", "1"])?;
-    // Without a window manager nobody else gives a window the keys.
+    // Without a window manager nothing else gives the window the keyboard focus.
     xdotool(display, &["windowfocus", "--sync", &window, "type", MESSAGE])?;
     xdotool(display, &["key", "Return"])?;
     let (said, reply) = loop {

@@ -82,7 +82,7 @@ fn ratio([ours, theirs]: &[f64; 2]) -> f64 {
     ours / theirs
 }
 
-/// Asks both sides in turn; every other round the other side begins. `theirs` is told the first answer of ours.
+/// Measures both sides in turn; every other round the other side begins. `theirs` gets the first answer of ours.
 ///
 /// # Errors
 /// As either side.
@@ -128,7 +128,7 @@ pub(super) fn script(
     Ok(run)
 }
 
-/// The load of the machine, where it tells.
+/// The load of the machine, where the system reports it.
 pub(super) fn load() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }

@@ -42,7 +42,7 @@ pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> 
     let load = against::load();
     let rehearsal = ModelDir::new(workspace.rehearsals(), model);
     let began = Instant::now();
-    export::shown(workspace, &export::Args::of_rehearsal(model), console.clone())?;
+    export::run_with(workspace, &export::Args::of_rehearsal(model), console.clone())?;
     let our_seconds = began.elapsed().as_secs_f64();
     let manifest = rehearsal.manifest().map_err(refused)?.context("the rehearsal published no manifest")?;
     let (engine, worker): (Vec<_>, Vec<_>) =

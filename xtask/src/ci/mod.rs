@@ -204,8 +204,7 @@ impl Ci {
         }
         let said = Token::redact(self.token.as_ref(), &String::from_utf8_lossy(&output.stderr));
         let error = anyhow!("{}: {}", step.argv.join(" "), said.trim());
-        let hint =
-            "mend what git says (for its login run: gh auth setup-git), then run: cargo xtask ci setup";
+        let hint = "fix what git says (for its login run: gh auth setup-git), then run: cargo xtask ci setup";
         Err(Failure::new(
             if step.argv.iter().any(|word| word == "push") { Exit::GhAccess } else { Exit::Failure },
             error,

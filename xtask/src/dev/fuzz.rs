@@ -57,7 +57,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let binary = |name: &str| -> Utf8PathBuf { built.join(&host).join("release").join(name) };
     let tiny = workspace.models().join("tiny");
     let (recipe, manifest) = (tiny.join("recipe.toml"), tiny.join("manifest.json"));
-    // An ordinary program: without a fuzzer in it, the flags' counters have nobody to register with.
+    // An ordinary program: built without the flags, because their counters need a fuzzer to register with.
     network_cmd!(shell, "cargo run --quiet --target-dir {built} --bin seeds -- {corpus} {recipe} {manifest}")
         .quiet()
         .run()?;

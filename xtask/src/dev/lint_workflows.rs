@@ -54,7 +54,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         return Ok(());
     }
     let error = anyhow!("{folder}: {} found faults", failed.join(" and "));
-    Err(Failure::new(Exit::Tests, error, "mend them, then run: cargo xtask dev lint-workflows"))
+    Err(Failure::new(Exit::Tests, error, "fix them, then run: cargo xtask dev lint-workflows"))
 }
 
 /// The workflow files, sorted; at least one.

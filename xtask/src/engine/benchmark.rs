@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::console::Console;
 
-use super::{Engine, Files, about};
+use super::{Engine, Files, ensure_same_model};
 
 /// A benchmark, and in which mode it was taken.
 #[derive(Debug, Clone, Serialize)]
@@ -128,7 +128,7 @@ impl Engine {
         arguments.extend(threads_words(threads));
         self.run("check", files, &arguments)?;
         let EngineCheck { runtime, pte_sha256, load, .. } = self.answer(&response)?;
-        about(files.sha256, &runtime, &pte_sha256)?;
+        ensure_same_model(files.sha256, &runtime, &pte_sha256)?;
         Ok(load)
     }
 
@@ -167,7 +167,7 @@ fn threads_words(threads: Option<u32>) -> Vec<String> {
 /// Reads an answer and believes it if it is about these files, and of the mode that the app runs them in.
 fn believed(answer: &str, files: &Files) -> anyhow::Result<Benched> {
     let benched: Benched = serde_json::from_str(answer).context("the engine's benchmark cannot be read")?;
-    about(files.sha256, &benched.benchmark.runtime, &benched.benchmark.pte_sha256)?;
+    ensure_same_model(files.sha256, &benched.benchmark.runtime, &benched.benchmark.pte_sha256)?;
     let pte = &files.pte;
     let got = match (&benched.packed, files.linked) {
         (None, false) | (Some(PackedWeights::Warm | PackedWeights::Proved), true) => return Ok(benched),

@@ -108,7 +108,7 @@ fn fits(recipe: &Recipe, tokenizer: &[u8], path: &Utf8Path) -> anyhow::Result<()
     token_rows(recipe, tokenizer).map(drop).map_err(|message| anyhow!("{path}: {message}"))
 }
 
-/// One of the two must be there; the name is told before anything is read that takes its time.
+/// One of the two must be there; fails before anything large is read.
 fn ensure_tokenizer(dir: &ModelDir, recipe: &Recipe, folder: &Utf8Path) -> anyhow::Result<()> {
     let name = &recipe.tokens.tokenizer;
     let (own, beside) = (folder.join(name), dir.path().join(name));

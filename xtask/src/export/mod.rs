@@ -142,11 +142,11 @@ impl Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    shown(workspace, args, Console::new(args.json))
+    run_with(workspace, args, Console::new(args.json))
 }
 
-/// As [`run`], shown where another command shows what it does.
-pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Outcome {
+/// As [`run`], for a command that has a console already.
+pub(crate) fn run_with(workspace: &Workspace, args: &Args, console: Console) -> Outcome {
     if args.runtime == Runtime::Llamacpp {
         // No worker runs: the conversion streams.
         for (flag, given) in [("--memory-max", args.memory_max), ("--stall-timeout", args.stall_timeout)] {
@@ -236,7 +236,7 @@ fn checkpoint(
 
 /// A checkpoint that no export can be made of: nothing was started, and nothing helps but another one.
 fn unusable(error: anyhow::Error, recipe: &Recipe) -> Failure {
-    let hint = format!("mend the checkpoint or the recipe and run: cargo xtask export {}", recipe.name);
+    let hint = format!("fix the checkpoint or the recipe and run: cargo xtask export {}", recipe.name);
     Failure::new(Exit::Export, error, hint)
 }
 
@@ -278,7 +278,7 @@ fn escalation(job: &Job<'_>, told: &str, story: &[String]) -> String {
 fn advice(recipe: &Recipe) -> String {
     let name = &recipe.name;
     let mut advice = format!(
-        "mend the cause named above and run `cargo xtask export {name}`; for want of memory, run it on a larger machine"
+        "fix the cause named above and run `cargo xtask export {name}`; if memory was short, run it on a larger machine"
     );
     // A recipe that no GGUF is written for, such as an int4, has no reserve.
     if reserve::expect(recipe, None, None).is_ok() {

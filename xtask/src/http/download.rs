@@ -33,7 +33,7 @@ const ETAG_BYTES_MAX: u64 = 1024;
 /// Hears of bytes that are there, of how many there will be where that is known, and of attempts that failed.
 pub(crate) type Seen<'a> = dyn FnMut(u64, Option<u64>, Option<&str>) + 'a;
 
-/// Where a file and what there is of it lie.
+/// Paths of a file and of its partial download.
 struct Place {
     whole: Utf8PathBuf,
     partial: Utf8PathBuf,
@@ -64,7 +64,7 @@ impl Place {
     }
 }
 
-/// Bytes that are still to come for a file, as far as its partial file tells.
+/// Bytes of a file that are still missing, by the size of its partial download.
 pub(crate) fn missing_bytes(folder: &Utf8Path, wanted: &Wanted) -> u64 {
     let place = Place::new(folder, &wanted.name);
     if place.whole.exists() { 0 } else { wanted.size.max().saturating_sub(place.have()) }

@@ -15,7 +15,7 @@ use super::download::DISK_HINT;
 /// Why one attempt failed.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// The server wants a licence accepted or a token.
+    /// The server demands an accepted licence or a token.
     Access { error: anyhow::Error, hint: String },
     /// Trying again changes nothing.
     Fatal { error: anyhow::Error, hint: Option<String> },

@@ -197,7 +197,7 @@ fn exists(path: &Utf8Path) -> Option<String> {
     path.exists().then(|| path.to_string())
 }
 
-/// The release profile: the gate wants all evidence.
+/// The release profile: the gate demands all evidence.
 fn build(places: &Places, model: &str, toolchain: Option<&Toolchain>) -> Step {
     let cargo = toolchain.map_or("cargo", |found| found.cargo.as_str());
     let argv = [

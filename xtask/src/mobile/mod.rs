@@ -40,7 +40,7 @@ pub(crate) struct Build {
     /// The model inside
     #[arg(default_value = "tiny")]
     model: String,
-    /// What may reach users: the gate wants all evidence
+    /// Build for users: the gate demands all evidence
     #[arg(long)]
     release: bool,
     /// Print what would be done, as JSON, and do nothing

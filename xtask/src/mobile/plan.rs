@@ -120,7 +120,7 @@ impl Plan {
                 Failure::new(
                     Exit::MobileBuild,
                     error,
-                    format!("mend it, then run: cargo xtask mobile {}", self.target),
+                    format!("fix it, then run: cargo xtask mobile {}", self.target),
                 )
             })?;
         }

@@ -54,7 +54,7 @@ fn from_file(path: &Utf8Path) -> anyhow::Result<PrivateKey> {
     PrivateKey::parse(&text).with_context(|| path.to_string())
 }
 
-/// Makes a key pair. The private key is shown to nobody but its file.
+/// Makes a key pair. The private key goes into its file and nowhere else.
 pub(super) fn make(workspace: &Workspace, path: &Utf8Path) -> Outcome {
     let made = write(workspace, path);
     let entry = made.map_err(|error| {

@@ -123,7 +123,7 @@ fn prove(dir: &ModelDir, now: SystemTime) -> Outcome {
     Ok(())
 }
 
-/// The files of a bundle that are there for whoever receives it: the signature and the licence's texts.
+/// The files of a bundle that its receiver needs: the signature and the licence's texts.
 pub(crate) fn companions(dir: &ModelDir, recipe: &Recipe, manifest: &[u8]) -> Vec<(String, Utf8PathBuf)> {
     let texts = recipe.licence.files().map(|name| (name.to_owned(), dir.path().join(name)));
     let signature = (SIGNATURE_FILE.to_owned(), dir.signature_of(manifest));

@@ -3,7 +3,7 @@
 //! **Invariant:** the folder appears whole or not at all. Its origin is written last; a folder without one is no checkpoint, and
 //! one is believed only as far as the files still hash to it.
 //!
-//! **Invariant:** whoever exports from it is told, and the manifest names the GGUF.
+//! **Invariant:** an export from it prints a warning, and the manifest names the GGUF.
 
 use std::{fs, time::Duration};
 

@@ -261,7 +261,7 @@ impl Plan {
     }
 }
 
-/// The architecture as the worker wants it.
+/// The architecture in the form that the worker reads.
 pub(crate) fn shape(recipe: &Recipe) -> anyhow::Result<serde_json::Value> {
     let mut shape = serde_json::to_value(&recipe.architecture)?;
     if let Some(RopeScaling::Llama3 { .. }) = recipe.architecture.rope_scaling {

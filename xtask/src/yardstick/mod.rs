@@ -1,6 +1,6 @@
 //! Yardsticks: tasks that others publish figures of, through the engine and through the unquantized model.
 //!
-//! **Invariant:** both sides are asked the very same; how is told in words that become part of the record.
+//! **Invariant:** both sides get the same questions; the protocol is described in words that are part of the record.
 
 mod instructions;
 mod rows;

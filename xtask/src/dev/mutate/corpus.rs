@@ -75,7 +75,7 @@ pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::R
     for (name, quantization, backend, tied) in KINDS {
         let architecture = shape(tied, &mut random);
         let seq_len = 16 + 8 * random.below(6);
-        let about = about(&architecture, seq_len);
+        let about = describe(&architecture, seq_len);
         let folder = folder.join(name);
         let pte = folder.join("model.pte");
         let request = json!({
@@ -113,7 +113,7 @@ fn shape(tied: bool, random: &mut Random) -> Value {
     })
 }
 
-fn about(architecture: &Value, seq_len: usize) -> String {
+fn describe(architecture: &Value, seq_len: usize) -> String {
     let number = |key: &str| architecture[key].as_u64().unwrap_or(0);
     format!(
         "{} layers, width {}, {} heads of {} over {} key/value heads, ffn {}, vocabulary {}, sequence {seq_len}",

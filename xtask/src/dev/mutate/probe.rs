@@ -222,7 +222,7 @@ fn spawn(engine: &Utf8Path, task: Task, fill: &str) -> anyhow::Result<Running> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
         let lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        // Ends when the child does, or when nobody listens any more.
+        // Ends when the child does, or when the receiver is gone.
         for line in lines {
             if sender.send(line).is_err() {
                 break;
