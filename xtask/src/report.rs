@@ -190,7 +190,7 @@ fn verdicts(page: &mut Page, report: &Report) {
         vec![Page::verdict(check.passed), escape(&check.id), escape(&check.got), escape(&check.expected)]
     };
     for (profile, verdict) in &report.verdicts {
-        let checks = verdict.as_ref().map_or_else(|refusal| &refusal.checks, |checks| checks);
+        let checks = verdict.as_ref().unwrap_or_else(|refusal| &refusal.checks);
         let rows: Vec<_> = checks.iter().map(row).collect();
         let profile = profile.as_str();
         page.raw(&format!("<details><summary>Every check of a {profile} build</summary>"));

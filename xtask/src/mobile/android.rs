@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_with_the_command_that_installs_it() {
         let failure = plan_of(false, None).check_needs().unwrap_err();
-        assert_eq!(failure.code, Exit::MobileTools);
+        assert_eq!(failure.code, crate::exit::Exit::MobileTools);
         let hint = failure.hint.unwrap();
         assert!(hint.contains("sdkmanager 'platforms;android-35'"), "{hint}");
     }

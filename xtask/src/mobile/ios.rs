@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn without_xcode_it_says_what_to_install() {
         let failure = plan_of(false, None).check_needs().unwrap_err();
-        assert_eq!(failure.code, Exit::MobileTools);
+        assert_eq!(failure.code, crate::exit::Exit::MobileTools);
         assert!(failure.hint.unwrap().contains("xcodebuild: Xcode"));
     }
 

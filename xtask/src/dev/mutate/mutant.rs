@@ -264,7 +264,7 @@ mod tests {
         bytes.extend([b'x'; 60]);
         bytes.extend([0, 0, 0, 0]);
         bytes.extend(*b"aten::mm");
-        assert_eq!(texts(&bytes), [8..68]);
+        assert_eq!(texts(&bytes), vec![8..68]);
     }
 
     #[test]
