@@ -92,16 +92,15 @@ fn the_commands_that_are_named_exist() {
     }
     let mut seen = 0;
     for (page, text) in texts.iter().filter(|(page, _)| !OLD_NAMES.contains(&page.as_str())) {
-        for rest in text.split("cargo xtask ").skip(1) {
+        for (at, mark) in text.match_indices("cargo xtask ") {
+            let (before, rest) = (&text[..at], &text[at + mark.len()..]);
             let word = |text: &str| -> String {
                 text.chars().take_while(|letter| letter.is_ascii_lowercase() || *letter == '-').collect()
             };
             let name = word(rest);
-            // `cargo xtask COMMAND`, `cargo xtask {name}`, and what a sentence goes on with.
-            if name.is_empty()
-                || name.starts_with('-')
-                || !rest[name.len()..].starts_with(['`', ' ', '\n', '"', '.', ',', ';', ')'])
-            {
+            // A command that somebody can type, not prose: quoted, after `run: `, or on a line of its own.
+            let typed = before.ends_with(['`', '\n']) || before.ends_with("run: ");
+            if !typed || name.is_empty() || name.starts_with('-') {
                 continue;
             }
             seen += 1;
