@@ -19,8 +19,9 @@ use crate::{
     cache::{self, Cache, REMOVED},
     exit::{Exit, Failure, Outcome},
     fetch::remove,
+    lock,
     refused::REFUSED_FILE,
-    workspace::{Workspace, try_lock},
+    workspace::Workspace,
 };
 
 #[derive(clap::Args)]
@@ -65,7 +66,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 /// The only command that works here.
 fn alone(workspace: &Workspace) -> Result<fs::File, Failure> {
     let path = workspace.in_use_path();
-    try_lock(&path)?.ok_or_else(|| {
+    lock::try_file(&path)?.ok_or_else(|| {
         let error = anyhow!("{path}: another `cargo xtask` is at work here, nothing was removed");
         Failure::new(Exit::Failure, error, "wait for it to end, then run the same command again")
     })

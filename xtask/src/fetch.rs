@@ -20,8 +20,8 @@ use crate::{
     console::Console,
     exit::{Exit, Failure, Outcome},
     http::fault::Patience,
-    predict, supervise,
-    workspace::{Workspace, try_lock},
+    lock, predict, supervise,
+    workspace::Workspace,
 };
 
 #[derive(clap::Args)]
@@ -140,13 +140,13 @@ struct Work {
 impl Work {
     /// Takes the folder and removes what a killed fetch left in it.
     fn open(workspace: &Workspace) -> Result<Self, Failure> {
-        let (folder, locks) = (workspace.state().join("fetch"), workspace.state().join("locks"));
+        let (folder, locks) = (workspace.state().join("fetch"), workspace.locks());
         for path in [&folder, &locks] {
             fs::create_dir_all(path).with_context(|| format!("{path}: cannot be made"))?;
         }
         // No model's name begins with a dot.
         let path = locks.join(".fetch");
-        let lock = try_lock(&path)?.ok_or_else(|| {
+        let lock = lock::try_file(&path)?.ok_or_else(|| {
             Failure::new(Exit::Failure, anyhow!("{path}: another fetch is running"), "wait for it")
         })?;
         let work = Self { folder, _lock: lock };

@@ -25,6 +25,7 @@ mod failed;
 mod fetch;
 mod http;
 mod inspect;
+mod lock;
 mod meter;
 mod mobile;
 mod pack;

@@ -27,6 +27,7 @@ use crate::{
     engine::Files,
     evidence::{Bench, Checkpoint, Measured},
     exit::{Exit, Failure, Outcome, usage},
+    lock,
     refused::{self, Refused},
     supervise,
     workspace::Workspace,
@@ -206,7 +207,7 @@ fn renewed(
     fresh.manifest.evidence = Some(evidence);
     fresh.manifest.checks = proved.checks().to_vec();
     // Measuring takes minutes, in which another command may have published another model.
-    let _lock = crate::export::lock_when_free(&workspace.state().join("locks"), dir.name())?;
+    let _lock = lock::model_when_free(workspace, dir.name())?;
     still_published(dir, &claim.manifest)?;
     crate::export::write_manifest(dir, &fresh.manifest, transcript.as_deref())?;
     refused::forget(dir, &fresh)?;
@@ -223,8 +224,7 @@ fn keep_refused(
     measured: impl FnOnce() -> anyhow::Result<Refused>,
 ) {
     let kept = || {
-        let locks = workspace.state().join("locks");
-        let _lock = crate::export::lock_when_free(&locks, dir.name()).map_err(Failure::into_error)?;
+        let _lock = lock::model_when_free(workspace, dir.name()).map_err(Failure::into_error)?;
         still_published(dir, &claim.manifest).map_err(Failure::into_error)?;
         measured()?.keep(dir, claim)
     };

@@ -91,7 +91,7 @@ fn every_command_is_started_by_a_test() {
     for (command, file, line) in STARTED {
         let text = fs::read_to_string(root().join(file)).unwrap();
         // This table is no test.
-        let text = if *file == HERE { text.split("const HERE").nth(1).unwrap() } else { &text };
+        let text = if *file == HERE { text.split_once("const HERE").unwrap().1 } else { &text };
         assert!(text.contains(line), "`{command}`: {file} has no `{line}`");
     }
 }

@@ -20,9 +20,8 @@ use crate::{
     child::{self, network_cmd},
     console::Console,
     exit::{Exit, Failure, Outcome},
-    export,
     fetch::import::import,
-    predict, supervise,
+    lock, predict, supervise,
     token::{Token, environment},
     verify::refused,
     workspace::Workspace,
@@ -117,7 +116,7 @@ struct Ci {
     gh: Gh,
     token: Option<Token>,
     repo: String,
-    root: Utf8PathBuf,
+    workspace: Workspace,
     interval: Duration,
     console: Console,
 }
@@ -129,8 +128,7 @@ impl Ci {
         interval: Duration,
         json: bool,
     ) -> Result<Self, Failure> {
-        let root = workspace.root().to_owned();
-        let shell = child::shell(&root)?;
+        let shell = child::shell(workspace.root())?;
         let token = Token::find(environment)?;
         let gh = Gh::find(&shell, token.clone())?;
         supervise::watch_interrupts()?;
@@ -138,13 +136,14 @@ impl Ci {
             Some(name) => gh::check_repository(&name)?,
             None => origin(&shell)?,
         };
-        Ok(Self { shell, gh, token, repo, root, interval, console: Console::new(json) })
+        let (workspace, console) = (workspace.clone(), Console::new(json));
+        Ok(Self { shell, gh, token, repo, workspace, interval, console })
     }
 
     /// Looks at everything that `setup` may change; changes nothing.
     fn seen(&self) -> Result<Seen, Failure> {
         // A folder inside another repository is not one itself.
-        let git_here = self.root.join(".git").exists();
+        let git_here = self.workspace.root().join(".git").exists();
         let head = git_here.then(|| git(&self.shell, &["rev-parse", "--verify", "HEAD"])).flatten();
         let branch = git_here.then(|| git(&self.shell, &["symbolic-ref", "--short", "HEAD"])).flatten();
         let branch = branch.unwrap_or_else(|| "main".to_owned());
@@ -242,7 +241,7 @@ impl Ci {
     fn fetch(&self, dry_run: bool, id: u64, model: &str, attested: bool) -> Outcome {
         let dir = self.models().dir(model);
         let recipe = dir.recipe().map_err(refused)?;
-        let state = self.root.join(".proofmark");
+        let state = self.workspace.state();
         let (work, name) = (state.join("work").join(format!("{model}-import")), format!("export-{model}"));
         let artifact = work.join("artifact");
         let download = [
@@ -274,7 +273,7 @@ impl Ci {
         if let Some(free) = predict::free_disk_bytes(&state).filter(|free| *free < needed) {
             return Err(anyhow!("{state}: got {free} bytes of free disk, expected at least {needed}").into());
         }
-        let _lock = export::lock(&state.join("locks"), model)?;
+        let _lock = lock::model(&self.workspace, model)?;
         if work.exists() {
             // What a killed fetch left behind.
             fs::remove_dir_all(&work).with_context(|| format!("{work}: cannot be removed"))?;
@@ -304,7 +303,7 @@ impl Ci {
     }
 
     fn models(&self) -> Models {
-        Models(self.root.join("model-assets/models"))
+        Models(self.workspace.models())
     }
 }
 

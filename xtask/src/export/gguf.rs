@@ -33,7 +33,7 @@ use crate::{
     console::Console,
     evidence::{self, Subject},
     exit::{Exit, Failure, Outcome},
-    predict,
+    lock, predict,
     reserve::Reserve,
     setup, supervise,
     workspace::Workspace,
@@ -76,7 +76,7 @@ impl Job<'_> {
         super::suffices("disk", disk, predict::reserve_disk_bytes(&self.recipe), &self.recipe)?;
         self.other_tokenizer()?;
         supervise::watch_interrupts()?;
-        let _lock = super::lock(&self.workspace.state().join("locks"), self.dir.name())?;
+        let _lock = lock::model(self.workspace, self.dir.name())?;
         let manifest = self.export().map_err(|error| self.failed(error))?;
         self.console.published_reserve(&manifest);
         Ok(())

@@ -18,7 +18,7 @@ mod weights;
 use std::{fs, sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context as _, anyhow};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use model_assets::{
     check::{self, Profile},
     dir::ModelDir,
@@ -31,12 +31,12 @@ use crate::{
     console::Console,
     exit::{Exit, Failure, Outcome, usage},
     failed::{self, Cause},
-    predict,
+    lock, predict,
     setup::{self, Receipt},
     supervise::{self, Bounds},
     verify::{self, refused},
     weights as fetched,
-    workspace::{Workspace, try_lock},
+    workspace::Workspace,
 };
 
 use self::{
@@ -54,7 +54,6 @@ const ATTEMPTS_MAX: u32 = 2;
 const MEMORY_BYTES_MAX: u64 = 8_000_000_000;
 const STALL_SECONDS: u64 = 300;
 const LOG_TAIL_LINES: usize = 40;
-const LOCK_POLL: Duration = Duration::from_millis(200);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -207,7 +206,7 @@ pub(crate) fn run_with(workspace: &Workspace, args: &Args, console: Console) -> 
     }
     preflight(&job, args)?;
     let receipt = setup::ensure(workspace)?;
-    let _lock = lock(&workspace.state().join("locks"), &args.model)?;
+    let _lock = lock::model(workspace, &args.model)?;
     attempts(&job, args, &receipt)
 }
 
@@ -337,40 +336,6 @@ fn is_proved(dir: &ModelDir) -> bool {
     fresh && verify::reference(dir, &claim).is_ok() && dir.open_pte(&claim.manifest).is_ok_and(whole)
 }
 
-/// The lock of [`lock`], waited for: what took minutes to measure is not thrown away for the seconds of a publish.
-pub(crate) fn lock_when_free(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> {
-    fs::create_dir_all(folder)?;
-    let path = folder.join(model);
-    let mut told = false;
-    loop {
-        if let Some(lock) = try_lock(&path)? {
-            return Ok(lock);
-        }
-        if supervise::interrupted() {
-            let error = anyhow!("{path}: another command still has `{model}`");
-            return Err(Failure::new(
-                Exit::Interrupted,
-                error,
-                "nothing was recorded; run the same command again",
-            ));
-        }
-        if !std::mem::replace(&mut told, true) {
-            eprintln!("waiting for another export or fetch of `{model}`");
-        }
-        std::thread::sleep(LOCK_POLL);
-    }
-}
-
-/// One export, or import, of a model at a time.
-pub(crate) fn lock(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> {
-    fs::create_dir_all(folder)?;
-    let path = folder.join(model);
-    try_lock(&path)?.ok_or_else(|| {
-        let error = anyhow!("{path}: another export or fetch of `{model}` is running");
-        Failure::new(Exit::Export, error, "wait for it")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,20 +359,5 @@ mod tests {
             int4.contains("cargo xtask export llama3.2-1b-int4`") && !int4.contains("llamacpp"),
             "{int4}"
         );
-    }
-
-    #[test]
-    fn a_lock_is_waited_for_where_work_would_be_lost() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = Utf8Path::from_path(folder.path()).unwrap();
-        let held = lock(folder, "tiny").unwrap();
-        assert!(lock(folder, "tiny").unwrap_err().error.to_string().contains("another export or fetch"));
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| lock_when_free(folder, "tiny").map(|_| ()));
-            std::thread::sleep(LOCK_POLL * 2);
-            assert!(!waits.is_finished(), "held by another");
-            drop(held);
-            assert!(waits.join().unwrap().is_ok());
-        });
     }
 }

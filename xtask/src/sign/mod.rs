@@ -30,7 +30,7 @@ use model_assets::{
 
 use crate::{
     exit::{Exit, Failure, Outcome},
-    export,
+    export, lock,
     release::failure,
     verify::{self, refused},
     workspace::Workspace,
@@ -61,7 +61,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
     let dir = ModelDir::new(workspace.models(), &args.model);
     let key = if args.check { None } else { Some(key::read(args.key.as_deref(), &args.model)?) };
-    let _lock = export::lock(&workspace.state().join("locks"), &args.model)?;
+    let _lock = lock::model(workspace, &args.model)?;
     repair(&dir)?;
     match key {
         Some(key) => sign(&dir, &key),

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::{
     console::Console,
     exit::{Exit, Failure, Outcome},
-    export, failed, setup,
+    failed, lock, setup,
     supervise::{self, Bounds},
     workspace::Workspace,
 };
@@ -119,7 +119,7 @@ pub(super) fn run(workspace: &Workspace, recipe: &Recipe, file: &Utf8Path, args:
     }
     supervise::watch_interrupts()?;
     setup::ensure(workspace)?;
-    let _lock = export::lock(&workspace.state().join("locks"), model)?;
+    let _lock = lock::model(workspace, model)?;
     let console = Console::new(args.json);
     let made = make(workspace, recipe, &file, &place, &console);
     console.done();
