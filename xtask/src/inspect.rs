@@ -4,6 +4,7 @@
 //! the command fails.
 
 mod app;
+mod asset;
 mod package;
 
 use std::{fmt::Write as _, fs::File};

@@ -15,14 +15,14 @@ use model_assets::{
 };
 use serde::Serialize;
 
-use super::app::{Verdict, extent, without_proof};
+use super::{
+    app::{Verdict, extent, without_proof},
+    asset::{Asset, placement},
+};
 use crate::{
     exit::{Exit, Failure, Outcome},
     package::{Item, Kind, Package, android_abi, native},
 };
-
-/// What the runtime needs of a program's first byte; the mapping itself begins at the page before.
-const MAP_ALIGN_BYTES: u64 = 16;
 
 pub(super) fn run_zip(path: &Utf8Path, file: &File, profile: Profile, as_json: bool) -> Outcome {
     let hint = "build the package again with the platform's own tools";
@@ -125,22 +125,6 @@ struct Found {
     mapped: Vec<bool>,
     #[serde(skip)]
     claim: Claim,
-}
-
-/// A packaged `.pte`.
-#[derive(Serialize)]
-struct Asset {
-    name: String,
-    bytes: u64,
-    /// Offset in the package when it is stored as it is.
-    stored_at: Option<u64>,
-    /// The power of two that the offset is a multiple of, up to pages of 16 KiB.
-    aligned_bytes: Option<u64>,
-    /// Whether a phone maps it out of the package; absent where the package is unpacked before.
-    in_place: Option<bool>,
-    proved_for_dev: bool,
-    proved_for_release: bool,
-    verdict: String,
 }
 
 impl<'a> Report<'a> {
@@ -349,49 +333,6 @@ impl Found {
     fn is_mapped(&self) -> bool {
         self.mapped.contains(&true)
     }
-}
-
-impl Asset {
-    fn new(kind: Kind, item: &Item, verdict: &Verdict) -> Self {
-        let aligned = item.stored_at().is_some_and(|offset| offset % MAP_ALIGN_BYTES == 0);
-        Self {
-            name: item.name.clone(),
-            bytes: item.bytes,
-            stored_at: item.stored_at(),
-            aligned_bytes: item.stored_at().map(alignment),
-            in_place: (kind == Kind::Apk).then_some(aligned),
-            proved_for_dev: verdict.dev.is_ok(),
-            proved_for_release: verdict.release.is_ok(),
-            verdict: verdict.text(),
-        }
-    }
-
-    fn placement(&self) -> String {
-        match (self.in_place, self.stored_at) {
-            (None, _) => {
-                "not from here: it is unpacked, or packaged again, before it is installed".to_owned()
-            }
-            (Some(_), Some(offset)) => stored(offset),
-            (Some(_), None) => COMPRESSED.to_owned(),
-        }
-    }
-}
-
-const COMPRESSED: &str = "no: compressed; name it in noCompress";
-
-fn placement(item: &Item) -> String {
-    item.stored_at().map_or_else(|| COMPRESSED.to_owned(), stored)
-}
-
-/// 4096 and 16384 are whole pages of phones.
-fn alignment(offset: u64) -> u64 {
-    1 << offset.trailing_zeros().min(PTE_ALIGN_BYTES.trailing_zeros())
-}
-
-fn stored(offset: u64) -> String {
-    let align = alignment(offset);
-    let answer = if align >= MAP_ALIGN_BYTES { "yes" } else { "no; run zipalign 16 and sign again" };
-    format!("{answer}: stored at {offset}, aligned to {align}")
 }
 
 fn prove(package: &Package, item: &Item, claim: &Claim) -> anyhow::Result<Verdict> {
