@@ -39,7 +39,7 @@ enum What {
         /// The model: a directory of `model-assets/models`, exported before
         #[arg(default_value = "tiny")]
         model: String,
-        /// What the app is given
+        /// Arguments for the app
         #[arg(last = true)]
         arguments: Vec<String>,
     },
@@ -60,10 +60,10 @@ enum What {
     /// With the window on Xvfb.
     Bench {
         /// Repeats; the median counts
-        #[arg(long, default_value_t = 9)]
+        #[arg(long, value_name = "N", default_value_t = 9)]
         repeats: u32,
-        /// How long the app is watched doing nothing, seconds
-        #[arg(long, default_value_t = 10)]
+        /// How long to watch the idle app
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
         idle_seconds: u64,
     },
 }

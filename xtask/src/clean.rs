@@ -28,10 +28,12 @@ use crate::{
 pub(crate) struct Args {
     /// Only these caches, by the names that `--dry-run` prints
     caches: Vec<String>,
-    /// Also published models that can be made again: `.pte` and reference logits, never a manifest
+    /// Also the files of published models that can be made again
+    ///
+    /// `.pte` and reference, never a manifest.
     #[arg(long)]
     models: bool,
-    /// Print what would go, and how large it is
+    /// Print what would be removed, and how large it is
     #[arg(long)]
     dry_run: bool,
 }

@@ -241,12 +241,17 @@ mod tests {
     }
 
     #[test]
-    fn every_command_has_a_short_help_of_one_line() {
+    fn commands_and_arguments_have_a_short_help_of_one_line() {
         fn check(command: &clap::Command) {
             for command in command.get_subcommands() {
                 let about = command.get_about().map(ToString::to_string).unwrap_or_default();
                 assert!((10..=66).contains(&about.len()), "{}: {about:?}", command.get_name());
                 assert!(!about.ends_with('.') && about.starts_with(char::is_uppercase), "{about}");
+                for argument in command.get_arguments() {
+                    let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                    let of = format!("{} {}", command.get_name(), argument.get_id());
+                    assert!((5..=90).contains(&help.len()), "{of}: {help:?}");
+                }
                 check(command);
             }
         }

@@ -12,6 +12,7 @@ const NAME: &str = "xtask";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// The shell
     #[arg(value_enum)]
     shell: For,
 }

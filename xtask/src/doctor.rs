@@ -18,10 +18,10 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The model whose predicted peak counts
+    /// Model whose predicted memory and disk must be there
     #[arg(default_value = "tiny")]
     model: String,
-    /// Look for the Android and iOS tools as well
+    /// Check the tools for Android and iOS, too
     #[arg(long)]
     mobile: bool,
     /// Print the rows as JSON

@@ -31,7 +31,9 @@ enum Test {
     Quality {
         #[command(flatten)]
         asked: Asked,
-        /// Another text (JSON lines with `id`, and `text` or `messages`); its figures are shown and not judged
+        /// Another text, whose figures are not judged
+        ///
+        /// JSON lines with `id`, and `text` or `messages`.
         #[arg(long, value_name = "FILE")]
         text: Option<Utf8PathBuf>,
     },
@@ -47,7 +49,7 @@ enum Test {
         /// Tokens of a window
         #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
         window: u32,
-        /// Words of the text; unless given, what some minutes allow
+        /// Words of the text [default: what takes some minutes]
         #[arg(long, value_name = "N")]
         words: Option<usize>,
     },
@@ -71,7 +73,7 @@ struct Asked {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// The checkpoint that was exported, where the recipe does not lead to one
+    /// The checkpoint that was exported, where the recipe names none
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<Utf8PathBuf>,
 }
@@ -80,7 +82,7 @@ struct Asked {
 struct Counted {
     #[command(flatten)]
     asked: Asked,
-    /// Items, spread evenly over the set; unless given, what some minutes allow
+    /// Items, spread evenly over the set [default: what takes some minutes]
     #[arg(long, value_name = "N")]
     items: Option<usize>,
 }

@@ -35,13 +35,13 @@ pub(crate) struct Args {
     /// The model of a run on GitHub
     #[arg(long, default_value = "llama3.2-1b")]
     model: String,
-    /// Seconds without a byte, or with fewer than 1 KiB a second, after which a connection counts as stalled
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Give up a connection after this time without a byte, or below 1 KiB/s
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     stall_timeout: u64,
     /// Failed attempts in a row before giving up
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
     attempts: u32,
-    /// Print events as JSON lines on standard output instead of progress
+    /// Print events as JSON lines on standard output
     #[arg(long)]
     json: bool,
 }

@@ -27,13 +27,15 @@ use crate::exit::{Exit, Failure, Outcome, usage};
 pub(crate) struct Args {
     /// A `.pte` file, an app's binary, an `.apk`, `.aab` or `.ipa`, or an `.app` folder
     file: Utf8PathBuf,
-    /// Print it as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     /// Also list every segment
     #[arg(long)]
     segments: bool,
-    /// Of an app: refuse a model that is not proved for release, and libraries that phones with pages of 16 KiB cannot load
+    /// Of an app: refuse what may not reach users
+    ///
+    /// A model that is not proved for release, and libraries that phones with pages of 16 KiB cannot load.
     #[arg(long)]
     release: bool,
 }

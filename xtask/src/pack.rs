@@ -34,13 +34,13 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// Where the bundle goes; `.proofmark/bundle/MODEL.tar.gz` unless given
+    /// Where to write the bundle [default: .proofmark/bundle/MODEL.tar.gz]
     #[arg(long, value_name = "FILE")]
     out: Option<Utf8PathBuf>,
     /// Demand what a release build demands
     #[arg(long)]
     release: bool,
-    /// Print events as JSON lines on standard output instead of progress
+    /// Print events as JSON lines on standard output
     #[arg(long)]
     json: bool,
 }

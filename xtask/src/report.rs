@@ -40,10 +40,10 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// Where the page goes; `.proofmark/report/MODEL.html` unless given
+    /// Where to write the page [default: .proofmark/report/MODEL.html]
     #[arg(long, value_name = "FILE")]
     out: Option<Utf8PathBuf>,
-    /// Look at the rehearsal of the model instead
+    /// Use the rehearsal of the model
     #[arg(long)]
     rehearsed: bool,
 }

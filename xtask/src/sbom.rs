@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// Where it goes; `.proofmark/sbom/MODEL.cdx.json` unless given
+    /// Where to write it [default: .proofmark/sbom/MODEL.cdx.json]
     #[arg(long, value_name = "FILE")]
     out: Option<Utf8PathBuf>,
 }

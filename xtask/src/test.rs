@@ -12,10 +12,12 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the tests of the Python programs (they import PyTorch and export small models)
+    /// Leave out the tests of the Python programs
     #[arg(long)]
     rust_only: bool,
-    /// The tests of the reserve instead: builds llama.cpp (ten minutes of one core the first time)
+    /// Run the tests of the reserve instead
+    ///
+    /// Builds llama.cpp: ten minutes of one core, the first time.
     #[arg(long, conflicts_with = "rust_only")]
     reserve: bool,
 }

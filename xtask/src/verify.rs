@@ -50,25 +50,29 @@ pub(crate) struct Args {
     /// A model's name, or the path of a `.pte` file
     #[arg(default_value = "tiny")]
     model: Utf8PathBuf,
-    /// Of a model: how much is proved; evidence that is missing or void is measured and recorded [default: dev]
+    /// Of a model: how much to prove [default: dev]
+    ///
+    /// Evidence that is missing or void is measured and recorded.
     #[arg(long, value_enum)]
     level: Option<Level>,
-    /// Of a model: measure nothing, prove that what is recorded still stands for the level
+    /// Of a model: measure nothing, check the recorded evidence
     #[arg(long)]
     check: bool,
-    /// Of a model: look at its rehearsal instead
+    /// Of a model: use its rehearsal
     #[arg(long)]
     rehearsed: bool,
-    /// Of a model: the checkpoint that was exported, where the recipe does not lead to one; EQ needs it
+    /// Of a model: the checkpoint that was exported
+    ///
+    /// Needed where the recipe names none: EQ and quality compare with it.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<Utf8PathBuf>,
-    /// Of a `.pte` file: leave the weights unread
+    /// Of a `.pte` file: do not read the weights
     #[arg(long)]
     structure: bool,
     /// Of a `.pte` file: print the report as JSON
     #[arg(long)]
     json: bool,
-    /// Of a `.pte` file: also write the report as SARIF 2.1.0, for code scanning
+    /// Of a `.pte` file: also write the report as SARIF 2.1.0
     #[arg(long, value_name = "FILE")]
     sarif: Option<Utf8PathBuf>,
 }

@@ -36,17 +36,17 @@ use self::{
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
-    /// The repository on GitHub; from `GH_REPO` or the remote `origin` otherwise
+    /// Repository on GitHub [default: GH_REPO, or the remote `origin`]
     #[arg(long, value_name = "OWNER/NAME", global = true)]
     repo: Option<String>,
     /// Print the plan and do nothing
     #[arg(long, global = true)]
     dry_run: bool,
-    /// Print events as JSON lines on standard output instead of progress
+    /// Print events as JSON lines on standard output
     #[arg(long, global = true)]
     json: bool,
-    /// Seconds between two looks at a run
-    #[arg(long, default_value_t = 10, global = true)]
+    /// Time between two looks at a run
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, global = true)]
     interval: u64,
 }
 

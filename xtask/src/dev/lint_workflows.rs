@@ -17,7 +17,7 @@ const LOCK: &[u8] = include_bytes!("../../python/lint.lock");
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The workflows
+    /// Folder of the workflows [default: .github/workflows]
     #[arg(value_name = "DIR")]
     folder: Option<Utf8PathBuf>,
 }

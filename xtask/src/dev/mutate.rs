@@ -43,28 +43,32 @@ pub(crate) use corpus::export as export_models;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Models to change; small ones of several kinds are exported when none is given
+    /// Models to change [default: exports one of each kind]
     #[arg(conflicts_with = "operators")]
     files: Vec<Utf8PathBuf>,
-    /// Change programs of one operator each instead, and try 64-bit integers at their edges
+    /// Change programs of one operator each
+    ///
+    /// Also tries 64-bit integers at their edges.
     #[arg(long, value_name = "WHICH")]
     operators: Option<programs::Operators>,
     /// Only programs of this operator; may be given again
     #[arg(long, value_name = "NAME", requires = "operators")]
     only: Vec<String>,
-    /// Also run what is accepted with the warning that a call cannot be judged
+    /// Also run what is accepted with a warning
     #[arg(long)]
     unknown: bool,
     /// Values tried for each byte
     #[arg(long, default_value_t = 3)]
     values: usize,
-    /// Values tried for each 32-bit word of the head, the program and the delegate graphs
+    /// Values tried for each 32-bit word outside weights
     #[arg(long, default_value_t = 3)]
     words: usize,
-    /// Decides the shapes and weights of the exported models and the random values
+    /// Seed of shapes, weights and random values
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Of the refused mutants, run one in this many too, and count what the runtime did by rule
+    /// Also run one in N refused mutants
+    ///
+    /// Counts what the runtime did, by the rule that refused.
     #[arg(long, value_name = "N")]
     refused_every: Option<usize>,
     /// Most mutants of each file, spread evenly over it
@@ -73,7 +77,7 @@ pub(crate) struct Args {
     /// Leave weight bytes out: no structure is in them
     #[arg(long)]
     no_weights: bool,
-    /// Of the accepted mutants in weight bytes, run one in this many
+    /// Run one in N accepted mutants of weight bytes
     #[arg(long, default_value_t = 64)]
     weights_every: usize,
     /// Mutants studied at once
@@ -82,7 +86,7 @@ pub(crate) struct Args {
     /// Seconds after which a run counts as endless
     #[arg(long, default_value_t = 60)]
     run_timeout: u64,
-    /// Export the models again although the same request was answered before
+    /// Export the models again
     #[arg(long)]
     reexport: bool,
     /// Keep the mutants that failed in this folder

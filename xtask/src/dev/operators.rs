@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Write nothing; fail when the exports and the table differ
     #[arg(long)]
     check: bool,
-    /// Export the models again although the same sources made them before
+    /// Export the models again
     #[arg(long)]
     reexport: bool,
 }

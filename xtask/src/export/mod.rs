@@ -60,32 +60,34 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// What the file is for: `llamacpp` is the reserve, a GGUF of the same checkpoint
+    /// What will run the file; `llamacpp` is the reserve
     #[arg(long, value_enum, default_value_t = Runtime::Executorch)]
     runtime: Runtime,
-    /// Use random weights at the real shapes: shows time, memory and size before one has the licence
+    /// Use random weights at the real shapes
+    ///
+    /// Shows time, memory and size before you have the licence. Publishes below `.proofmark/rehearsal`.
     #[arg(long)]
     rehearse: bool,
     /// Read the checkpoint (config.json, *.safetensors, tokenizer.json) from this directory
     #[arg(long, value_name = "DIR", conflicts_with = "rehearse")]
     checkpoint: Option<Utf8PathBuf>,
-    /// Use a checkpoint from the hub only if it was fetched before (also `HF_HUB_OFFLINE=1`)
+    /// Fetch nothing; use a checkpoint that is there (also `HF_HUB_OFFLINE=1`)
     #[arg(long, conflicts_with = "checkpoint")]
     offline: bool,
-    /// Export although nothing has changed
+    /// Export even if nothing has changed
     #[arg(long)]
     force: bool,
     /// Print the plan and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Largest resident memory of the Python worker, bytes; 8000000000 unless given
-    #[arg(long)]
+    /// Largest resident memory of the Python worker [default: 8000000000]
+    #[arg(long, value_name = "BYTES")]
     memory_max: Option<u64>,
-    /// Print events as JSON lines on standard output instead of progress
+    /// Print events as JSON lines on standard output
     #[arg(long)]
     json: bool,
-    /// Seconds without output and without work after which the worker counts as stalled; 300 unless given
-    #[arg(long)]
+    /// Stop the worker after this time without output or CPU use [default: 300]
+    #[arg(long, value_name = "SECONDS")]
     stall_timeout: Option<u64>,
 }
 

@@ -38,13 +38,13 @@ pub(crate) struct Args {
     /// The model inside
     #[arg(default_value = "tiny")]
     model: String,
-    /// Run what was built under emulation: same greedy tokens as here, and how far the logits differ
+    /// Run it under emulation and compare tokens and logits
     #[arg(long)]
     run: bool,
-    /// Build the runtime from its source and link it in, as for a phone, instead of taking the wheel's
+    /// Build the runtime from source, as for a phone
     #[arg(long)]
     from_source: bool,
-    /// Print what would be done, as JSON, and do nothing
+    /// Print the plan as JSON and do nothing
     #[arg(long)]
     dry_run: bool,
 }

@@ -43,7 +43,7 @@ pub(crate) struct Build {
     /// Build for users: the gate demands all evidence
     #[arg(long)]
     release: bool,
-    /// Print what would be done, as JSON, and do nothing
+    /// Print the plan as JSON and do nothing
     #[arg(long)]
     dry_run: bool,
 }

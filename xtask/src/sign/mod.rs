@@ -44,13 +44,15 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// Private key, PEM; the environment variable PROOFMARK_SIGNING_KEY holds its text unless given
+    /// Private key, PEM [default: the text in PROOFMARK_SIGNING_KEY]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "new_key"])]
     key: Option<Utf8PathBuf>,
-    /// Sign nothing: prove that a key of `signers.toml` signed the model as it is
+    /// Check that a key of `signers.toml` signed the model; sign nothing
     #[arg(long, conflicts_with = "new_key")]
     check: bool,
-    /// Make a key: the private one goes to FILE, the public one beside it, and its entry for `signers.toml` is printed
+    /// Make a key pair and print its entry for `signers.toml`
+    ///
+    /// The private key goes into FILE, the public one beside it.
     #[arg(long, value_name = "FILE")]
     new_key: Option<Utf8PathBuf>,
 }

@@ -51,23 +51,25 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models` whose recipe has a hub source
     #[arg(default_value = "llama3.2-1b")]
     model: String,
-    /// Make the checkpoint from this file instead of fetching it: what the hub's own was before another quantization
+    /// Make the checkpoint from this GGUF instead of fetching it
+    ///
+    /// Its weights are quantized already, so they differ a little from the published ones. The manifest names the file.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["offline", "cache", "stall_timeout", "attempts"])]
     from_gguf: Option<Utf8PathBuf>,
-    /// Use only what was fetched before (also `HF_HUB_OFFLINE=1`)
+    /// Fetch nothing; use what is there (also `HF_HUB_OFFLINE=1`)
     #[arg(long)]
     offline: bool,
-    /// Print the plan and do nothing; asks the hub nothing either
+    /// Print the plan and do nothing; does not ask the hub
     #[arg(long)]
     dry_run: bool,
-    /// Print events as JSON lines on standard output instead of progress
+    /// Print events as JSON lines on standard output
     #[arg(long)]
     json: bool,
-    /// Seconds without a byte, or with fewer than 1 KiB a second, after which a connection counts as stalled
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Give up a connection after this time without a byte, or below 1 KiB/s
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     stall_timeout: u64,
     /// Failed attempts in a row at one file before giving up
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
     attempts: u32,
     /// Look for the model in this directory
     #[arg(long, value_name = "DIR")]
