@@ -1,7 +1,7 @@
 //! The graphical front, the same on a desktop and a phone.
 //!
-//! **Invariant:** the thread of the interface never waits for the model: it sends commands into a queue and is told of
-//! events in batches, at most one a frame.
+//! **Invariant:** the thread of the interface never waits for the model: it sends commands into a queue and gets
+//! events in batches, at most one per frame.
 
 #[cfg(target_os = "android")]
 mod android;

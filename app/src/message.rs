@@ -1,4 +1,4 @@
-//! What a front says to the core, and what the core says to a front.
+//! The messages between a front and the core.
 //!
 //! These are also the JSON of `app --json` and of the C surface: a front in another language sees the same.
 

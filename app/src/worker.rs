@@ -1,4 +1,4 @@
-//! What runs on the model's thread.
+//! The loop on the model's thread: takes commands, runs the model, sends events.
 
 mod watcher;
 

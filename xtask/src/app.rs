@@ -1,5 +1,5 @@
-//! `cargo xtask app`: what the default tests leave out because Slint takes long to compile: the tests of the graphical
-//! front and of the C surface, pictures of the screens, and the figures in the documentation.
+//! `cargo xtask app`: runs the app; and what the default tests leave out, because Slint compiles for minutes: the tests of the
+//! window and of the C surface, pictures of the screens, and the figures in the documentation.
 
 mod display;
 mod run;

@@ -1,7 +1,6 @@
-//! Runs the engine's own binary: what it proves was proved by the runtime that ships.
+//! Runs the binary `engine`, so that evidence comes from the runtime that ships.
 //!
-//! **Invariant:** an answer, figures too, is believed only if it is about the very bytes that the claim is about, and comes from
-//! the runtime that evidence must come from.
+//! **Invariant:** an answer counts only if it names the bytes of the claim, and the runtime that evidence must come from.
 
 mod benchmark;
 

@@ -1,6 +1,6 @@
 //! `cargo xtask pack`: one proven model with everything that its proof is about, in one deterministic `.tar.gz`.
 //!
-//! **Invariant:** what is packed was validated in this very run, and the `.pte` is read from the file that was validated.
+//! **Invariant:** the model was validated in this run, and the `.pte` is read from the file that was validated.
 
 use std::{
     collections::BTreeMap,

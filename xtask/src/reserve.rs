@@ -2,8 +2,7 @@
 //!
 //! It is built in a target directory of its own, so that its compiler flags and its ten minutes touch no other build.
 //!
-//! **Invariant:** an answer, figures too, is believed only if it is about the very bytes that the claim is about, and comes from the
-//! runtime that evidence must come from.
+//! **Invariant:** an answer counts only if it names the bytes of the claim, and the runtime that evidence must come from.
 
 use std::{
     fs,

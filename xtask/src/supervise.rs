@@ -1,5 +1,5 @@
-//! Runs the Python worker: own process group, memory watchdog, stall timeout, log, events. And any other command, to its end
-//! or to the first Ctrl-C or SIGTERM.
+//! Runs the Python worker: own process group, memory watchdog, stall timeout, log, events. Also runs other commands until they
+//! end, or until Ctrl-C or SIGTERM.
 //!
 //! **Invariant:** when this returns or panics, no process of the group that it started is left.
 

@@ -1,8 +1,8 @@
 //! `cargo xtask verify`: proves a published model, or any `.pte`, again from its bytes, and gathers the evidence that a
 //! build demands.
 //!
-//! **Invariant:** nothing is run that was not proved statically first, and nothing is recorded that was not judged: a
-//! failed measurement never replaces a good one, it is kept beside it. The manifest is replaced once, at the end, whole.
+//! **Invariant:** a file runs only after its static proof, and a figure is recorded only after it was judged: a failed
+//! measurement never replaces a good one, it is kept beside it. The manifest is replaced once, at the end, atomically.
 
 use std::{fs::File, sync::atomic::Ordering};
 

@@ -1,4 +1,4 @@
-//! What people type is text.
+//! Makes plain text of what users type: special tokens in it lose their meaning.
 
 use serde::Deserialize;
 

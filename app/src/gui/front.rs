@@ -1,4 +1,4 @@
-//! Between the core and the screens: events become what is shown, clicks become commands.
+//! Between the core and the screens: turns events into what is shown, and clicks into commands.
 
 use std::{
     cell::{Cell, RefCell},

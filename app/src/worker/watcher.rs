@@ -1,4 +1,4 @@
-//! What the model's thread does while a reply is being written.
+//! Handles commands while a reply is being written.
 
 use std::{
     collections::VecDeque,

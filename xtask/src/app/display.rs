@@ -1,4 +1,4 @@
-//! The window on a real display: Xvfb keeps what it shows in a file, where it can be looked at.
+//! The window on a real display: Xvfb keeps its picture in a file, which can be read.
 //!
 //! **Invariant:** nothing outlives its owner: neither the server nor an app on it.
 

@@ -1,7 +1,7 @@
-//! A talk through the real window: pointer and keys come from the display's server, as a person's do, and the reply is read
-//! from the store by another process.
+//! A conversation through the real window: pointer and keys come from the display server, as those of a user do, and another
+//! process reads the reply from the store.
 //!
-//! **Invariant:** nothing of the app is called or patched: what answers is the binary that people get.
+//! **Invariant:** nothing in the app is called or patched: the binary that users get answers.
 
 use std::{io::Write as _, process::Stdio};
 

@@ -1,7 +1,7 @@
 //! `cargo xtask dev fuzz`: the fuzz targets of `model-assets/fuzz`, with coverage feedback, on the pinned compiler.
 //!
-//! The instrumentation is what `cargo fuzz` asks for, less the sanitizers, which need a nightly compiler and find
-//! nothing in code without `unsafe`.
+//! The instrumentation is that of `cargo fuzz` without sanitizers, which need a nightly compiler and find nothing in code
+//! without `unsafe`.
 
 use anyhow::{Context as _, anyhow};
 use camino::Utf8PathBuf;

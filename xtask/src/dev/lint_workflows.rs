@@ -1,7 +1,7 @@
-//! `cargo xtask dev lint-workflows`: two linters over the workflows, offline: actionlint for what GitHub would not run,
-//! zizmor for what it should not.
+//! `cargo xtask dev lint-workflows`: two linters over the workflows, offline: actionlint finds what GitHub cannot run,
+//! zizmor what it should not run.
 //!
-//! **Invariant:** the linters come from a lock and into a venv of their own: see [`crate::pinned_venv`].
+//! **Invariant:** the linters are pinned by a lock, in a venv of their own: see [`crate::pinned_venv`].
 
 use anyhow::{Context as _, anyhow, ensure};
 use camino::{Utf8Path, Utf8PathBuf};

@@ -1,9 +1,8 @@
 //! Measures a model as the app runs it: an embedded one packs its weights in memory at every start, a linked one keeps
 //! them packed in a file.
 //!
-//! **Invariant:** a figure of a linked model is of a start that mapped the packed file. A cache that was not used fails the
-//! measurement: such a start is ten times as slow to load and keeps a second copy of the weights that no system can take
-//! back.
+//! **Invariant:** the figures of a linked model come from a start that mapped the packed file. A start without it fails the
+//! measurement: it loads ten times as slowly, and holds a second copy of the weights that the system cannot free.
 
 use anyhow::{Context as _, bail};
 use model_assets::evidence::{Benched, Benchmark, EngineCheck, Load, PackedWeights, Profile};

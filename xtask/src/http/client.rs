@@ -1,6 +1,6 @@
 //! A thin client over `ureq`: one request with its redirects, and its body in bounded time and memory.
 //!
-//! **Invariant:** what a server wrote is shown without the token, without control characters and cut short.
+//! **Invariant:** text from a server is shown without the token and without control characters, and shortened.
 
 use std::{
     io::Read as _,

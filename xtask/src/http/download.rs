@@ -1,7 +1,7 @@
-//! One file: resumed, hashed as it arrives, synced, and given its name only when it is what was promised.
+//! The download of one file: resumed, hashed while it arrives, synced, and renamed only when it is the promised one.
 //!
 //! **Invariant:** a file without `.incomplete` in its name has every digest that was promised. Killed at any instant, or
-//! out of disk, a download leaves at most a partial file, from which the next one goes on.
+//! out of disk, a download leaves at most a partial file, which the next one resumes.
 
 use std::{
     fs,

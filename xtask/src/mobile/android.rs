@@ -1,6 +1,6 @@
 //! `cargo xtask mobile android`: the runtime, the app's library, the model and the package.
 //!
-//! **Invariant:** what Gradle packages was built by the gate in this very run; the package is inspected afterwards.
+//! **Invariant:** Gradle packages only what the gate let through in this run; the package is inspected afterwards.
 
 use camino::Utf8PathBuf;
 use model_assets::{dir::ModelDir, recipe::Delivery};

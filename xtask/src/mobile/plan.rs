@@ -1,4 +1,4 @@
-//! What a mobile build needs and does, as data.
+//! The needs and steps of a mobile build, as data.
 //!
 //! **Invariant:** making or printing a plan has no effect. A step with an output is done once: its command writes to
 //! `<output>.new`, which takes its place when the command has succeeded, so a killed step is done again.

@@ -1,4 +1,4 @@
-//! What was measured and refused: shown where the figures would stand, with the bounds that it missed.
+//! Figures that were measured and refused: the page shows them in place of recorded ones, with the bounds that they missed.
 
 use model_assets::recipe::EvidenceKind;
 

@@ -1,11 +1,11 @@
-//! Which files of a model's directory are signed, and how the directory differs from what was.
+//! Which files of a model's directory are signed, and how the directory differs from the signed one.
 //!
 //! Signed: the manifest, the `.pte`, and what goes with it byte for byte: reference logits, tokenizer, template, the texts of
 //! the licence. The manifest names by digest what else belongs to the proof: recipe and policy by their meaning (a comment
 //! may change), the EQ transcript, the checkpoint.
 //!
-//! Passed over: the signature, what git keeps, the log, and what else lay there when the model was signed. A file that
-//! comes later is a stranger, to the public tool as to ours.
+//! Not signed: the signature, the files of git, the log, and other files that lay there when the model was signed. A file that
+//! comes later is an error, for the public tool too.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Yardsticks: tasks that others publish figures of, through the engine and through the unquantized model.
+//! Yardsticks: public tasks with published figures, run by the engine and by the unquantized model.
 //!
 //! **Invariant:** both sides get the same questions; the protocol is described in words that are part of the record.
 

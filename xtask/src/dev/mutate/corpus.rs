@@ -1,4 +1,4 @@
-//! The small models that are changed: exported by the real worker, in shapes that the seed decides.
+//! The small models of the study: the real worker exports them, in shapes that the seed decides.
 
 use std::{fs, time::Duration};
 
