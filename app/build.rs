@@ -94,7 +94,7 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
         pte.by_ref().take(limit + 1).read_to_end(&mut buffer).map_err(io)?;
         let validated = check::validate(buffer, &claim, profile)?;
         let found = Found::of(&validated, release_rules(dir, &claim, &files, profile, &validated)?);
-        tell(&validated);
+        warn(&validated);
         fs::write(out.join(PTE.1), validated.into_source()).map_err(emitted)?;
         found
     } else {
@@ -104,7 +104,7 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
         if stamp(validated.source()).map_err(io)? != before {
             return Err(io(io::Error::other("got a file that changes, expected one that nobody writes to")));
         }
-        tell(&validated);
+        warn(&validated);
         fs::write(out.join(PTE.1), []).map_err(emitted)?;
         found
     };
@@ -154,7 +154,7 @@ fn stamp(file: &fs::File) -> io::Result<(u64, SystemTime)> {
 }
 
 /// What may ship and is still worth a look.
-fn tell<S>(validated: &Validated<S>) {
+fn warn<S>(validated: &Validated<S>) {
     validated.warnings().iter().for_each(|it| println!("cargo::warning={}", one_line(&it.to_string())));
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct Core {
     events: Mutex<Receiver<Event>>,
 }
 
-/// How long who finds another waiting for events leaves it alone.
+/// Pause before retrying when another thread holds the event queue.
 const TURN_PAUSE: Duration = Duration::from_millis(5);
 
 /// How a host starts the core.
@@ -121,7 +121,7 @@ pub(crate) fn next(core: &Core, timeout: Duration) -> Option<String> {
     let until = Instant::now() + timeout;
     let left = || until.saturating_duration_since(Instant::now());
     loop {
-        // Never the lock's own wait: another thread may hold it for all of its time, and who has none would wait for that.
+        // Never wait on the lock itself: another thread may hold it for its whole timeout, which may be longer than this one.
         let events = match core.events.try_lock() {
             Ok(events) => events,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -151,7 +151,7 @@ impl Core {
 
     /// Ends the core and waits until everything is on disk. Who waits for an event gets none: its channel ends.
     pub(crate) fn close(&self) {
-        // Not while the lock is held: nobody who sends waits for this.
+        // Not while the lock is held: sending must never wait for this.
         let host = self.host.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(host) = host {
             host.close();
@@ -176,7 +176,7 @@ pub unsafe extern "C" fn proofmark_start(config: *const c_char, error: *mut *mut
         Ok(core) => Box::into_raw(Box::new(core)),
         Err(message) => {
             // SAFETY: the caller's promise.
-            unsafe { tell(error, &message) };
+            unsafe { write_message(error, &message) };
             std::ptr::null_mut()
         }
     }
@@ -201,7 +201,7 @@ pub unsafe extern "C" fn proofmark_send(
         Ok(()) => PROOFMARK_OK,
         Err((code, message)) => {
             // SAFETY: the caller's promise.
-            unsafe { tell(error, &message) };
+            unsafe { write_message(error, &message) };
             code
         }
     }
@@ -219,7 +219,7 @@ pub unsafe extern "C" fn proofmark_stop(core: *const Proofmark) {
     }
 }
 
-/// The next event as JSON, to be freed; null when none came in time. Waits for `timeout_ms` at most, whoever else waits:
+/// The next event as JSON, to be freed; null when none came in time. Waits for `timeout_ms` at most, also when other threads wait:
 /// not for the thread of an interface, unless it is 0. After the core has ended (its last event is then `refused`, unless
 /// it was closed) it answers null at once; so it does when the core is closed while it waits.
 ///
@@ -283,11 +283,11 @@ unsafe fn text<'a>(text: *const c_char) -> Option<&'a str> {
     unsafe { CStr::from_ptr(text) }.to_str().ok()
 }
 
-/// Hands out a message.
+/// Writes a message for the caller to free.
 ///
 /// # Safety
 /// `place` is null or may be written to.
-unsafe fn tell(place: *mut *mut c_char, message: &str) {
+unsafe fn write_message(place: *mut *mut c_char, message: &str) {
     if !place.is_null() {
         // SAFETY: the caller's promise.
         unsafe { place.write(owned(message)) };

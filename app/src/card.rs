@@ -31,9 +31,9 @@ pub struct Card {
     pub window_tokens: u32,
     /// Licence of the weights.
     pub licence: String,
-    /// Words that the licence wants shown, such as `Built with Llama`.
+    /// Words that the licence requires to be shown, such as `Built with Llama`.
     pub attribution: Option<String>,
-    /// What the licence wants handed on with the model: its agreement and notice.
+    /// What the licence requires to be distributed with the model: its agreement and notice.
     pub licence_texts: Vec<LicenceText>,
     /// When it was exported and proved, RFC 3339.
     pub published: String,

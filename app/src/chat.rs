@@ -64,7 +64,7 @@ pub(crate) trait Watch {
 }
 
 impl Chat {
-    /// Loads the model, proved before; also what a person should be told about its packed weights.
+    /// Loads the model, proved before; also returns a message for the user about its packed weights.
     pub(crate) fn load(
         bytes: ModelBytes,
         tokenizer: &[u8],
@@ -146,7 +146,7 @@ impl Chat {
     /// is not empty.
     ///
     /// # Errors
-    /// As [`Self::say`], or when nobody said anything.
+    /// As [`Self::say`], or when there is no message to answer.
     pub(crate) fn regenerate(&mut self, wish: Wish, watch: &mut dyn Watch) -> anyhow::Result<Turn> {
         let last = self.turns.pop_if(|message| message.role == Role::Assistant);
         if self.turns.last().is_none_or(|message| message.role != Role::User) {

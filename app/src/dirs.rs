@@ -1,4 +1,4 @@
-//! Where an app keeps its things when its host does not say.
+//! The default folders of the app, for hosts that name none.
 
 use camino::{Utf8Path, Utf8PathBuf};
 

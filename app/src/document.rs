@@ -87,8 +87,8 @@ mod tests {
 
     fn conversation() -> Conversation {
         let mut store = Store::open(None).unwrap();
-        let id = store.said(None, "# hello\n```\nfence", "ab12").unwrap();
-        store.replied(id, "hi\n\nthere", "stop", false).unwrap();
+        let id = store.keep_message(None, "# hello\n```\nfence", "ab12").unwrap();
+        store.keep_reply(id, "hi\n\nthere", "stop", false).unwrap();
         store.conversation(id).unwrap()
     }
 

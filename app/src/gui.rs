@@ -1,7 +1,7 @@
 //! The graphical front, the same on a desktop and a phone.
 //!
-//! **Invariant:** the thread of the interface never waits for the model: it sends commands into a queue and is told of
-//! events in batches, at most one a frame.
+//! **Invariant:** the thread of the interface never waits for the model: it sends commands into a queue and gets
+//! events in batches, at most one per frame.
 
 #[cfg(target_os = "android")]
 mod android;
@@ -66,8 +66,8 @@ pub fn run(config: Config, documents: Utf8PathBuf) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes events to the thread of the interface; sleeps while there are none. What a core says after it was closed is for
-/// nobody: on Android another one may already run behind another window.
+/// Takes events to the thread of the interface; sleeps while there are none. Events of a closed core are dropped: on Android
+/// another one may already run behind another window.
 fn forward(events: &Receiver<Event>, stopper: &Stopper) {
     let show = |act: Box<dyn FnOnce(&Front) + Send>| {
         let stopper = stopper.clone();

@@ -63,7 +63,7 @@ struct Signals {
     sent: AtomicU64,
     /// Replies to commands up to this one are of no more use.
     stopped: AtomicU64,
-    /// Nothing is of any more use.
+    /// Nothing is needed any more.
     closed: AtomicBool,
 }
 
@@ -114,7 +114,7 @@ impl Host {
         Self::spawn(move |outlet, commands, seen| worker::run(config, outlet, commands, seen, started))
     }
 
-    /// Starts a thread that runs the core. Whatever ends it by itself is told: a panic, too, is a refusal.
+    /// Starts a thread that runs the core. If it ends early, also by a panic, the front gets a refusal.
     fn spawn(
         run: impl FnOnce(&mut Outlet, Receiver<(u64, Command)>, &Stopper) + Send + 'static,
     ) -> io::Result<(Self, Receiver<Event>)> {
@@ -123,11 +123,11 @@ impl Host {
         let stopper = Stopper::default();
         let mut outlet = Outlet { events: outgoing, pending: None, stopper: stopper.clone() };
         let seen = stopper.clone();
-        // The outlet is dropped after the commands: who sees the events end may count on commands being refused.
+        // The outlet is dropped after the commands: once the events have ended, commands are refused.
         let body = move || {
             let ran = catch_unwind(AssertUnwindSafe(|| run(&mut outlet, incoming, &seen)));
             if let Err(panic) = ran {
-                // A front that is gone cannot be told.
+                // The front may be gone: then nothing can be sent.
                 let _ = outlet.send(panicked(panic.as_ref()));
             }
         };
@@ -164,7 +164,7 @@ impl Host {
     pub fn close(self) {
         self.stopper.0.closed.store(true, Ordering::Release);
         drop(self.commands);
-        // A panic of the model's thread was told as an event.
+        // A panic of the model's thread was sent as an event.
         let _ = self.thread.join();
     }
 
@@ -175,7 +175,7 @@ impl Host {
     }
 }
 
-/// What a front is told when the core failed in a way that nobody foresaw.
+/// What a front gets when the core failed unexpectedly.
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Event {
     let text =
         panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));

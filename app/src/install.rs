@@ -73,7 +73,7 @@ pub struct Refusal {
 /// Hears how many bytes are done, of how many, and says whether to go on.
 pub(crate) type Progress<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
 
-/// A part of a file that tells how much of it was read.
+/// A part of a file that reports how much of it was read.
 struct Part<'a, 'b> {
     file: fs::File,
     offset: u64,
@@ -123,8 +123,8 @@ pub(crate) fn open(
     let mut before = 0;
     let (file, path, offset, len) = match (asset, model.embedded()) {
         (Asset::Default, Some(bytes)) => return Ok(ModelBytes::Static(bytes)),
-        (Asset::Default, None) => whole(linked(model, &manifest.file).map_err(altered)?, model)?,
-        (Asset::File(path), _) => whole(path, model)?,
+        (Asset::Default, None) => open_file(linked(model, &manifest.file).map_err(altered)?, model)?,
+        (Asset::File(path), _) => open_file(path, model)?,
         (Asset::Missing(got), _) => {
             return Err(Refusal {
                 cause: Cause::App,
@@ -172,7 +172,7 @@ pub(crate) fn open(
 }
 
 /// The whole of a file; what cannot be opened is refused.
-fn whole(path: Utf8PathBuf, model: &Model) -> Result<(fs::File, Utf8PathBuf, u64, u64), Refusal> {
+fn open_file(path: Utf8PathBuf, model: &Model) -> Result<(fs::File, Utf8PathBuf, u64, u64), Refusal> {
     let opened = regular::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
     match opened {
         Ok((len, file)) => Ok((file, path, 0, len)),
@@ -201,7 +201,7 @@ fn copied(
             hint: format!("free {} bytes of space, then start the app again", model.file_bytes),
         })?;
     }
-    whole(place.to_owned(), model)
+    open_file(place.to_owned(), model)
 }
 
 /// Copies a part of a file, whole or not at all.
@@ -293,7 +293,7 @@ fn beside_the_binary(name: &str) -> anyhow::Result<Utf8PathBuf> {
     Ok(binary.parent().context("the binary has no folder")?.join(name))
 }
 
-/// What must not have changed since the file was hashed; nothing where that cannot be told.
+/// What must not have changed since the file was hashed; nothing where the system does not say.
 fn line(model: &Model, offset: u64, stamp: &Stamp) -> Option<String> {
     let Model { sha256, file_bytes, .. } = model;
     Some(format!("{sha256} {offset}+{file_bytes} {}\n", stamp.text()?))

@@ -1,4 +1,4 @@
-//! What a front says to the core, and what the core says to a front.
+//! The messages between a front and the core.
 //!
 //! These are also the JSON of `app --json` and of the C surface: a front in another language sees the same.
 
@@ -52,9 +52,9 @@ pub enum Command {
     },
     /// Tell how much memory is in use.
     Memory,
-    /// The app goes to the background: stop, and give back what can be had again.
+    /// The app goes to the background: stop, and free what can be loaded again.
     Pause,
-    /// The system is short of memory: give back what can be had again, after the reply being written.
+    /// The system is short of memory: free what can be loaded again, after the reply being written.
     Release,
 }
 
@@ -76,7 +76,7 @@ impl Command {
         }
     }
 
-    /// Whether a reply being written is of no more use, whatever conversation it is in.
+    /// Whether a reply being written is no longer needed, whatever conversation it is in.
     pub(crate) fn interrupts(&self) -> bool {
         matches!(self, Self::New | Self::Open { .. } | Self::Regenerate | Self::Pause)
     }
@@ -120,7 +120,7 @@ pub enum Event {
     Ready {
         /// From the start of the core until now, milliseconds.
         start_ms: f64,
-        /// What a person should be told.
+        /// The message for the user.
         warning: Option<String>,
         /// What is set.
         settings: Settings,

@@ -23,7 +23,7 @@ pub(crate) struct Model {
     pub(crate) published: Option<&'static str>,
     /// What the gate found of a signature: by whom, or why there is none.
     pub(crate) signature: &'static str,
-    /// Name and text of each file that the model's licence wants handed on with it.
+    /// Name and text of each file that the model's licence requires to be distributed with it.
     pub(crate) licence_texts: &'static [(&'static str, &'static str)],
     /// `recipe.toml`.
     pub(crate) recipe: &'static [u8],

@@ -1,4 +1,4 @@
-//! What a person can set.
+//! The settings that a user can change.
 
 use engine::sample;
 use serde::{Deserialize, Serialize};

@@ -102,7 +102,7 @@ impl Store {
     /// Opens the file in a folder, making both when they are not there; without a folder, a store that is forgotten.
     ///
     /// # Errors
-    /// The file cannot be used, or is of a newer app.
+    /// The file cannot be used, or a newer app wrote it.
     pub(crate) fn open(folder: Option<&Utf8Path>) -> anyhow::Result<Self> {
         let Some(folder) = folder else { return Self::prepare(Connection::open_in_memory()?) };
         make_private(folder).with_context(|| format!("{folder}: cannot be made"))?;
@@ -161,7 +161,7 @@ impl Store {
     }
 
     /// Keeps what a person said; begins a conversation when there is none yet. Answers its number.
-    pub(crate) fn said(&mut self, id: Option<i64>, text: &str, model: &str) -> anyhow::Result<i64> {
+    pub(crate) fn keep_message(&mut self, id: Option<i64>, text: &str, model: &str) -> anyhow::Result<i64> {
         let transaction = self.db.transaction()?;
         let id = match id {
             Some(id) => id,
@@ -177,7 +177,13 @@ impl Store {
     }
 
     /// Keeps a reply, unless it is empty; `instead` of the last one when it was regenerated.
-    pub(crate) fn replied(&mut self, id: i64, text: &str, finish: &str, instead: bool) -> anyhow::Result<()> {
+    pub(crate) fn keep_reply(
+        &mut self,
+        id: i64,
+        text: &str,
+        finish: &str,
+        instead: bool,
+    ) -> anyhow::Result<()> {
         if text.is_empty() {
             return Ok(());
         }
@@ -308,7 +314,7 @@ fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// What people say is nobody else's business on a machine with several users.
+/// Other users of the machine must not read conversations.
 fn make_private(folder: &Utf8Path) -> std::io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -317,7 +323,7 @@ fn make_private(folder: &Utf8Path) -> std::io::Result<()> {
     builder.create(folder)
 }
 
-/// Makes the file, for nobody else to read; one that is there stays as it is.
+/// Makes the file, readable by its owner alone; an existing one stays as it is.
 fn make_private_file(path: &Utf8Path) -> std::io::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.append(true).create(true);

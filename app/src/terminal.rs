@@ -97,7 +97,7 @@ struct Terminal {
     /// Where the next document goes.
     export_to: Option<String>,
     failed: bool,
-    /// The model was refused: the core ends by itself.
+    /// The model was refused: the core ends.
     refused: bool,
 }
 

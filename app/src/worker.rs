@@ -1,4 +1,4 @@
-//! What runs on the model's thread.
+//! The loop on the model's thread: takes commands, runs the model, sends events.
 
 mod watcher;
 
@@ -33,7 +33,7 @@ pub(crate) fn run(
     stopper: &Stopper,
     started: Instant,
 ) {
-    // A front that goes away ends the core; there is nobody left to tell.
+    // A front that goes away ends the core; no event can be sent any more.
     let _: Result<(), Gone> = match Worker::start(config, outlet, stopper) {
         Ok((worker, warning)) => worker.serve(&commands, outlet, started, warning),
         Err(Refusal { cause, reason, hint }) => outlet.send(Event::Refused { cause, reason, hint }),
@@ -50,7 +50,7 @@ struct Worker {
     kept: Settings,
     /// The open conversation.
     open: Option<i64>,
-    /// Replies that were regenerated: each wants another start of the random sequence.
+    /// Replies that were regenerated: each needs another start of the random sequence.
     again: u64,
     /// Commands that came while a reply was being written.
     waiting: VecDeque<Numbered>,
@@ -136,10 +136,10 @@ impl Worker {
         served
     }
 
-    /// Does what was taken and not done yet, as far as it needs nobody to see it: closing loses nothing.
+    /// Carries out accepted commands whose effect does not need a front: closing loses nothing.
     fn put_away(&mut self, commands: &Receiver<Numbered>) {
         while let Some((_, command)) = self.waiting.pop_front().or_else(|| commands.try_recv().ok()) {
-            // There is nobody left to tell of a failure.
+            // No front is left that could show a failure.
             let _ = match command {
                 Command::Set { settings } => self.set(settings),
                 Command::Delete { id } => self.store.delete(id),
@@ -176,7 +176,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Does what needs no model. The outer error is told; the inner one ends the core.
+    /// Carries out commands that need no model. The outer error is sent as an event; the inner one ends the core.
     fn act(&mut self, command: Command, outlet: &mut Outlet) -> anyhow::Result<Result<(), Gone>> {
         let Self { chat, store, open, .. } = self;
         let event = match command {
@@ -224,7 +224,7 @@ impl Worker {
         outlet: &mut Outlet,
     ) -> anyhow::Result<Result<(), Gone>> {
         // On disk before the model begins: a kill costs at most the reply.
-        let id = self.store.said(self.open, text, MODEL.sha256)?;
+        let id = self.store.keep_message(self.open, text, MODEL.sha256)?;
         let before = self.open.replace(id);
         if let Err(gone) = outlet.send(Event::Said { id, text: Some(text.to_owned()) }) {
             return Ok(Err(gone));
@@ -236,7 +236,7 @@ impl Worker {
         let turn = chat.say(text, wish, &mut watcher);
         let gone = watcher.gone;
         match turn.and_then(|turn| self.keep(id, turn, false)) {
-            Ok(turn) => self.tell(id, turn, false, gone, outlet),
+            Ok(turn) => self.announce(id, turn, false, gone, outlet),
             Err(error) => {
                 self.chat.truncate(turns);
                 match self.store.take_back(id) {
@@ -269,13 +269,13 @@ impl Worker {
         let turn = chat.regenerate(Wish { sampling, tokens_max }, &mut watcher);
         let gone = watcher.gone;
         match turn.and_then(|turn| self.keep(id, turn, true)) {
-            Ok(turn) => self.tell(id, turn, true, gone, outlet),
+            Ok(turn) => self.announce(id, turn, true, gone, outlet),
             // A front took the old reply away when it heard that another was to come.
             Err(error) => self.as_kept(id, error, outlet),
         }
     }
 
-    /// After a failure: what is on disk counts, for the model and for who looks at it. The error is told after it.
+    /// After a failure: brings model and screen to what is on disk, then sends the error.
     fn as_kept(
         &mut self,
         id: i64,
@@ -305,12 +305,12 @@ impl Worker {
     /// Keeps a reply.
     fn keep(&mut self, id: i64, turn: Turn, instead: bool) -> anyhow::Result<Turn> {
         let Generated { text, finish, .. } = &turn.reply;
-        self.store.replied(id, text, name(*finish), instead)?;
+        self.store.keep_reply(id, text, name(*finish), instead)?;
         Ok(turn)
     }
 
-    /// Tells of a reply that was kept.
-    fn tell(
+    /// Sends the event of a reply that was kept.
+    fn announce(
         &mut self,
         id: i64,
         turn: Turn,

@@ -84,7 +84,7 @@ pub struct Refusal {
     pub findings: Vec<Finding>,
     /// Every check that was made, passed or not; none where a single demand was not met.
     pub checks: Vec<Check>,
-    /// The command that mends it.
+    /// The command that fixes it.
     pub hint: String,
 }
 
@@ -170,7 +170,7 @@ impl<S, T> Validated<S, T> {
 /// reads is refused.
 ///
 /// # Errors
-/// The refusal with every reason and the command that mends it.
+/// The refusal with every reason and the command that fixes it.
 pub fn validate<S: ReadAt>(source: S, claim: &Claim, profile: Profile) -> Result<Validated<S>, Refusal> {
     let mut ledger = Ledger::default();
     claim_rules(claim, &mut ledger);
@@ -361,7 +361,7 @@ fn void_because(evidence: &Evidence, current: Option<EvidenceBinding>) -> String
     format!("evidence void: {} changed since", changed.join(", "))
 }
 
-/// The command that mends the most basic failure.
+/// The command that fixes the most basic failure.
 fn hint(claim: &Claim, profile: Profile, findings: &[Finding]) -> String {
     let name = &claim.recipe.name;
     let failed =

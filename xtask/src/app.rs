@@ -1,5 +1,5 @@
-//! `cargo xtask app`: what the default tests leave out because Slint takes long to compile: the tests of the graphical
-//! front and of the C surface, pictures of the screens, and the figures in the documentation.
+//! `cargo xtask app`: runs the app; and what the default tests leave out, because Slint compiles for minutes: the tests of the
+//! window and of the C surface, pictures of the screens, and the figures in the documentation.
 
 mod display;
 mod run;
@@ -18,8 +18,8 @@ use serde_json::Value;
 
 use self::display::Display;
 use crate::{
-    EXIT_TESTS, Failure, Outcome,
     child::{self, cmd, network_cmd},
+    exit::{Exit, Failure, Outcome},
     export, setup,
     workspace::Workspace,
 };
@@ -32,30 +32,38 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Build the app with a model and start it, as `PROOFMARK_MODEL=... cargo run -p app` does
+    /// Build the app with a model, and start it
+    ///
+    /// As `PROOFMARK_MODEL=MODEL cargo run -p app` does.
     Run {
         /// The model: a directory of `model-assets/models`, exported before
         #[arg(default_value = "tiny")]
         model: String,
-        /// What the app is given
+        /// Arguments for the app
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Test the graphical front and the C surface; on Linux also the window, with keys and pointer, on Xvfb
+    /// Test the window, the C surface and the JVM surface
+    ///
+    /// On Linux it also opens the window on Xvfb and types into it.
     Test,
-    /// Draw every screen with the software renderer; on Linux also photograph the window, on Xvfb
+    /// Draw every screen with the software renderer
+    ///
+    /// On Linux it also photographs the window on Xvfb.
     Screenshots {
         /// Where the pictures go
         #[arg(value_name = "DIR", default_value = "docs/screenshots")]
         folder: Utf8PathBuf,
     },
-    /// Measure size, start-up and idle CPU of the release build, the window's on Xvfb
+    /// Measure size, start-up and idle CPU of the release build
+    ///
+    /// With the window on Xvfb.
     Bench {
         /// Repeats; the median counts
-        #[arg(long, default_value_t = 9)]
+        #[arg(long, value_name = "N", default_value_t = 9)]
         repeats: u32,
-        /// How long the app is watched doing nothing, seconds
-        #[arg(long, default_value_t = 10)]
+        /// How long to watch the idle app
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
         idle_seconds: u64,
     },
 }
@@ -68,7 +76,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     // The gate lets no app be built without a proved model.
     export::run(workspace, &export::Args::of_default_model())?;
     match &args.what {
-        // Above: it wants the model that it names.
+        // Handled above: it builds with the model that it names.
         What::Run { .. } => Ok(()),
         What::Test => test(workspace),
         What::Screenshots { folder } => screenshots(workspace, folder),
@@ -80,7 +88,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 
 fn test(workspace: &Workspace) -> Outcome {
     let shell = child::shell(workspace.root())?;
-    let failed = |error| Failure::new(EXIT_TESTS, error, "mend it, then run: cargo xtask app test");
+    let failed = |error| Failure::new(Exit::Tests, error, "fix it, then run: cargo xtask app test");
     network_cmd!(shell, "cargo test -p app --features gui-test,capi,jvm --no-fail-fast")
         .run()
         .map_err(|_| failed(anyhow!("the tests of the app failed")))?;
@@ -248,7 +256,7 @@ fn end(mut child: Child) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Share of one core that an app takes that nobody talks to.
+/// Share of one core that an idle app takes.
 fn idle_share(app: Command, front: &str, idle: Duration) -> anyhow::Result<f64> {
     let data = tempfile::tempdir()?;
     let child = start(app, front, data.path())?;

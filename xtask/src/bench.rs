@@ -20,11 +20,11 @@ use clap::ValueEnum as _;
 use model_assets::{digest::Digest, dir::ModelDir};
 
 use crate::{
-    EXIT_REFUSED, Failure, Outcome,
     console::Console,
     engine::{Engine, Files, Measured, Profile},
     evidence::REPEATS,
-    setup, usage,
+    exit::{Exit, Failure, Outcome, usage},
+    setup,
     verify::{self, refused},
     workspace::Workspace,
 };
@@ -40,26 +40,32 @@ const MB: f64 = 1e6;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A model's name, or the path of a `.pte` file, which is run as a linked model is: packed weights in a file
+    /// A model's name, or the path of a `.pte` file
+    ///
+    /// A file is run as a linked model is: with packed weights in a file.
     #[arg(default_value = "tiny")]
     model: Utf8PathBuf,
-    /// Timed repeats of each case, after one that is not timed; 5 unless given. With `--against`: rounds of one repeat of either
-    /// side; a ratio is the median of theirs, because a machine's speed changes from minute to minute
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Timed repeats of each case, after one that is not timed [default: 5]
+    ///
+    /// With `--against`: rounds of one repeat of either side. A ratio is the median of the rounds, because a machine's speed
+    /// changes from minute to minute.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: Option<u32>,
-    /// Threads; unless given, one for a small model and else the performance cores
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    /// Threads [default: one for a small model, else the performance cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: Option<u32>,
-    /// Also show where a decoded token's time goes, operator by operator, and what share is outside XNNPACK
+    /// Also show where a decoded token's time goes
+    ///
+    /// Operator by operator, and the share outside XNNPACK.
     #[arg(long, conflicts_with = "against")]
     profile: bool,
-    /// Look at the rehearsal of the model instead
+    /// Use the rehearsal of the model
     #[arg(long)]
     rehearsed: bool,
-    /// Compare with another tool instead, both sides in one run
+    /// Compare with another tool, both sides in one run
     #[arg(long, value_enum, value_name = "TOOL")]
     against: Option<Against>,
-    /// Where the figures go; `.proofmark/bench/MODEL` unless given
+    /// Where to write the figures [default: .proofmark/bench/MODEL]
     #[arg(long, value_name = "DIR", conflicts_with = "against")]
     out: Option<Utf8PathBuf>,
     /// Print the figures as one JSON document
@@ -169,7 +175,7 @@ fn file(path: &Utf8Path) -> Result<Files, Failure> {
     }
     let error =
         anyhow::anyhow!("{path}: got {} findings that reject, expected none", report.rejects().count());
-    Err(Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask verify {path}")))
+    Err(Failure::new(Exit::Refused, error, format!("run: cargo xtask verify {path}")))
 }
 
 fn published(dir: &ModelDir) -> Result<Files, Failure> {

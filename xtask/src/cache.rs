@@ -1,6 +1,6 @@
-//! What commands keep on the disk, what it is good for and how large it is: for `clean` and `doctor`.
+//! The caches: what commands keep on the disk, and how large it is. For `clean` and `doctor`.
 //!
-//! **Invariant:** everything in `.proofmark` that is no lock is listed, whoever left it there.
+//! **Invariant:** everything in `.proofmark` but locks is listed, also what another program left there.
 
 use std::{collections::BTreeSet, os::unix::fs::MetadataExt as _};
 
@@ -22,8 +22,8 @@ const KNOWN: [(&str, &str); 17] = [
     ("bench", "plots and figures; again: cargo xtask bench"),
     ("eval", "transcripts; again: cargo xtask eval"),
     ("wheels", "a model that the tests fetched; again: cargo xtask test"),
-    ("mutation", "models of the mutation study; again: cargo xtask mutate"),
-    ("fuzz", "fuzz targets and their corpus; again: cargo xtask fuzz"),
+    ("mutation", "models of the mutation study; again: cargo xtask dev mutate"),
+    ("fuzz", "fuzz targets and their corpus; again: cargo xtask dev fuzz"),
     ("reserve", "llama.cpp, built; again: cargo xtask test --reserve"),
     ("uv-cache", "downloaded Python packages; again: cargo xtask setup"),
     ("packed", "weights as the app packed them; again at its next start"),

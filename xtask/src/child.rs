@@ -1,8 +1,7 @@
-//! Starts child processes: every one of this program is made here.
+//! Starts child processes; no other file does.
 //!
-//! **Invariant:** no secret is in the environment of a child that has no use for it, and nothing there leads a child to another
-//! repository, or to other packages, than this program works on. A compiler, the linker and the runtime that parses a model have
-//! no use for any.
+//! **Invariant:** a child gets no secret that it does not need, and no variable that points it at another repository or at
+//! other packages. Compilers, linkers and the runtime that parses a model need no secret.
 
 use std::{ffi::OsStr, process::Command};
 

@@ -16,21 +16,24 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_FAILURE, Failure, Outcome,
     cache::{self, Cache, REMOVED},
+    exit::{Exit, Failure, Outcome},
     fetch::remove,
+    lock,
     refused::REFUSED_FILE,
-    workspace::{Workspace, try_lock},
+    workspace::Workspace,
 };
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only these caches, by the names that `--dry-run` prints
     caches: Vec<String>,
-    /// Also published models that can be made again: `.pte` and reference logits, never a manifest
+    /// Also the files of published models that can be made again
+    ///
+    /// `.pte` and reference, never a manifest.
     #[arg(long)]
     models: bool,
-    /// Print what would go, and how large it is
+    /// Print what would be removed, and how large it is
     #[arg(long)]
     dry_run: bool,
 }
@@ -40,7 +43,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     if let Some(name) = args.caches.iter().find(|name| !all.iter().any(|cache| cache.name == **name)) {
         let names: Vec<_> = all.iter().map(|cache| cache.name.as_str()).collect();
         let error = anyhow!("{name}: no such cache is here, expected one of: {}", names.join(", "));
-        return Err(Failure::new(EXIT_FAILURE, error, "run: cargo xtask clean --dry-run"));
+        return Err(Failure::new(Exit::Failure, error, "run: cargo xtask clean --dry-run"));
     }
     let wanted = |cache: &Cache| args.caches.is_empty() || args.caches.contains(&cache.name);
     let mut caches: Vec<_> = all.into_iter().filter(wanted).collect();
@@ -65,9 +68,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 /// The only command that works here.
 fn alone(workspace: &Workspace) -> Result<fs::File, Failure> {
     let path = workspace.in_use_path();
-    try_lock(&path)?.ok_or_else(|| {
+    lock::try_file(&path)?.ok_or_else(|| {
         let error = anyhow!("{path}: another `cargo xtask` is at work here, nothing was removed");
-        Failure::new(EXIT_FAILURE, error, "wait for it to end, then run the same command again")
+        Failure::new(Exit::Failure, error, "wait for it to end, then run the same command again")
     })
 }
 

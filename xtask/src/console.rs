@@ -1,7 +1,7 @@
 //! What an export shows: a bar on a terminal, plain lines elsewhere, JSON lines with `--json`.
 //!
-//! **Invariant:** JSON goes to standard output and nothing else does then; progress goes to standard error. An answer in JSON is
-//! one document: events of what is done for it go to standard error too.
+//! **Invariant:** with `--json`, standard output holds JSON alone; progress goes to standard error. An answer in JSON is one
+//! document, so events go to standard error too.
 
 use std::{io::IsTerminal as _, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Data of others, fetched from the hub: `model-assets/evidence/datasets.toml` says which.
+//! Public data sets, fetched from the hub: `model-assets/evidence/datasets.toml` lists them.
 //!
 //! **Invariant:** a file is named by repository, commit and SHA-256; one that is there already is proved without the network.
 
@@ -11,8 +11,8 @@ use serde::Deserialize;
 use ureq::http::HeaderMap;
 
 use crate::{
-    Failure,
     console::Console,
+    exit::Failure,
     http::{
         client::{Client, Refused, Site, text},
         download,

@@ -9,7 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::pte::{self, Item, ReadAt as _};
 use serde::Serialize;
 
-use crate::{EXIT_DIFFERENT, EXIT_REFUSED, Failure, Outcome};
+use crate::exit::{Exit, Failure, Outcome};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     }
     let error =
         anyhow!("{} and {}: got {} differing parts, expected none", a.path, b.path, answer.changes.len());
-    Err(Failure { code: EXIT_DIFFERENT, error, hint: None })
+    Err(Failure { code: Exit::Different, error, hint: None })
 }
 
 impl Side {
@@ -86,7 +86,7 @@ impl Side {
         let file = model_assets::regular::open(path).with_context(|| format!("{path}: cannot be opened"))?;
         let items = pte::outline(&file).ok_or_else(|| {
             let error = anyhow!("{path}: got something else, expected a .pte whose program can be read");
-            Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask verify {path}"))
+            Failure::new(Exit::Refused, error, format!("run: cargo xtask verify {path}"))
         })?;
         Ok(Self { path: path.to_owned(), file, items })
     }

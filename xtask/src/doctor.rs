@@ -1,4 +1,4 @@
-//! `cargo xtask doctor`: can this machine do the work? Looks, and changes nothing.
+//! `cargo xtask doctor`: checks that this machine has what the work needs. Changes nothing.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -7,9 +7,10 @@ use model_assets::{dir::ModelDir, recipe::Recipe};
 use serde::Serialize;
 
 use crate::{
-    EXIT_DOCTOR, Failure, Outcome,
     cache::{self, Cache},
-    child, predict, setup,
+    child,
+    exit::{Exit, Failure, Outcome},
+    predict, setup,
     token::{Token, environment},
     verify::refused,
     workspace::Workspace,
@@ -17,10 +18,10 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The model whose predicted peak counts
+    /// Model whose predicted memory and disk must be there
     #[arg(default_value = "tiny")]
     model: String,
-    /// Look for the Android and iOS tools as well
+    /// Check the tools for Android and iOS, too
     #[arg(long)]
     mobile: bool,
     /// Print the rows as JSON
@@ -46,7 +47,7 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
     expected: String,
-    /// The command that mends it; empty when nothing is wrong.
+    /// The command that fixes it; empty when nothing is wrong.
     fix: &'static str,
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         return Ok(());
     }
     let error = anyhow::anyhow!("missing: {}", missing.join(", "));
-    Err(Failure::new(EXIT_DOCTOR, error, "run the command at the end of each row, then: cargo xtask doctor"))
+    Err(Failure::new(Exit::Doctor, error, "run the command at the end of each row, then: cargo xtask doctor"))
 }
 
 fn print(row: &Row) {
@@ -99,7 +100,7 @@ fn row(name: &'static str, got: Option<String>, otherwise: Status, expected: &st
     Row { name: name.to_owned(), status, got, bytes: None, expected: expected.to_owned(), fix }
 }
 
-/// What can be given back: never wrong, so that there is nothing to mend.
+/// The caches: always `ok`, nothing to fix.
 fn caches(workspace: &Workspace) -> anyhow::Result<Vec<Row>> {
     let row = |cache: Cache| Row {
         name: format!("cache {}", cache.name),
@@ -157,7 +158,7 @@ fn token() -> Row {
 
 fn venv(workspace: &Workspace) -> Row {
     let expected = "a venv and C++ SDK made from today's lock";
-    match setup::looked_at(workspace) {
+    match setup::inspect(workspace) {
         Ok(receipt) => {
             let got = format!("made from lock {}", receipt.lock.short());
             row("venv", Some(got), Status::Warn, expected, "")

@@ -1,7 +1,6 @@
-//! Runs the engine's own binary: what it proves was proved by the runtime that ships.
+//! Runs the binary `engine`, so that evidence comes from the runtime that ships.
 //!
-//! **Invariant:** an answer, figures too, is believed only if it is about the very bytes that the claim is about, and comes from
-//! the runtime that evidence must come from.
+//! **Invariant:** an answer counts only if it names the bytes of the claim, and the runtime that evidence must come from.
 
 mod benchmark;
 
@@ -117,9 +116,9 @@ impl Engine {
         let arguments = ["--reference", reference.as_str(), "--response", response.as_str()];
         let command = &mut self.command("check", files, &arguments.map(str::to_owned));
         let (output, peaks) = supervise::metered(command)?;
-        said(files, output)?;
+        output_text(files, output)?;
         let EngineCheck { runtime, pte_sha256, load, parity } = self.answer(&response)?;
-        about(claim.manifest.sha256, &runtime, &pte_sha256)?;
+        ensure_same_model(claim.manifest.sha256, &runtime, &pte_sha256)?;
         let stage = Stage {
             name: STAGE.to_owned(),
             seconds: began.elapsed().as_secs_f64(),
@@ -143,7 +142,7 @@ impl Engine {
     ) -> anyhow::Result<Vec<Answer>> {
         console.step(&format!("engine: {} replies", request.prompts.len()));
         let answers: Answers = self.ask("answer", files, request)?;
-        about(claim.manifest.sha256, &answers.runtime, &answers.pte.to_string())?;
+        ensure_same_model(claim.manifest.sha256, &answers.runtime, &answers.pte.to_string())?;
         let asked = request.prompts.iter().map(|prompt| &prompt.id);
         ensure!(asked.eq(answers.answers.iter().map(|a| &a.id)), "the engine answered other prompts");
         Ok(answers.answers)
@@ -162,7 +161,7 @@ impl Engine {
     ) -> anyhow::Result<Talked> {
         console.step(&format!("engine: conversation of {} turns", request.says.len()));
         let talked: Talked = self.ask("talk", files, request)?;
-        about(claim.manifest.sha256, &talked.runtime, &talked.pte.to_string())?;
+        ensure_same_model(claim.manifest.sha256, &talked.runtime, &talked.pte.to_string())?;
         Ok(talked)
     }
 
@@ -199,7 +198,7 @@ impl Engine {
 
     /// Runs a command of the engine and returns its standard output; ends it when this process is interrupted.
     fn run(&self, command: &str, files: &Files, arguments: &[String]) -> anyhow::Result<String> {
-        said(files, supervise::output(&mut self.command(command, files, arguments))?)
+        output_text(files, supervise::output(&mut self.command(command, files, arguments))?)
     }
 
     fn command(&self, command: &str, files: &Files, arguments: &[String]) -> Command {
@@ -211,7 +210,7 @@ impl Engine {
 }
 
 /// The standard output of an engine that succeeded.
-fn said(files: &Files, Output { status, stdout, stderr }: Output) -> anyhow::Result<String> {
+fn output_text(files: &Files, Output { status, stdout, stderr }: Output) -> anyhow::Result<String> {
     if !status.success() {
         let said = String::from_utf8_lossy(&stderr);
         let message = format!("{}: the engine ended with {status}: {}", files.pte, said.trim_end());
@@ -279,7 +278,7 @@ pub(crate) fn executable(messages: &[u8]) -> Option<Utf8PathBuf> {
     })
 }
 
-fn about(expected: Digest, runtime: &str, sha256: &str) -> anyhow::Result<()> {
+fn ensure_same_model(expected: Digest, runtime: &str, sha256: &str) -> anyhow::Result<()> {
     ran("the engine", (RUNTIME_VERSION, expected), runtime, sha256)
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask eval`: asks a model questions and shows its answers; `verify` records what comes of them.
+//! `cargo xtask eval`: measures the quality of a model's answers and shows it; `verify` records it.
 
 use std::fs;
 
@@ -6,10 +6,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{check::Profile, dir::ModelDir, evidence::Task, recipe::EvidenceKind};
 
 use crate::{
-    Outcome,
     console::Console,
     engine::{self, Engine, Files},
     evidence::{Bench, Checkpoint, Measured, quality},
+    exit::Outcome,
     verify::{self, refused},
     workspace::Workspace,
     yardstick::{self, Amount},
@@ -23,19 +23,23 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Test {
-    /// Dialogues whose emotions are to be rated, and a conversation of ten turns
+    /// Let the model rate emotions in dialogues, and talk for ten turns
     Eq(Asked),
-    /// Perplexity ratio, KL divergence and agreement with the unquantized model on real text
+    /// Compare with the unquantized model on real text
+    ///
+    /// Perplexity ratio, KL divergence, and share of tokens with the same best next token.
     Quality {
         #[command(flatten)]
         asked: Asked,
-        /// Another text (JSON lines with `id`, and `text` or `messages`); its figures are shown and not judged
+        /// Another text, whose figures are not judged
+        ///
+        /// JSON lines with `id`, and `text` or `messages`.
         #[arg(long, value_name = "FILE")]
         text: Option<Utf8PathBuf>,
     },
-    /// The share of sampled replies that the grammar of the model's world accepts
+    /// Count the replies that the grammar of the model's world accepts
     Grammar(Asked),
-    /// Perplexity on a text of others, by the model and by the unquantized one
+    /// Perplexity on a public data set, beside the unquantized model
     Perplexity {
         #[command(flatten)]
         asked: Asked,
@@ -45,15 +49,15 @@ enum Test {
         /// Tokens of a window
         #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
         window: u32,
-        /// Words of the text; unless given, what some minutes allow
+        /// Words of the text [default: what takes some minutes]
         #[arg(long, value_name = "N")]
         words: Option<usize>,
     },
-    /// Multiple choice: a sample of MMLU, without examples
+    /// Ask a sample of MMLU, multiple choice without examples
     MmluTiny(Counted),
-    /// Multiple choice: a sample of ARC-Challenge, without examples
+    /// Ask a sample of ARC-Challenge, multiple choice without examples
     ArcChallenge(Counted),
-    /// Instructions of IFEval whose following a program can check
+    /// Give instructions of IFEval that a program can check
     IfevalLite(Counted),
 }
 
@@ -69,7 +73,7 @@ struct Asked {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// The checkpoint that was exported, where the recipe does not lead to one
+    /// The checkpoint that was exported, where the recipe names none
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<Utf8PathBuf>,
 }
@@ -78,7 +82,7 @@ struct Asked {
 struct Counted {
     #[command(flatten)]
     asked: Asked,
-    /// Items, spread evenly over the set; unless given, what some minutes allow
+    /// Items, spread evenly over the set [default: what takes some minutes]
     #[arg(long, value_name = "N")]
     items: Option<usize>,
 }
@@ -120,8 +124,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
             claim.manifest.evidence = Some(evidence);
             verify::judge(&dir, &claim, Profile::Dev).map(|_| ())
         }
-        What::Text(text) => shown(&bench, of_text(&bench, text, &checkpoint)),
-        What::Task(task, amount) => shown(&bench, of_task(&bench, task, amount, &checkpoint)),
+        What::Text(text) => finish(&bench, of_text(&bench, text, &checkpoint)),
+        What::Task(task, amount) => finish(&bench, of_task(&bench, task, amount, &checkpoint)),
     }
 }
 
@@ -129,7 +133,7 @@ fn of_kind(
     bench: &Bench<'_>,
     kind: EvidenceKind,
     checkpoint: &Checkpoint,
-) -> Result<model_assets::manifest::Evidence, crate::Failure> {
+) -> Result<model_assets::manifest::Evidence, crate::exit::Failure> {
     let Bench { workspace, dir, claim, console, .. } = bench;
     let reference = verify::reference(dir, claim)?;
     let measured = bench.measure(&[kind], &reference, checkpoint);
@@ -166,7 +170,7 @@ fn of_task(bench: &Bench<'_>, task: Task, amount: Amount, checkpoint: &Checkpoin
     keep(bench.workspace, bench.dir, &format!("{}.json", task.as_str()), &text)
 }
 
-fn shown(bench: &Bench<'_>, outcome: anyhow::Result<()>) -> Outcome {
+fn finish(bench: &Bench<'_>, outcome: anyhow::Result<()>) -> Outcome {
     bench.console.done();
     outcome.map_err(|error| verify::failed(bench.dir, error))
 }

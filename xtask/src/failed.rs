@@ -1,4 +1,4 @@
-//! Why an export, or a part of it, failed: through its inputs, or through the machine.
+//! Why an export, or a part of it, failed: because of its inputs, or because of the machine.
 //!
 //! **Invariant:** [`cause`] is the one place that decides. What was refused because of what it is will be refused again; only what
 //! the machine did can go otherwise the next time.
@@ -11,7 +11,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::supervise::Run;
 
-/// What a failure is a function of.
+/// What caused a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// Recipe, policy, checkpoint, worker, runtime: the same again fails the same.
@@ -41,7 +41,7 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// The names that the worker gives to what the machine did (`worker.py`); any other is of the inputs.
+/// Error kinds of the worker (`worker.py`) that the machine caused; the inputs caused any other.
 const MACHINE_KINDS: [&str; 4] = ["memory", "disk", "io", "internal"];
 
 /// Errors of files that another attempt meets again.
@@ -56,8 +56,8 @@ const LASTING: [io::ErrorKind; 8] = [
     io::ErrorKind::IsADirectory,
 ];
 
-/// Whether the failure is of the inputs or of the machine. Findings, refusals and all else that has no mark of the machine are of
-/// the inputs.
+/// Whether inputs or machine caused the failure. Findings, refusals and everything else without a mark of the machine count as
+/// inputs.
 pub(crate) fn cause(error: &anyhow::Error) -> Cause {
     for link in error.chain() {
         if let Some(failed) = link.downcast_ref::<Failed>() {

@@ -16,11 +16,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::digest::Digest;
 
 use crate::{
-    EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_REFUSED, Failure, Outcome, ci,
+    ci,
     console::Console,
+    exit::{Exit, Failure, Outcome},
     http::fault::Patience,
-    predict, supervise,
-    workspace::{Workspace, try_lock},
+    lock, predict, supervise,
+    workspace::Workspace,
 };
 
 #[derive(clap::Args)]
@@ -34,13 +35,13 @@ pub(crate) struct Args {
     /// The model of a run on GitHub
     #[arg(long, default_value = "llama3.2-1b")]
     model: String,
-    /// Seconds without a byte, or with fewer than 1 KiB a second, after which a connection counts as stalled
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Give up a connection after this time without a byte, or below 1 KiB/s
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     stall_timeout: u64,
     /// Failed attempts in a row before giving up
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
     attempts: u32,
-    /// Print events as JSON lines on standard output instead of progress
+    /// Print events as JSON lines on standard output
     #[arg(long)]
     json: bool,
 }
@@ -73,7 +74,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
                 let error =
                     anyhow!("run {id}: --sha256 is the digest of a bundle, which a run does not have");
                 let hint = format!("demand its attestation: cargo xtask ci fetch {id} --attested");
-                return Err(Failure::new(EXIT_FAILURE, error, hint));
+                return Err(Failure::new(Exit::Failure, error, hint));
             }
             ci::fetch(workspace, id, &args.model, args.json)
         }
@@ -84,7 +85,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
             let bundle = url::download(&args.source, args.sha256, patience, &work, &console)?;
             let outcome = from_file(workspace, &bundle, None, &work, &console);
             // Published, or worth nothing; after Ctrl-C or on a full disk it need not be fetched again.
-            if outcome.as_ref().map_or_else(|failure| failure.code == EXIT_REFUSED, |()| true) {
+            if outcome.as_ref().map_or_else(|failure| failure.code == Exit::Refused, |()| true) {
                 remove(&work.folder.join("download"))?;
             }
             outcome
@@ -106,16 +107,16 @@ fn from_file(
 ) -> Outcome {
     let published = unpack::publish(workspace, path, sha256, work, console);
     console.clear();
-    let manifest = published.map_err(|failure| told(failure, path))?;
+    let manifest = published.map_err(|failure| with_hint(failure, path))?;
     console.published(&manifest);
     Ok(())
 }
 
-/// Tells what a person can do about it.
-fn told(failure: Failure, path: &Utf8Path) -> Failure {
+/// Adds the exit code and the command that helps.
+fn with_hint(failure: Failure, path: &Utf8Path) -> Failure {
     if supervise::interrupted() {
         let hint = "nothing was published; run the same command again";
-        return Failure::new(EXIT_INTERRUPTED, failure.into_error(), hint);
+        return Failure::new(Exit::Interrupted, failure.into_error(), hint);
     }
     if failure.hint.is_some() {
         return failure;
@@ -124,10 +125,10 @@ fn told(failure: Failure, path: &Utf8Path) -> Failure {
     if predict::is_disk_full(&error) {
         let hint = "nothing was published; free space on this disk (what can go: cargo xtask clean --dry-run), then run the \
                     same command again";
-        return Failure::new(EXIT_FAILURE, error, hint);
+        return Failure::new(Exit::Failure, error, hint);
     }
     let hint = format!("get the bundle again, or make it again: cargo xtask pack; it is {path}");
-    Failure::new(EXIT_REFUSED, error, hint)
+    Failure::new(Exit::Refused, error, hint)
 }
 
 /// The folder of a fetch, on the file system of the models, so that a publish only renames.
@@ -139,14 +140,14 @@ struct Work {
 impl Work {
     /// Takes the folder and removes what a killed fetch left in it.
     fn open(workspace: &Workspace) -> Result<Self, Failure> {
-        let (folder, locks) = (workspace.state().join("fetch"), workspace.state().join("locks"));
+        let (folder, locks) = (workspace.state().join("fetch"), workspace.locks());
         for path in [&folder, &locks] {
             fs::create_dir_all(path).with_context(|| format!("{path}: cannot be made"))?;
         }
         // No model's name begins with a dot.
         let path = locks.join(".fetch");
-        let lock = try_lock(&path)?.ok_or_else(|| {
-            Failure::new(EXIT_FAILURE, anyhow!("{path}: another fetch is running"), "wait for it")
+        let lock = lock::try_file(&path)?.ok_or_else(|| {
+            Failure::new(Exit::Failure, anyhow!("{path}: another fetch is running"), "wait for it")
         })?;
         let work = Self { folder, _lock: lock };
         work.clean()?;

@@ -1,7 +1,11 @@
-//! `cargo xtask inspect`: a `.pte` file as a person wants it, or the model inside an app: a binary, package or folder.
+//! `cargo xtask inspect`: a `.pte` file in readable form, or the model inside an app (a binary, package or folder).
 //!
 //! **Invariant:** what is shown was read by the verifier; a file that it refuses is shown as far as it can be read, and
 //! the command fails.
+
+mod app;
+mod asset;
+mod package;
 
 use std::{fmt::Write as _, fs::File};
 
@@ -17,19 +21,21 @@ use model_assets::{
 };
 use serde_json::json;
 
-use crate::{EXIT_REFUSED, Failure, Outcome, inspect_app, inspect_package, usage};
+use crate::exit::{Exit, Failure, Outcome, usage};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A `.pte` file, an app's binary, an `.apk`, `.aab` or `.ipa`, or an `.app` folder
     file: Utf8PathBuf,
-    /// Print it as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     /// Also list every segment
     #[arg(long)]
     segments: bool,
-    /// Of an app: refuse a model that is not proved for release, and libraries that phones with pages of 16 KiB cannot load
+    /// Of an app: refuse what may not reach users
+    ///
+    /// A model that is not proved for release, and libraries that phones with pages of 16 KiB cannot load.
     #[arg(long)]
     release: bool,
 }
@@ -45,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let path = &args.file;
     let profile = if args.release { Profile::Release } else { Profile::Dev };
     if path.is_dir() {
-        return inspect_package::run_folder(path, profile, args.json);
+        return package::run_folder(path, profile, args.json);
     }
     let file = regular::open(path).with_context(|| format!("{path}: cannot be opened"))?;
     match kind(&file) {
@@ -53,8 +59,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
             usage("--release is about an app; of a model run: cargo xtask verify MODEL --level release")
         }
         Kind::Pte => {}
-        Kind::Binary => return inspect_app::run(path, &file, profile, args.json),
-        Kind::Archive => return inspect_package::run_zip(path, &file, profile, args.json),
+        Kind::Binary => return app::run(path, &file, profile, args.json),
+        Kind::Archive => return package::run_zip(path, &file, profile, args.json),
     }
     let expect = Expect { kernels: Some(pte::linked_runtime().clone()), ..Expect::default() };
     let report = pte::verify(&file, Level::Structure, &expect);
@@ -70,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         return Ok(());
     }
     let error = anyhow!("{path}: got {} findings that reject, expected none", report.rejects().count());
-    Err(Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask verify {path}")))
+    Err(Failure::new(Exit::Refused, error, format!("run: cargo xtask verify {path}")))
 }
 
 /// What a file is, by its first bytes.

@@ -1,4 +1,4 @@
-//! Counts the bytes of a large file as they go by.
+//! Counts the bytes of a large file while they are read or written.
 //!
 //! **Invariant:** Ctrl-C ends the work at the next block, not at the end of the file.
 

@@ -1,6 +1,6 @@
 //! `cargo xtask pack`: one proven model with everything that its proof is about, in one deterministic `.tar.gz`.
 //!
-//! **Invariant:** what is packed was validated in this very run, and the `.pte` is read from the file that was validated.
+//! **Invariant:** the model was validated in this run, and the `.pte` is read from the file that was validated.
 
 use std::{
     collections::BTreeMap,
@@ -21,11 +21,11 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_INTERRUPTED, Failure, Outcome,
+    atomic_file::{AtomicFile, folder},
     console::Console,
+    exit::{Exit, Failure, Outcome},
     meter::Meter,
     release, sign, supervise, verify,
-    whole::{WholeFile, folder},
     workspace::Workspace,
 };
 
@@ -34,13 +34,13 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// Where the bundle goes; `.proofmark/bundle/MODEL.tar.gz` unless given
+    /// Where to write the bundle [default: .proofmark/bundle/MODEL.tar.gz]
     #[arg(long, value_name = "FILE")]
     out: Option<Utf8PathBuf>,
     /// Demand what a release build demands
     #[arg(long)]
     release: bool,
-    /// Print events as JSON lines on standard output instead of progress
+    /// Print events as JSON lines on standard output
     #[arg(long)]
     json: bool,
 }
@@ -62,7 +62,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let written = write(&out, &files, pte, &claim, &console);
     console.done();
     written.map_err(|error| {
-        let code = if supervise::interrupted() { EXIT_INTERRUPTED } else { crate::EXIT_FAILURE };
+        let code = if supervise::interrupted() { Exit::Interrupted } else { Exit::Failure };
         Failure::new(code, error, format!("nothing was left behind; run: cargo xtask pack {}", args.model))
     })?;
     println!("{out}: {} bytes", out.metadata()?.len());
@@ -107,7 +107,7 @@ fn write(
 ) -> anyhow::Result<()> {
     let folder = folder(out);
     fs::create_dir_all(folder).with_context(|| format!("{folder}: cannot be made"))?;
-    let mut writer = Writer::new(BufWriter::new(WholeFile::create(out)?));
+    let mut writer = Writer::new(BufWriter::new(AtomicFile::create(out)?));
     let manifest = claim.manifest.to_bytes();
     writer.entry(MANIFEST_FILE, manifest.len() as u64, &mut manifest.as_slice())?;
     let mut pte = Some(pte);

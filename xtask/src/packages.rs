@@ -1,7 +1,7 @@
 //! Installs Python packages into venvs of ours, with pip and with uv.
 //!
-//! **Invariant:** of a person's settings for pip and uv, those that say where packages are and how one gets there are obeyed by
-//! both: a mirror, a proxy, an authority, a cache. No other setting reaches either: what is installed, and where, is decided here.
+//! **Invariant:** both tools obey the user's settings for where packages come from: mirror, proxy, authority, cache. No other
+//! setting reaches them: what is installed, and where, is decided here.
 
 mod settings;
 

@@ -1,7 +1,6 @@
-//! What an export will need, from the recipe's shapes: for the preflight and for `doctor`.
+//! Predicts memory and disk of an export from the recipe's shapes, for the preflight and for `doctor`.
 //!
-//! The constants are fitted to exports measured at tiny and 1B shapes; the manifest records what an export really
-//! took.
+//! The constants are fitted to exports measured at tiny and 1B shapes; the manifest records what an export used.
 
 mod cgroup;
 

@@ -1,8 +1,8 @@
 //! Evidence that was measured and refused: kept beside the manifest, with the bounds that it missed, until a later measurement
 //! passes.
 //!
-//! **Invariant:** it is shown and never believed: no check reads it, no build and no bundle carries it. It is of the files that its
-//! binding names; of others it says nothing.
+//! **Invariant:** it is shown and never believed: no check reads it, no build and no bundle carries it. It belongs to the files
+//! that its binding names, and says nothing about others.
 
 use std::io::Write as _;
 
@@ -19,7 +19,7 @@ use model_assets::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{evidence::eq::Transcript, export, fetch::remove, whole::WholeFile};
+use crate::{atomic_file::AtomicFile, evidence::eq::Transcript, export, fetch::remove};
 
 /// Its name, beside `manifest.json` or in the work folder of an export.
 pub(crate) const REFUSED_FILE: &str = "refused-evidence.json";
@@ -137,7 +137,7 @@ impl Refused {
     pub(crate) fn write(&self, path: &Utf8Path) -> anyhow::Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
-        let mut file = WholeFile::create(path)?;
+        let mut file = AtomicFile::create(path)?;
         file.write_all(&text).with_context(|| format!("{path}: cannot be written"))?;
         file.put_in_place()
     }

@@ -10,7 +10,10 @@ use model_assets::{
     licence,
 };
 
-use crate::{EXIT_LICENCE, EXIT_SIGNATURE, Failure, Outcome, verify::refused};
+use crate::{
+    exit::{Exit, Failure, Outcome},
+    verify::refused,
+};
 
 /// Demands all that a release build demands of a model whose bytes were proved.
 pub(crate) fn demand<S>(
@@ -19,7 +22,7 @@ pub(crate) fn demand<S>(
     files: &ClaimFiles,
     validated: &Validated<S>,
 ) -> Outcome {
-    licence::check(dir, &claim.recipe).map_err(|refusal| failure(EXIT_LICENCE, refusal))?;
+    licence::check(dir, &claim.recipe).map_err(|refusal| failure(Exit::Licence, refusal))?;
     let signers = dir.signers().map_err(refused)?;
     if !signers.demands(dir.name()) {
         return Ok(());
@@ -27,10 +30,10 @@ pub(crate) fn demand<S>(
     let signature = dir.signature(&files.manifest).map_err(refused)?;
     check::signed_by(validated, claim, &files.manifest, &signers, signature.as_deref(), SystemTime::now())
         .map(drop)
-        .map_err(|refusal| failure(EXIT_SIGNATURE, refusal))
+        .map_err(|refusal| failure(Exit::Signature, refusal))
 }
 
-pub(crate) fn failure(code: u8, refusal: Refusal) -> Failure {
+pub(crate) fn failure(code: Exit, refusal: Refusal) -> Failure {
     let hint = refusal.hint.clone();
     Failure::new(code, refusal, hint)
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask report`: one page per model, for whoever decides that it ships.
+//! `cargo xtask report`: one page per model, for the decision to ship it.
 //!
 //! **Invariant:** verdicts are judged anew from the bytes when the page is made; a failed one is shown, not hidden.
 //!
@@ -28,8 +28,8 @@ use self::{
     measured::{benchmark, eq_test, grammar, parity, quality, yardstick},
 };
 use crate::{
-    Outcome,
     evidence::eq::Transcript,
+    exit::Outcome,
     refused::{self, Refused},
     verify::{self, refused},
     workspace::Workspace,
@@ -40,10 +40,10 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// Where the page goes; `.proofmark/report/MODEL.html` unless given
+    /// Where to write the page [default: .proofmark/report/MODEL.html]
     #[arg(long, value_name = "FILE")]
     out: Option<Utf8PathBuf>,
-    /// Look at the rehearsal of the model instead
+    /// Use the rehearsal of the model
     #[arg(long)]
     rehearsed: bool,
 }
@@ -64,10 +64,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
         Ok((profile, check::validate(pte, &claim, profile).map(|proved| proved.checks().to_vec())))
     });
-    let verdicts = verdicts.into_iter().collect::<Result<Vec<_>, crate::Failure>>()?;
+    let verdicts = verdicts.into_iter().collect::<Result<Vec<_>, crate::exit::Failure>>()?;
     let transcript = transcript(&dir, &claim);
     let refused = refused::read(&dir, &claim);
-    let page = page(&missed::shown(Report { claim, verdicts, transcript, refused }))?;
+    let page = page(&missed::with_refused_figures(Report { claim, verdicts, transcript, refused }))?;
     let out = args
         .out
         .clone()

@@ -2,8 +2,7 @@
 //!
 //! It is built in a target directory of its own, so that its compiler flags and its ten minutes touch no other build.
 //!
-//! **Invariant:** an answer, figures too, is believed only if it is about the very bytes that the claim is about, and comes from the
-//! runtime that evidence must come from.
+//! **Invariant:** an answer counts only if it names the bytes of the claim, and the runtime that evidence must come from.
 
 use std::{
     fs,
@@ -37,7 +36,7 @@ impl Reserve {
     /// Builds the binary and opens a folder for its answers.
     pub(crate) fn open(workspace: &Workspace, console: &Console) -> anyhow::Result<Self> {
         // It links the engine too, for tokenizer and template.
-        setup::ensure(workspace).map_err(crate::Failure::into_error)?;
+        setup::ensure(workspace).map_err(crate::exit::Failure::into_error)?;
         console.step("reserve: build llama.cpp (the first time ten minutes of one core)");
         let binary = build(workspace)?;
         Ok(Self { binary, folder: tempfile::tempdir_in(workspace.state())? })
@@ -61,7 +60,7 @@ impl Reserve {
             fs::read(&response).with_context(|| format!("{response}: the reserve wrote no answer"))?;
         let check: ReserveCheck = serde_json::from_slice(&bytes).with_context(|| response.clone())?;
         let ReserveCheck { runtime, gguf: ran, load } = check;
-        about(claim.manifest.sha256, &runtime, &ran.to_string())?;
+        ensure_same_model(claim.manifest.sha256, &runtime, &ran.to_string())?;
         let bound = ReserveBinding::current(ran, claim.bound());
         let Some((subject, checkpoint)) = checkpoint else {
             return Ok(ReserveEvidence { bound, load, quality: None });
@@ -112,11 +111,11 @@ impl Reserve {
 fn believed(answer: &str, expected: Digest) -> anyhow::Result<Benchmark> {
     let benchmark: Benchmark =
         serde_json::from_str(answer).context("the reserve's benchmark cannot be read")?;
-    about(expected, &benchmark.runtime, &benchmark.pte_sha256)?;
+    ensure_same_model(expected, &benchmark.runtime, &benchmark.pte_sha256)?;
     Ok(benchmark)
 }
 
-fn about(expected: Digest, runtime: &str, sha256: &str) -> anyhow::Result<()> {
+fn ensure_same_model(expected: Digest, runtime: &str, sha256: &str) -> anyhow::Result<()> {
     crate::engine::ran("the reserve", (RESERVE_RUNTIME, expected), runtime, sha256)
 }
 

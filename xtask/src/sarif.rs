@@ -1,6 +1,6 @@
 //! A verifier's report as SARIF 2.1.0, for code scanning.
 //!
-//! **Invariant:** every rule of the verifier is listed, so that a result's rule index always finds its text.
+//! **Invariant:** every rule of the verifier is listed, so that the rule index of each result has its text.
 
 use anyhow::Context as _;
 use camino::Utf8Path;

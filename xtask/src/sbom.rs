@@ -21,9 +21,9 @@ use model_assets::{
 use serde_json::{Value, json};
 
 use crate::{
-    Outcome,
+    atomic_file::{AtomicFile, folder},
+    exit::Outcome,
     verify::{self, refused},
-    whole::{WholeFile, folder},
     workspace::Workspace,
 };
 
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// Where it goes; `.proofmark/sbom/MODEL.cdx.json` unless given
+    /// Where to write it [default: .proofmark/sbom/MODEL.cdx.json]
     #[arg(long, value_name = "FILE")]
     out: Option<Utf8PathBuf>,
 }
@@ -56,7 +56,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 fn write(out: &Utf8Path, bytes: &[u8]) -> anyhow::Result<()> {
     let folder = folder(out);
     fs::create_dir_all(folder).with_context(|| format!("{folder}: cannot be made"))?;
-    let mut file = WholeFile::create(out)?;
+    let mut file = AtomicFile::create(out)?;
     file.write_all(bytes).with_context(|| format!("{out}: cannot be written"))?;
     file.put_in_place()
 }

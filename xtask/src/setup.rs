@@ -11,8 +11,8 @@ use model_assets::digest::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EXIT_SETUP, Failure, Outcome,
     child::{self, cmd},
+    exit::{Exit, Failure, Outcome},
     packages::Packages,
     torch_index,
     workspace::Workspace,
@@ -53,14 +53,14 @@ pub(crate) fn system_python() -> String {
 
 /// The set-up that is there, if it is whole and made from today's lock.
 pub(crate) fn current(workspace: &Workspace) -> Option<Receipt> {
-    looked_at(workspace).ok()
+    inspect(workspace).ok()
 }
 
 /// The set-up that is there.
 ///
 /// # Errors
 /// Why it is not the one that is wanted.
-pub(crate) fn looked_at(workspace: &Workspace) -> anyhow::Result<Receipt> {
+pub(crate) fn inspect(workspace: &Workspace) -> anyhow::Result<Receipt> {
     let path = receipt_path(workspace);
     let receipt = read(&path).with_context(|| format!("{path}: no finished set-up"))?;
     ensure!(receipt.lock == lock_digest(), "made from lock {}", receipt.lock.short());
@@ -103,7 +103,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Receipt, Failure> {
     make(workspace, &receipt_path(workspace)).map_err(|error| {
         let hint = "needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv), 8 GB of disk and \
                     the package index; then run: cargo xtask setup";
-        Failure::new(EXIT_SETUP, error, hint)
+        Failure::new(Exit::Setup, error, hint)
     })
 }
 

@@ -1,5 +1,5 @@
-//! Runs the Python worker: own process group, memory watchdog, stall timeout, log, events. And any other command, to its end
-//! or to the first Ctrl-C or SIGTERM.
+//! Runs the Python worker: own process group, memory watchdog, stall timeout, log, events. Also runs other commands until they
+//! end, or until Ctrl-C or SIGTERM.
 //!
 //! **Invariant:** when this returns or panics, no process of the group that it started is left.
 
@@ -53,7 +53,7 @@ impl Peaks {
 
 /// What a run may use.
 pub(crate) struct Bounds {
-    /// Resident memory of the group, bytes; where the system does not tell ([`sees_memory`]) nothing is bounded.
+    /// Resident memory of the group, bytes; without effect where the system does not report it ([`sees_memory`]).
     pub(crate) memory_bytes_max: u64,
     /// Time without a line of output and without use of the processor.
     pub(crate) stall: Duration,
@@ -195,8 +195,8 @@ impl Drop for Group {
     }
 }
 
-/// Reads all that the worker says, whatever becomes of the log: a pipe that nobody empties would stop the worker, and the full
-/// disk be told as a stall.
+/// Reads all output of the worker, also when the log cannot be written: a full pipe would stop the worker, and a full disk would
+/// look like a stall.
 fn read_output(
     reader: &duct::ReaderHandle,
     seen: &Seen,
@@ -280,7 +280,7 @@ struct Usage {
     cpu_ticks: u64,
 }
 
-/// Whether this system tells of the memory of a process group: whether [`Bounds::memory_bytes_max`] bounds anything.
+/// Whether this system reports the memory of a process group, so that [`Bounds::memory_bytes_max`] has an effect.
 pub(crate) fn sees_memory() -> bool {
     std::path::Path::new("/proc/self/stat").exists()
 }
@@ -368,7 +368,7 @@ mod tests {
         let Output { status, stdout, stderr } = output(&mut shell).unwrap();
         assert_eq!((status.code(), stderr.len()), (Some(3), 200_000));
         let left = String::from_utf8(stdout).unwrap();
-        // The system ends it in its own time; an orphan that nobody reaps stays as a zombie.
+        // The system ends it in its own time; an orphan that is not reaped stays as a zombie.
         let running = || {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", left.trim())).unwrap_or_default();
             stat.rsplit(')')

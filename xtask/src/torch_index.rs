@@ -67,7 +67,7 @@ fn version(lock: &str) -> Option<&str> {
 /// Whether the host of `url`, or the proxy to it, accepts a connection within the timeout, name look-up included.
 fn answers(url: &str) -> bool {
     let Some(uri) = url.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some()) else { return false };
-    // One that is not spoken to here may be spoken to by uv: it falls back by itself.
+    // uv may know a proxy that this client does not support, and has its own fall-back.
     let proxy = proxy::of(&uri, &environment).ok().flatten();
     let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
     let own = (uri.host().unwrap_or_default().to_owned(), port);

@@ -1,8 +1,8 @@
 //! `cargo xtask verify`: proves a published model, or any `.pte`, again from its bytes, and gathers the evidence that a
 //! build demands.
 //!
-//! **Invariant:** nothing is run that was not proved statically first, and nothing is recorded that was not judged: a
-//! failed measurement never replaces a good one, it is kept beside it. The manifest is replaced once, at the end, whole.
+//! **Invariant:** a file runs only after its static proof, and a figure is recorded only after it was judged: a failed
+//! measurement never replaces a good one, it is kept beside it. The manifest is replaced once, at the end, atomically.
 
 use std::{fs::File, sync::atomic::Ordering};
 
@@ -23,12 +23,13 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_INTERRUPTED, EXIT_REFUSED, Failure, Outcome,
     console::Console,
     engine::Files,
     evidence::{Bench, Checkpoint, Measured},
+    exit::{Exit, Failure, Outcome, usage},
+    lock,
     refused::{self, Refused},
-    supervise, usage,
+    supervise,
     workspace::Workspace,
     yardstick,
 };
@@ -49,25 +50,29 @@ pub(crate) struct Args {
     /// A model's name, or the path of a `.pte` file
     #[arg(default_value = "tiny")]
     model: Utf8PathBuf,
-    /// Of a model: how much is proved; evidence that is missing or void is measured and recorded [default: dev]
+    /// Of a model: how much to prove [default: dev]
+    ///
+    /// Evidence that is missing or void is measured and recorded.
     #[arg(long, value_enum)]
     level: Option<Level>,
-    /// Of a model: measure nothing, prove that what is recorded still stands for the level
+    /// Of a model: measure nothing, check the recorded evidence
     #[arg(long)]
     check: bool,
-    /// Of a model: look at its rehearsal instead
+    /// Of a model: use its rehearsal
     #[arg(long)]
     rehearsed: bool,
-    /// Of a model: the checkpoint that was exported, where the recipe does not lead to one; EQ needs it
+    /// Of a model: the checkpoint that was exported
+    ///
+    /// Needed where the recipe names none: EQ and quality compare with it.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<Utf8PathBuf>,
-    /// Of a `.pte` file: leave the weights unread
+    /// Of a `.pte` file: do not read the weights
     #[arg(long)]
     structure: bool,
     /// Of a `.pte` file: print the report as JSON
     #[arg(long)]
     json: bool,
-    /// Of a `.pte` file: also write the report as SARIF 2.1.0, for code scanning
+    /// Of a `.pte` file: also write the report as SARIF 2.1.0
     #[arg(long, value_name = "FILE")]
     sarif: Option<Utf8PathBuf>,
 }
@@ -206,7 +211,7 @@ fn renewed(
     fresh.manifest.evidence = Some(evidence);
     fresh.manifest.checks = proved.checks().to_vec();
     // Measuring takes minutes, in which another command may have published another model.
-    let _lock = crate::export::lock_when_free(&workspace.state().join("locks"), dir.name())?;
+    let _lock = lock::model_when_free(workspace, dir.name())?;
     still_published(dir, &claim.manifest)?;
     crate::export::write_manifest(dir, &fresh.manifest, transcript.as_deref())?;
     refused::forget(dir, &fresh)?;
@@ -223,8 +228,7 @@ fn keep_refused(
     measured: impl FnOnce() -> anyhow::Result<Refused>,
 ) {
     let kept = || {
-        let locks = workspace.state().join("locks");
-        let _lock = crate::export::lock_when_free(&locks, dir.name()).map_err(Failure::into_error)?;
+        let _lock = lock::model_when_free(workspace, dir.name()).map_err(Failure::into_error)?;
         still_published(dir, &claim.manifest).map_err(Failure::into_error)?;
         measured()?.keep(dir, claim)
     };
@@ -241,15 +245,15 @@ fn still_published(dir: &ModelDir, measured: &Manifest) -> Outcome {
     }
     let error = anyhow::anyhow!("{}: got another manifest than was measured", dir.manifest_path());
     let hint = format!("nothing was recorded; run: cargo xtask verify {}", dir.name());
-    Err(Failure::new(EXIT_REFUSED, error, hint))
+    Err(Failure::new(Exit::Refused, error, hint))
 }
 
 /// A measurement that did not come to its end.
 pub(crate) fn failed(dir: &ModelDir, error: anyhow::Error) -> Failure {
     if supervise::INTERRUPTED.load(Ordering::Relaxed) {
-        return Failure::new(EXIT_INTERRUPTED, error, "nothing was recorded; run the same command again");
+        return Failure::new(Exit::Interrupted, error, "nothing was recorded; run the same command again");
     }
-    Failure::new(EXIT_REFUSED, error, format!("run: cargo xtask export {} --force", dir.name()))
+    Failure::new(Exit::Refused, error, format!("run: cargo xtask export {} --force", dir.name()))
 }
 
 /// The eager model's logits that the manifest names, digest checked.
@@ -259,13 +263,13 @@ pub(crate) fn reference(dir: &ModelDir, claim: &Claim) -> Result<Utf8PathBuf, Fa
     let hint = format!("run: cargo xtask export {} --force", dir.name());
     let mut file = regular::open(&path)
         .with_context(|| format!("{path}: cannot be opened, expected the reference logits"))
-        .map_err(|error| Failure::new(EXIT_REFUSED, error, hint.clone()))?;
+        .map_err(|error| Failure::new(Exit::Refused, error, hint.clone()))?;
     let got = Digest::of_reader(&mut file)?;
     if got == record.sha256 {
         return Ok(path);
     }
     let error = anyhow::anyhow!("{path}: got sha256 {got}, expected {}", record.sha256);
-    Err(Failure::new(EXIT_REFUSED, error, hint))
+    Err(Failure::new(Exit::Refused, error, hint))
 }
 
 /// Prints what was measured.
@@ -321,7 +325,7 @@ pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
 
 pub(crate) fn refused(error: GateError) -> Failure {
     let hint = error.hint().to_owned();
-    Failure::new(EXIT_REFUSED, error, hint)
+    Failure::new(Exit::Refused, error, hint)
 }
 
 /// A file without a claim: only the format itself is demanded.
@@ -346,7 +350,7 @@ fn file(args: &Args) -> Outcome {
         args.model,
         report.rejects().count()
     );
-    Err(Failure::new(EXIT_REFUSED, error, "export it again: cargo xtask export"))
+    Err(Failure::new(Exit::Refused, error, "export it again: cargo xtask export"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Where things are.
+//! The work tree, and the paths of everything in it.
 
 use std::fs;
 
@@ -66,6 +66,11 @@ impl Workspace {
         self.root.join(".proofmark")
     }
 
+    /// Where the lock files are.
+    pub(crate) fn locks(&self) -> Utf8PathBuf {
+        self.state().join("locks")
+    }
+
     pub(crate) fn venv(&self) -> Utf8PathBuf {
         self.state().join("venv")
     }
@@ -101,18 +106,6 @@ impl Workspace {
         let system = if cfg!(target_os = "macos") { "apple-darwin" } else { "unknown-linux-gnu" };
         let triple = format!("{}-{system}", std::env::consts::ARCH);
         self.state().join("sdk").join(format!("executorch-{RUNTIME_VERSION}-{triple}"))
-    }
-}
-
-/// Takes a lock file for as long as the answer lives; `None` while another process has it.
-pub(crate) fn try_lock(path: &Utf8Path) -> anyhow::Result<Option<fs::File>> {
-    let file = fs::File::create(path).with_context(|| format!("{path}: cannot be made"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(fs::TryLockError::WouldBlock) => Ok(None),
-        Err(fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("{path}: cannot be locked"))
-        }
     }
 }
 

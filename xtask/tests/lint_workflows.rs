@@ -4,8 +4,11 @@
 use std::{path::Path, process::Command};
 
 fn lint(folder: &Path) -> (i32, String) {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_xtask")).arg("lint-workflows").arg(folder).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["dev", "lint-workflows"])
+        .arg(folder)
+        .output()
+        .unwrap();
     (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 

@@ -1,4 +1,4 @@
-//! What people type is text.
+//! Makes plain text of what users type: special tokens in it lose their meaning.
 
 use serde::Deserialize;
 
@@ -30,7 +30,7 @@ impl Plain {
     pub(super) fn of(tokenizer: &[u8]) -> serde_json::Result<Self> {
         let file: TokenizerFile = serde_json::from_slice(tokenizer)?;
         let specials = file.added_tokens.into_iter().filter(|token| token.special).map(|token| token.content);
-        // What is no more than white space ends nobody's turn, and is in every text.
+        // A token of white space alone ends no turn, and occurs in every text.
         Ok(Self { specials: specials.filter(|content| !content.trim().is_empty()).collect() })
     }
 

@@ -1,4 +1,4 @@
-//! Between the core and the screens: events become what is shown, clicks become commands.
+//! Between the core and the screens: turns events into what is shown, and clicks into commands.
 
 use std::{
     cell::{Cell, RefCell},
@@ -169,7 +169,7 @@ impl Front {
         });
     }
 
-    /// Whether it was taken; a person is told when it was not.
+    /// Whether the core took it; the user sees a message when it did not.
     fn send(&self, command: Command) -> bool {
         let sent = self.host.borrow().as_ref().map(|host| host.send(command));
         if let Some(Err(unsent)) = sent {
@@ -238,7 +238,7 @@ impl Front {
                 _ => Appearance::System,
             };
         });
-        // Before the core has told what is set there is nothing to keep.
+        // Until the core has sent its settings there is nothing to keep.
         if self.is_ready.get() && settings != *self.settings.borrow() {
             self.send(Command::Set { settings });
         }

@@ -1,5 +1,5 @@
 //! The same interface without a display: the software renderer draws into memory. For screenshots, tests, and figures
-//! that no window system blurs.
+//! without the influence of a window system.
 
 use std::{cell::RefCell, rc::Rc};
 

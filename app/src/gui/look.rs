@@ -1,4 +1,4 @@
-//! How things look in the window: what the core tells, as the texts and rows that the screens show.
+//! How things look in the window: the core's data as the texts and rows of the screens.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ pub(super) fn bubble(mine: bool, text: &str) -> Bubble {
     Bubble { mine, text: text.into(), rtl: is_rtl(text) }
 }
 
-/// Whether the first letter with a direction is of a script that runs from right to left.
+/// Whether the first letter with a direction belongs to a script that runs from right to left.
 fn is_rtl(text: &str) -> bool {
     let rtl = |c: char| {
         matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}'

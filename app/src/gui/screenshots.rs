@@ -1,5 +1,5 @@
 //! Pictures of every screen, drawn by the software renderer from a real run: the replies are the model's, and the
-//! refusal is of a file that was really changed.
+//! refusal shows a file that was really changed.
 
 use std::{fs, rc::Rc, sync::mpsc::Receiver};
 

@@ -1,4 +1,4 @@
-//! What the core tells, brought to the screens.
+//! Brings the core's events to the screens.
 
 use engine::{chat::Role, generate::Finish};
 use slint::{Global as _, Model as _, ModelRc, SharedString, VecModel};

@@ -12,9 +12,9 @@ fn folder() -> (tempfile::TempDir, Utf8PathBuf) {
 fn a_conversation_is_there_after_the_store_was_opened_again() {
     let (_guard, path) = folder();
     let mut store = Store::open(Some(&path)).unwrap();
-    let id = store.said(None, "hello  there\nfriend", "ab").unwrap();
-    store.replied(id, "hi", "stop", false).unwrap();
-    store.said(Some(id), "العربية 🙂", "ab").unwrap();
+    let id = store.keep_message(None, "hello  there\nfriend", "ab").unwrap();
+    store.keep_reply(id, "hi", "stop", false).unwrap();
+    store.keep_message(Some(id), "العربية 🙂", "ab").unwrap();
     store.keep_settings(&Settings { temperature: 0.5, ..Settings::default() }).unwrap();
     drop(store);
 
@@ -30,21 +30,21 @@ fn a_conversation_is_there_after_the_store_was_opened_again() {
 #[test]
 fn a_regenerated_reply_takes_the_place_of_the_last_one() {
     let mut store = Store::open(None).unwrap();
-    let id = store.said(None, "hello", "").unwrap();
-    store.replied(id, "one", "stop", false).unwrap();
-    store.replied(id, "two", "stop", true).unwrap();
+    let id = store.keep_message(None, "hello", "").unwrap();
+    store.keep_reply(id, "one", "stop", false).unwrap();
+    store.keep_reply(id, "two", "stop", true).unwrap();
     let texts: Vec<_> =
         store.conversation(id).unwrap().messages.into_iter().map(|message| message.content).collect();
     assert_eq!(texts, ["hello", "two"]);
     // Interrupted before its first token: the old one stays.
-    store.replied(id, "", "interrupted", true).unwrap();
+    store.keep_reply(id, "", "interrupted", true).unwrap();
     assert_eq!(store.conversation(id).unwrap().messages.len(), 2);
 }
 
 #[test]
 fn what_could_not_be_replied_to_is_taken_back() {
     let mut store = Store::open(None).unwrap();
-    let id = store.said(None, "too long", "").unwrap();
+    let id = store.keep_message(None, "too long", "").unwrap();
     store.take_back(id).unwrap();
     assert!(store.list().unwrap().is_empty());
 }
@@ -54,8 +54,8 @@ fn what_is_deleted_is_gone_from_the_disk() {
     let (_guard, path) = folder();
     let mut store = Store::open(Some(&path)).unwrap();
     let secret = "my heart belongs to quince jam";
-    let id = store.said(None, secret, "").unwrap();
-    let other = store.said(None, "weather", "").unwrap();
+    let id = store.keep_message(None, secret, "").unwrap();
+    let other = store.keep_message(None, "weather", "").unwrap();
     let on_disk = || {
         let files = fs::read_dir(&path).unwrap().flatten();
         let bytes: Vec<u8> = files.flat_map(|file| fs::read(file.path()).unwrap()).collect();
@@ -138,7 +138,7 @@ fn nobody_else_may_read_it() {
             fs::set_permissions(path.join(FILE), fs::Permissions::from_mode(left)).unwrap();
         }
         let mut store = Store::open(Some(&path)).unwrap();
-        store.said(None, "hello", "").unwrap();
+        store.keep_message(None, "hello", "").unwrap();
         assert!(files(&path).len() > 1, "the log is a file of its own");
         files(&path).iter().for_each(|file| assert_eq!(mode(file), 0o600, "{file}"));
         assert_eq!(mode(&path), 0o755);

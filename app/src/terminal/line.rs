@@ -1,4 +1,4 @@
-//! What a line at the prompt means.
+//! Parses a line typed at the prompt.
 
 use crate::{Format, Settings, message::Command};
 

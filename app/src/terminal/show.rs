@@ -1,4 +1,4 @@
-//! How things look on a terminal.
+//! Formats what the terminal shows.
 
 use std::{
     io::{IsTerminal as _, Write as _},

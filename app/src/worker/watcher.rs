@@ -1,4 +1,4 @@
-//! What the model's thread does while a reply is being written.
+//! Handles commands while a reply is being written.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +18,7 @@ use crate::{
     store::Store,
 };
 
-/// Commands put off until a reply ended; then the queue itself fills up, and a front is told.
+/// Commands put off until the reply has ended; beyond that the queue fills up, and sending is refused.
 const WAITING_MAX: usize = 32;
 
 /// Looks, while a reply is being written, whether it still should be, and does what can be done meanwhile.

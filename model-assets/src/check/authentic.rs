@@ -32,7 +32,7 @@ pub struct Authentic {
 /// from. A release asks where [`Signers::demands`] says so; a signature that is there all the same is not looked at.
 ///
 /// # Errors
-/// The refusal with every reason and the command that mends it.
+/// The refusal with every reason and the command that fixes it.
 pub fn signed_by<S>(
     validated: &Validated<S>,
     claim: &Claim,
@@ -82,7 +82,7 @@ fn files<S>(validated: &Validated<S>, claim: &Claim, manifest: &[u8]) -> Vec<(St
     always.into_iter().chain(tokenizer).chain(template).collect()
 }
 
-/// The command that mends the first failure.
+/// The command that fixes the first failure.
 fn hint(model: &str, id: &str) -> String {
     match id {
         "signature-key" | "signature-revoked" | "signature-date" => {

@@ -11,8 +11,8 @@ pub(super) fn rules(claim: &Claim, ledger: &mut Ledger) {
     ledger.rule(
         "prd-compliant",
         "manifest.json",
-        said(*prd_compliant, prd_reasons),
-        said(derived.is_empty(), &derived),
+        verdict(*prd_compliant, prd_reasons),
+        verdict(derived.is_empty(), &derived),
     );
     // Nothing that failed is published.
     let failed: Vec<_> = checks.iter().filter(|check| !check.passed).map(|check| check.id.as_str()).collect();
@@ -20,7 +20,7 @@ pub(super) fn rules(claim: &Claim, ledger: &mut Ledger) {
     ledger.judge("recorded-checks", "manifest.json", failed.is_empty(), got, "no check that failed");
 }
 
-fn said(compliant: bool, reasons: &[String]) -> String {
+fn verdict(compliant: bool, reasons: &[String]) -> String {
     let verdict = if compliant { "compliant" } else { "not compliant" };
     if reasons.is_empty() { verdict.to_owned() } else { format!("{verdict}: {}", reasons.join("; ")) }
 }

@@ -18,7 +18,7 @@ use crate::{
 /// or policy that demands more refuses a release on it until that is measured too.
 ///
 /// # Errors
-/// The refusal with every reason and the command that mends it.
+/// The refusal with every reason and the command that fixes it.
 pub fn validate_reserve<S: ReadAt>(
     source: S,
     claim: &ReserveClaim,

@@ -1,4 +1,4 @@
-//! Why a model on disk cannot be used, and the command that mends it.
+//! Why a model on disk cannot be used, and the command that fixes it.
 
 use std::io;
 
@@ -42,7 +42,7 @@ pub enum GateError {
         dir: Utf8PathBuf,
         /// The reason.
         error: Box<ContractError>,
-        /// The command that mends it.
+        /// The command that fixes it.
         hint: String,
     },
     /// The model was refused.
@@ -51,7 +51,7 @@ pub enum GateError {
 }
 
 impl GateError {
-    /// The command that mends it.
+    /// The command that fixes it.
     pub fn hint(&self) -> &str {
         match self {
             Self::Missing { hint, .. } | Self::Contract { hint, .. } => hint,

@@ -3,7 +3,7 @@
 //! The gate admits nothing else. The runtime's other operators have kernels that trust their arguments, and no model
 //! of ours was ever run with them.
 //!
-//! **Invariant:** the table is what the pinned worker's exports contain. `cargo xtask operators` writes it, a test of
+//! **Invariant:** the table is what the pinned worker's exports contain. `cargo xtask dev operators` writes it, a test of
 //! the exporter compares it.
 
 use std::collections::{BTreeMap, BTreeSet};

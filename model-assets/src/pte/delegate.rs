@@ -57,7 +57,7 @@ fn check_admitted(found: &xnn::Findings, expect: &Expect, at: &Place<'_>, report
         if let Operators::Admitted(table) = expect.operators
             && !table.nodes.contains(node)
         {
-            let expected = "a node that the worker's exports have (cargo xtask operators)";
+            let expected = "a node that the worker's exports have (cargo xtask dev operators)";
             report.reject(G12, &at.at("node", number), "no model of the family has this", node, expected);
         }
         report.calls.nodes.insert(node.clone());

@@ -289,7 +289,7 @@ impl<'a> Method<'_, 'a> {
             && !table.operators.contains(&call)
         {
             let expected = if table.names().contains(name) {
-                "a call that the worker's exports have (cargo xtask operators)".to_owned()
+                "a call that the worker's exports have (cargo xtask dev operators)".to_owned()
             } else {
                 let names: Vec<&str> = table.names().into_iter().collect();
                 format!("one of {} operators: {}", names.len(), names.join(", "))

@@ -1,4 +1,4 @@
-//! The window on a real display: Xvfb keeps what it shows in a file, where it can be looked at.
+//! The window on a real display: Xvfb keeps its picture in a file, which can be read.
 //!
 //! **Invariant:** nothing outlives its owner: neither the server nor an app on it.
 
@@ -15,7 +15,10 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::Utf8Path;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{EXIT_TESTS, Failure, child};
+use crate::{
+    child,
+    exit::{Exit, Failure},
+};
 
 /// A page of text has more colours, by the smoothed edges of its letters; an empty window has two or three.
 const COLOURS_MIN: usize = 16;
@@ -55,7 +58,7 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -73,7 +76,7 @@ impl Display {
                     let code =
                         if error.kind() == ErrorKind::NotFound { "not installed" } else { "not started" };
                     let hint = "install the X server without a screen: apt-get install xvfb";
-                    Failure::new(EXIT_TESTS, anyhow!("Xvfb: {code}: {error}"), hint)
+                    Failure::new(Exit::Tests, anyhow!("Xvfb: {code}: {error}"), hint)
                 },
             )?;
         let mut server = Owned(started);

@@ -2,10 +2,14 @@
 
 use anyhow::{Context as _, anyhow};
 
-use crate::{EXIT_FAILURE, Failure, Outcome, child, workspace::Workspace};
+use crate::{
+    child,
+    exit::{Exit, Failure, Outcome},
+    workspace::Workspace,
+};
 
 /// Runs the app from where this command was typed, so that paths among its arguments mean what they meant there. Its exit code
-/// is told, not taken: the codes of this command have other meanings.
+/// is printed, not passed on: the codes of this command have other meanings.
 pub(super) fn with(workspace: &Workspace, model: &str, arguments: &[String]) -> Outcome {
     let status = child::cargo()
         .args(["run", "--quiet", "--package", "app", "--manifest-path"])
@@ -19,5 +23,5 @@ pub(super) fn with(workspace: &Workspace, model: &str, arguments: &[String]) -> 
         return Ok(());
     }
     let hint = format!("where the model is missing or void, run: cargo xtask export {model}");
-    Err(Failure::new(EXIT_FAILURE, anyhow!("the app ended with {status}"), hint))
+    Err(Failure::new(Exit::Failure, anyhow!("the app ended with {status}"), hint))
 }

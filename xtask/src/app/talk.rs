@@ -1,7 +1,7 @@
-//! A talk through the real window: pointer and keys come from the display's server, as a person's do, and the reply is read
-//! from the store by another process.
+//! A conversation through the real window: pointer and keys come from the display server, as those of a user do, and another
+//! process reads the reply from the store.
 //!
-//! **Invariant:** nothing of the app is called or patched: what answers is the binary that people get.
+//! **Invariant:** nothing in the app is called or patched: the binary that users get answers.
 
 use std::{io::Write as _, process::Stdio};
 
@@ -32,7 +32,7 @@ pub(super) fn hold(
     let (width, height) = geometry(display, &window)?;
     let (x, y) = ((width / 3).to_string(), height.saturating_sub(FIELD).to_string());
     xdotool(display, &["mousemove", "--window", &window, &x, &y, "click", "1"])?;
-    // Without a window manager nobody else gives a window the keys.
+    // Without a window manager nothing else gives the window the keyboard focus.
     xdotool(display, &["windowfocus", "--sync", &window, "type", MESSAGE])?;
     xdotool(display, &["key", "Return"])?;
     let (said, reply) = loop {

@@ -1,8 +1,8 @@
 //! `cargo xtask bench --against`: both sides of a ratio, measured in one run on one machine.
 //!
-//! Sides take turns, one repeat each, and turns to begin: a machine's speed changes from one minute to the next, this one's
-//! memory between two speeds. A ratio is of the two figures of one round, and the median of the rounds is shown with the least
-//! and the most, so that rounds that caught the sides apart are seen and do not count.
+//! Sides take turns, one repeat each, and every other round the other side begins, because a machine's speed changes from minute
+//! to minute. A ratio compares the two figures of one round. Its median over the rounds is shown with the least and the most, so
+//! that rounds in which the speed changed are visible and do not count.
 //!
 //! **Invariant:** a table names the machine and its load; a ratio is ours over theirs, of figures taken in this run.
 
@@ -82,7 +82,7 @@ fn ratio([ours, theirs]: &[f64; 2]) -> f64 {
     ours / theirs
 }
 
-/// Asks both sides in turn; every other round the other side begins. `theirs` is told the first answer of ours.
+/// Measures both sides in turn; every other round the other side begins. `theirs` gets the first answer of ours.
 ///
 /// # Errors
 /// As either side.
@@ -128,7 +128,7 @@ pub(super) fn script(
     Ok(run)
 }
 
-/// The load of the machine, where it tells.
+/// The load of the machine, where the system reports it.
 pub(super) fn load() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }

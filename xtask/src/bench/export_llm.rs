@@ -14,9 +14,9 @@ use model_assets::{dir::ModelDir, evidence::Machine, manifest::Stage, recipe::Re
 use serde_json::json;
 
 use crate::{
-    EXIT_EXPORT, EXIT_INTERRUPTED, Failure,
     console::Console,
     engine::{self, Profile},
+    exit::{Exit, Failure},
     export, setup,
     supervise::{self, Bounds, Run},
     verify::refused,
@@ -42,7 +42,7 @@ pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> 
     let load = against::load();
     let rehearsal = ModelDir::new(workspace.rehearsals(), model);
     let began = Instant::now();
-    export::shown(workspace, &export::Args::of_rehearsal(model), console.clone())?;
+    export::run_with(workspace, &export::Args::of_rehearsal(model), console.clone())?;
     let our_seconds = began.elapsed().as_secs_f64();
     let manifest = rehearsal.manifest().map_err(refused)?.context("the rehearsal published no manifest")?;
     let (engine, worker): (Vec<_>, Vec<_>) =
@@ -91,11 +91,11 @@ fn failed(model: &str, interrupted: bool, error: anyhow::Error) -> Failure {
     let again = format!("cargo xtask bench {model} --against export-llm");
     if interrupted {
         let hint = format!("our rehearsal stays, nothing was compared; run again: {again}");
-        return Failure::new(EXIT_INTERRUPTED, error, hint);
+        return Failure::new(Exit::Interrupted, error, hint);
     }
     let hint =
         format!("upstream's exporter failed and ours did not; look at its lines above, then run: {again}");
-    Failure::new(EXIT_EXPORT, error, hint)
+    Failure::new(Exit::Export, error, hint)
 }
 
 /// Runs upstream's exporter; returns what it used and the size of its file, bytes.
@@ -125,6 +125,6 @@ mod tests {
             assert!(hint.ends_with("cargo xtask bench tiny --against export-llm"), "{hint}");
             failure.code
         };
-        assert_eq!((ended(false), ended(true)), (EXIT_EXPORT, EXIT_INTERRUPTED));
+        assert_eq!((ended(false), ended(true)), (Exit::Export, Exit::Interrupted));
     }
 }

@@ -12,9 +12,9 @@ use model_assets::{
 };
 
 use crate::{
-    Failure,
     console::Console,
     engine::{Engine, Files},
+    exit::Failure,
     reserve::Reserve,
     verify::{failed, refused},
     workspace::Workspace,

@@ -5,7 +5,7 @@ use model_assets::evidence::{Benchmark, Speed};
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (900, 360);
-/// Readable on white and on dark grey, and told apart without colour by their place.
+/// Readable on white and on dark grey, and distinguishable by position without colour.
 const PREFILL: RGBColor = RGBColor(37, 99, 235);
 const DECODE: RGBColor = RGBColor(217, 119, 6);
 const TEXT: RGBColor = RGBColor(110, 118, 129);

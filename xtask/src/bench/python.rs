@@ -1,7 +1,7 @@
 //! `bench --against python`: the engine beside upstream's Python runtime, on the same `.pte`, tokens and threads.
 //!
-//! The engine runs as the app does: a linked model's packed weights are in a file. The Python runtime packs them in memory,
-//! which is all that it can.
+//! The engine runs as the app does: a linked model's packed weights are in a file. The Python runtime packs them in memory;
+//! it has no other way.
 
 use std::{fs, time::Duration};
 

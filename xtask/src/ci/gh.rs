@@ -6,7 +6,11 @@
 use anyhow::{Context as _, anyhow, bail};
 use serde::de::DeserializeOwned;
 
-use crate::{EXIT_GH, EXIT_GH_ACCESS, Failure, child::github_cmd, token::Token};
+use crate::{
+    child::github_cmd,
+    exit::{Exit, Failure},
+    token::Token,
+};
 
 /// Older ones lack `gh run download --name` for big artifacts and `gh secret set` from a pipe.
 const VERSION_MIN: (u32, u32) = (2, 20);
@@ -28,21 +32,21 @@ impl Gh {
             "install the GitHub CLI 2.20 or newer (Debian: apt-get install gh), then: gh auth login";
         let mut gh = Self { shell: shell.clone(), token, version: (0, 0) };
         let told =
-            gh.read(&["--version"]).map_err(|failure| Failure::new(EXIT_GH, failure.error, install))?;
+            gh.read(&["--version"]).map_err(|failure| Failure::new(Exit::Gh, failure.error, install))?;
         gh.version = version(&told).ok_or_else(|| {
-            Failure::new(EXIT_GH, anyhow!("gh: got no version from `gh --version`"), install)
+            Failure::new(Exit::Gh, anyhow!("gh: got no version from `gh --version`"), install)
         })?;
         if gh.version < VERSION_MIN {
             let (major, minor) = gh.version;
             let error =
                 anyhow!("gh: got version {major}.{minor}, expected {}.{}", VERSION_MIN.0, VERSION_MIN.1);
-            return Err(Failure::new(EXIT_GH, error, install));
+            return Err(Failure::new(Exit::Gh, error, install));
         }
         // Not `gh auth status`: that fails for a stale login at any other host.
         match gh.read(&["api", "user", "--jq", ".login"]) {
-            Err(Failure { code: EXIT_GH_ACCESS, error, .. }) => {
+            Err(Failure { code: Exit::GhAccess, error, .. }) => {
                 let hint = "run: gh auth login --scopes repo,workflow";
-                Err(Failure::new(EXIT_GH_ACCESS, error.context("gh is not logged in"), hint))
+                Err(Failure::new(Exit::GhAccess, error.context("gh is not logged in"), hint))
             }
             Err(failure) => Err(failure),
             Ok(_) => Ok(()),
@@ -64,7 +68,7 @@ impl Gh {
         let output = command.output().map_err(|error| {
             let hint =
                 "install the GitHub CLI 2.20 or newer (Debian: apt-get install gh), then: gh auth login";
-            Failure::new(EXIT_GH, anyhow!("gh: cannot be started: {error}"), hint)
+            Failure::new(Exit::Gh, anyhow!("gh: cannot be started: {error}"), hint)
         })?;
         if output.status.success() {
             return String::from_utf8(output.stdout)
@@ -93,7 +97,7 @@ impl Gh {
         let error = anyhow!("gh {}: exit code {}: {}", arguments.join(" "), code.unwrap_or(-1), said.trim());
         let any = |marks: &[&str]| marks.iter().any(|mark| said.contains(mark));
         if code == Some(4) || any(&["HTTP 401", "Bad credentials"]) {
-            Failure::new(EXIT_GH_ACCESS, error, "run: gh auth login --scopes repo,workflow")
+            Failure::new(Exit::GhAccess, error, "run: gh auth login --scopes repo,workflow")
         } else if any(&[
             "HTTP 403",
             "HTTP 404",
@@ -104,7 +108,7 @@ impl Gh {
         ]) {
             let hint = "the account that `gh` is logged in with needs to see and administer the repository: gh auth refresh --scopes \
                         repo,workflow, or ask its owner";
-            Failure::new(EXIT_GH_ACCESS, error, hint)
+            Failure::new(Exit::GhAccess, error, hint)
         } else {
             error.into()
         }

@@ -17,12 +17,11 @@ use camino::Utf8PathBuf;
 use model_assets::{dir::ModelDir, recipe::Source};
 
 use crate::{
-    EXIT_GH, EXIT_GH_ACCESS, EXIT_REFUSED, Failure, Outcome,
     child::{self, network_cmd},
     console::Console,
-    export,
+    exit::{Exit, Failure, Outcome},
     fetch::import::import,
-    predict, supervise,
+    lock, predict, supervise,
     token::{Token, environment},
     verify::refused,
     workspace::Workspace,
@@ -37,25 +36,27 @@ use self::{
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
-    /// The repository on GitHub; from `GH_REPO` or the remote `origin` otherwise
+    /// Repository on GitHub [default: GH_REPO, or the remote `origin`]
     #[arg(long, value_name = "OWNER/NAME", global = true)]
     repo: Option<String>,
     /// Print the plan and do nothing
     #[arg(long, global = true)]
     dry_run: bool,
-    /// Print events as JSON lines on standard output instead of progress
+    /// Print events as JSON lines on standard output
     #[arg(long, global = true)]
     json: bool,
-    /// Seconds between two looks at a run
-    #[arg(long, default_value_t = 10, global = true)]
+    /// Time between two looks at a run
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, global = true)]
     interval: u64,
 }
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Make the repository, its remote and its secret, and push the workflow; does only what is missing
+    /// Make what is missing: repository, remote, secret, workflow
     Setup,
-    /// Start an export on a runner, watch it, bring the model home and publish it
+    /// Start an export on a runner, and bring the model home
+    ///
+    /// Watches the run until it ends, then proves the model and publishes it.
     Run {
         /// The model
         #[arg(default_value = "llama3.2-1b")]
@@ -101,8 +102,8 @@ pub(crate) fn fetch(workspace: &Workspace, id: u64, model: &str, json: bool) -> 
 fn origin(shell: &xshell::Shell) -> Result<String, Failure> {
     let hint = "name it: --repo OWNER/NAME";
     let url = git(shell, &["remote", "get-url", "origin"])
-        .ok_or_else(|| Failure::new(EXIT_GH, anyhow!("this work tree has no remote `origin`"), hint))?;
-    gh::repository(&url).map_err(|error| Failure::new(EXIT_GH, error, hint))
+        .ok_or_else(|| Failure::new(Exit::Gh, anyhow!("this work tree has no remote `origin`"), hint))?;
+    gh::repository(&url).map_err(|error| Failure::new(Exit::Gh, error, hint))
 }
 
 /// What `git` says, if it succeeds.
@@ -115,7 +116,7 @@ struct Ci {
     gh: Gh,
     token: Option<Token>,
     repo: String,
-    root: Utf8PathBuf,
+    workspace: Workspace,
     interval: Duration,
     console: Console,
 }
@@ -127,8 +128,7 @@ impl Ci {
         interval: Duration,
         json: bool,
     ) -> Result<Self, Failure> {
-        let root = workspace.root().to_owned();
-        let shell = child::shell(&root)?;
+        let shell = child::shell(workspace.root())?;
         let token = Token::find(environment)?;
         let gh = Gh::find(&shell, token.clone())?;
         supervise::watch_interrupts()?;
@@ -136,13 +136,14 @@ impl Ci {
             Some(name) => gh::check_repository(&name)?,
             None => origin(&shell)?,
         };
-        Ok(Self { shell, gh, token, repo, root, interval, console: Console::new(json) })
+        let (workspace, console) = (workspace.clone(), Console::new(json));
+        Ok(Self { shell, gh, token, repo, workspace, interval, console })
     }
 
     /// Looks at everything that `setup` may change; changes nothing.
     fn seen(&self) -> Result<Seen, Failure> {
         // A folder inside another repository is not one itself.
-        let git_here = self.root.join(".git").exists();
+        let git_here = self.workspace.root().join(".git").exists();
         let head = git_here.then(|| git(&self.shell, &["rev-parse", "--verify", "HEAD"])).flatten();
         let branch = git_here.then(|| git(&self.shell, &["symbolic-ref", "--short", "HEAD"])).flatten();
         let branch = branch.unwrap_or_else(|| "main".to_owned());
@@ -202,10 +203,9 @@ impl Ci {
         }
         let said = Token::redact(self.token.as_ref(), &String::from_utf8_lossy(&output.stderr));
         let error = anyhow!("{}: {}", step.argv.join(" "), said.trim());
-        let hint =
-            "mend what git says (for its login run: gh auth setup-git), then run: cargo xtask ci setup";
+        let hint = "fix what git says (for its login run: gh auth setup-git), then run: cargo xtask ci setup";
         Err(Failure::new(
-            if step.argv.iter().any(|word| word == "push") { EXIT_GH_ACCESS } else { crate::EXIT_FAILURE },
+            if step.argv.iter().any(|word| word == "push") { Exit::GhAccess } else { Exit::Failure },
             error,
             hint,
         ))
@@ -241,7 +241,7 @@ impl Ci {
     fn fetch(&self, dry_run: bool, id: u64, model: &str, attested: bool) -> Outcome {
         let dir = self.models().dir(model);
         let recipe = dir.recipe().map_err(refused)?;
-        let state = self.root.join(".proofmark");
+        let state = self.workspace.state();
         let (work, name) = (state.join("work").join(format!("{model}-import")), format!("export-{model}"));
         let artifact = work.join("artifact");
         let download = [
@@ -265,7 +265,7 @@ impl Ci {
             let (major, minor) = self.gh.version;
             let error =
                 anyhow!("gh: got version {major}.{minor}, which cannot check attestations, expected 2.49");
-            return Err(Failure::new(EXIT_GH, error, "install a newer gh, or leave out --attested"));
+            return Err(Failure::new(Exit::Gh, error, "install a newer gh, or leave out --attested"));
         }
         // Once zipped by GitHub and once unpacked.
         let needed = recipe.limits.file_bytes_max.saturating_mul(2);
@@ -273,7 +273,7 @@ impl Ci {
         if let Some(free) = predict::free_disk_bytes(&state).filter(|free| *free < needed) {
             return Err(anyhow!("{state}: got {free} bytes of free disk, expected at least {needed}").into());
         }
-        let _lock = export::lock(&state.join("locks"), model)?;
+        let _lock = lock::model(&self.workspace, model)?;
         if work.exists() {
             // What a killed fetch left behind.
             fs::remove_dir_all(&work).with_context(|| format!("{work}: cannot be removed"))?;
@@ -298,12 +298,12 @@ impl Ci {
             ["attestation", "verify", file.as_str(), "--repo", &self.repo, "--signer-workflow", &workflow];
         self.gh.read(&arguments).map(drop).map_err(|failure| {
             let hint = "the file is not what the workflow attested, or nothing was attested: see docs/gha-export-guide.md";
-            Failure::new(EXIT_REFUSED, failure.error, hint)
+            Failure::new(Exit::Refused, failure.error, hint)
         })
     }
 
     fn models(&self) -> Models {
-        Models(self.root.join("model-assets/models"))
+        Models(self.workspace.models())
     }
 }
 

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    EXIT_GH, EXIT_GH_ACCESS, EXIT_INTERRUPTED, EXIT_RUN, Failure, Outcome, console::Console,
+    console::Console,
+    exit::{Exit, Failure, Outcome},
     supervise::interrupted,
 };
 
@@ -67,7 +68,7 @@ pub(super) fn find(gh: &Gh, repo: &str, request: &str, interval: Duration) -> Re
         pause(interval)?;
     }
     let error = anyhow!("the run `{request}` was started, but {repo} does not show it");
-    Err(Failure::new(EXIT_RUN, error, format!("look at: gh run list --repo {repo} --workflow {WORKFLOW}")))
+    Err(Failure::new(Exit::Run, error, format!("look at: gh run list --repo {repo} --workflow {WORKFLOW}")))
 }
 
 /// The run as it is now.
@@ -83,7 +84,7 @@ pub(super) fn watch(gh: &Gh, repo: &str, id: u64, interval: Duration, console: &
             Ok(run) if run.status == "completed" => return finished(gh, repo, &run),
             Ok(_) => misses = 0,
             // Without gh or without access no further look will see more.
-            Err(failure) if [EXIT_GH, EXIT_GH_ACCESS].contains(&failure.code) => return Err(failure),
+            Err(failure) if [Exit::Gh, Exit::GhAccess].contains(&failure.code) => return Err(failure),
             Err(failure) if misses + 1 >= LOOKS_MAX => return Err(failure),
             Err(_) => misses += 1,
         }
@@ -116,7 +117,7 @@ pub(super) fn finished(gh: &Gh, repo: &str, run: &Run) -> Outcome {
     } else {
         format!("read: gh run view {id} --repo {repo} --log-failed; its escalation is an issue of {repo}")
     };
-    Err(Failure::new(EXIT_RUN, error, hint))
+    Err(Failure::new(Exit::Run, error, hint))
 }
 
 fn jobs(gh: &Gh, repo: &str, id: u64) -> Result<Vec<Job>, Failure> {
@@ -155,7 +156,7 @@ fn pause(time: Duration) -> Outcome {
     let start = Instant::now();
     loop {
         if interrupted() {
-            return Err(Failure::new(EXIT_INTERRUPTED, anyhow!("interrupted"), "run the command again"));
+            return Err(Failure::new(Exit::Interrupted, anyhow!("interrupted"), "run the command again"));
         }
         let left = time.saturating_sub(start.elapsed());
         if left.is_zero() {

@@ -1,9 +1,8 @@
 //! Measures a model as the app runs it: an embedded one packs its weights in memory at every start, a linked one keeps
 //! them packed in a file.
 //!
-//! **Invariant:** a figure of a linked model is of a start that mapped the packed file. A cache that was not used fails the
-//! measurement: such a start is ten times as slow to load and keeps a second copy of the weights that no system can take
-//! back.
+//! **Invariant:** the figures of a linked model come from a start that mapped the packed file. A start without it fails the
+//! measurement: it loads ten times as slowly, and holds a second copy of the weights that the system cannot free.
 
 use anyhow::{Context as _, bail};
 use model_assets::evidence::{Benched, Benchmark, EngineCheck, Load, PackedWeights, Profile};
@@ -11,7 +10,7 @@ use serde::Serialize;
 
 use crate::console::Console;
 
-use super::{Engine, Files, about};
+use super::{Engine, Files, ensure_same_model};
 
 /// A benchmark, and in which mode it was taken.
 #[derive(Debug, Clone, Serialize)]
@@ -128,7 +127,7 @@ impl Engine {
         arguments.extend(threads_words(threads));
         self.run("check", files, &arguments)?;
         let EngineCheck { runtime, pte_sha256, load, .. } = self.answer(&response)?;
-        about(files.sha256, &runtime, &pte_sha256)?;
+        ensure_same_model(files.sha256, &runtime, &pte_sha256)?;
         Ok(load)
     }
 
@@ -167,7 +166,7 @@ fn threads_words(threads: Option<u32>) -> Vec<String> {
 /// Reads an answer and believes it if it is about these files, and of the mode that the app runs them in.
 fn believed(answer: &str, files: &Files) -> anyhow::Result<Benched> {
     let benched: Benched = serde_json::from_str(answer).context("the engine's benchmark cannot be read")?;
-    about(files.sha256, &benched.benchmark.runtime, &benched.benchmark.pte_sha256)?;
+    ensure_same_model(files.sha256, &benched.benchmark.runtime, &benched.benchmark.pte_sha256)?;
     let pte = &files.pte;
     let got = match (&benched.packed, files.linked) {
         (None, false) | (Some(PackedWeights::Warm | PackedWeights::Proved), true) => return Ok(benched),

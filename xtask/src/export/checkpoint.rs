@@ -127,7 +127,7 @@ impl Checkpoint {
     /// What a folder says of its network, if it is the recipe's; without weights.
     pub(super) fn configuration(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<Self> {
         let (mut it, path) = (Self::empty(), folder.join(config::CONFIG));
-        let bytes = it.whole(&path, CONFIG_BYTES_MAX)?;
+        let bytes = it.required(&path, CONFIG_BYTES_MAX)?;
         config::check(&path, &bytes, recipe)?;
         let path = folder.join(config::GENERATION);
         if let Some(bytes) = it.optional(&path, CONFIG_BYTES_MAX)? {
@@ -146,7 +146,7 @@ impl Checkpoint {
     }
 
     /// A file that must be there, in memory and in the list.
-    fn whole(&mut self, path: &Utf8Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
+    fn required(&mut self, path: &Utf8Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
         let bytes = content(path, bytes_max)?;
         self.record(path, bytes.len() as u64, Digest::of(&bytes))?;
         Ok(bytes)
@@ -154,7 +154,7 @@ impl Checkpoint {
 
     /// A file that may be missing.
     fn optional(&mut self, path: &Utf8Path, bytes_max: u64) -> anyhow::Result<Option<Vec<u8>>> {
-        if exists(path) { self.whole(path, bytes_max).map(Some) } else { Ok(None) }
+        if exists(path) { self.required(path, bytes_max).map(Some) } else { Ok(None) }
     }
 
     fn record(&mut self, path: &Utf8Path, bytes: u64, sha256: Digest) -> anyhow::Result<()> {
@@ -203,14 +203,14 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// An index beside the files lists what they hold, or is of another checkpoint.
+    /// Refuses an index beside the files that does not list what they hold: it belongs to another checkpoint.
     fn check_index(&mut self, folder: &Utf8Path) -> anyhow::Result<()> {
         #[derive(Deserialize)]
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
         for path in listed(folder, INDEX)? {
-            let bytes = self.whole(&path, INDEX_BYTES_MAX)?;
+            let bytes = self.required(&path, INDEX_BYTES_MAX)?;
             let index: Index = serde_json::from_slice(&bytes)
                 .map_err(|error| anyhow!("{path}: not a safetensors index: {error}"))?;
             let names: BTreeSet<_> = self.entries.keys().chain(index.weight_map.keys()).collect();

@@ -63,7 +63,7 @@ impl Neutral {
         }
     }
 
-    fn told(self) -> String {
+    fn expected(self) -> String {
         match self {
             Self::Nothing => "none".to_owned(),
             Self::Bool(wanted) => wanted.to_string(),
@@ -137,7 +137,7 @@ fn neutral(config: &Object, settings: &[(&str, Neutral)]) -> anyhow::Result<()> 
         ensure!(
             neutral.is(got),
             "{key}: got {got}, expected {}: the export does not implement it",
-            neutral.told()
+            neutral.expected()
         );
     }
     Ok(())

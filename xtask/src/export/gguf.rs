@@ -30,10 +30,10 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_EXPORT, EXIT_INTERRUPTED, Failure, Outcome,
     console::Console,
     evidence::{self, Subject},
-    predict,
+    exit::{Exit, Failure, Outcome},
+    lock, predict,
     reserve::Reserve,
     setup, supervise,
     workspace::Workspace,
@@ -76,7 +76,7 @@ impl Job<'_> {
         super::suffices("disk", disk, predict::reserve_disk_bytes(&self.recipe), &self.recipe)?;
         self.other_tokenizer()?;
         supervise::watch_interrupts()?;
-        let _lock = super::lock(&self.workspace.state().join("locks"), self.dir.name())?;
+        let _lock = lock::model(self.workspace, self.dir.name())?;
         let manifest = self.export().map_err(|error| self.failed(error))?;
         self.console.published_reserve(&manifest);
         Ok(())
@@ -95,7 +95,7 @@ impl Job<'_> {
                     "export the `.pte` of this checkpoint first: cargo xtask export {}",
                     self.recipe.name
                 );
-                Err(Failure::new(EXIT_EXPORT, error, hint))
+                Err(Failure::new(Exit::Export, error, hint))
             }
             _ => Ok(()),
         }
@@ -106,11 +106,11 @@ impl Job<'_> {
         if supervise::interrupted() {
             let hint =
                 format!("nothing was published; run again: cargo xtask export {name} --runtime llamacpp");
-            return Failure::new(EXIT_INTERRUPTED, error, hint);
+            return Failure::new(Exit::Interrupted, error, hint);
         }
         match error.downcast::<check::Refusal>() {
             Ok(refusal) => crate::verify::refused(refusal.into()),
-            Err(error) => Failure::new(EXIT_EXPORT, error, format!("run: cargo xtask doctor {name}")),
+            Err(error) => Failure::new(Exit::Export, error, format!("run: cargo xtask doctor {name}")),
         }
     }
 

@@ -1,9 +1,9 @@
-//! What decides the bytes of an export: contents, never time stamps.
+//! The inputs that decide the bytes of an export: contents, never time stamps.
 //!
-//! **Invariant:** there is one list of what is read. The digest that tells whether an export is still current, the record in the
-//! manifest, and the tokenizer that is published are made of the same bytes, read once.
+//! **Invariant:** there is one list of input files. The digest that decides whether an export is up to date, the record in the
+//! manifest, and the published tokenizer are made from the same bytes, read once.
 //!
-//! **Invariant:** whatever these files alone can refuse is refused here, before a worker or a compiler starts.
+//! **Invariant:** everything that can be refused by these files alone is refused here, before a worker or a compiler starts.
 
 use std::fs;
 
@@ -110,7 +110,7 @@ fn fits(recipe: &Recipe, json: &[u8], path: &Utf8Path) -> anyhow::Result<Facts> 
     facts.map_err(|message| anyhow!("{path}: {message}"))
 }
 
-/// One of the two must be there; the name is told before anything is read that takes its time.
+/// One of the two must be there; fails before anything large is read.
 fn ensure_tokenizer(dir: &ModelDir, recipe: &Recipe, folder: &Utf8Path) -> anyhow::Result<()> {
     let name = &recipe.tokens.tokenizer;
     let (own, beside) = (folder.join(name), dir.path().join(name));

@@ -299,7 +299,7 @@ pub(super) fn source_record(
 }
 
 /// A reproduced model keeps its reviewed manifest: figures that vary from run to run are no reason to change it. A rehearsal is
-/// run for its figures, and nobody reviews it.
+/// run for its figures, and is not reviewed.
 fn kept(old: Option<Manifest>, new: Manifest) -> Manifest {
     match old {
         Some(old) if new.weights == WeightsKind::Checkpoint && old.covers(&new) => old,

@@ -1,7 +1,7 @@
 //! `cargo xtask export`: recipe → request → Python worker → `.pte` → static proof → publish.
 //!
-//! **Invariant:** the published directory changes only through `publish`, which takes a `Validated`; killed at
-//! any instant, it holds the old proven model or the new one.
+//! **Invariant:** a model's directory changes only through `publish` (for the reserve, `gguf::Job::publish`), and both take a
+//! `Validated`. Killed at any instant, the directory holds the old proven `.pte` or the new one, with its own tokenizer.
 //!
 //! **Invariant:** what is published was loaded and run by the engine, and its logits agree with the eager model's.
 
@@ -18,7 +18,7 @@ mod weights;
 use std::{fs, sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context as _, anyhow};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use model_assets::{
     check::{self, Profile},
     dir::ModelDir,
@@ -28,16 +28,15 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_EXPORT, EXIT_INTERRUPTED, Failure, Outcome,
     console::Console,
+    exit::{Exit, Failure, Outcome, usage},
     failed::{self, Cause},
-    predict,
+    lock, predict,
     setup::{self, Receipt},
     supervise::{self, Bounds},
-    usage,
     verify::{self, refused},
     weights as fetched,
-    workspace::{Workspace, try_lock},
+    workspace::Workspace,
 };
 
 use self::{
@@ -55,39 +54,40 @@ const ATTEMPTS_MAX: u32 = 2;
 const MEMORY_BYTES_MAX: u64 = 8_000_000_000;
 const STALL_SECONDS: u64 = 300;
 const LOG_TAIL_LINES: usize = 40;
-const LOCK_POLL: Duration = Duration::from_millis(200);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// What the file is for: `llamacpp` is the reserve, a GGUF of the same checkpoint
+    /// What will run the file; `llamacpp` is the reserve
     #[arg(long, value_enum, default_value_t = Runtime::Executorch)]
     runtime: Runtime,
-    /// Use random weights at the real shapes: shows time, memory and size before one has the licence
+    /// Use random weights at the real shapes
+    ///
+    /// Shows time, memory and size before you have the licence. Publishes below `.proofmark/rehearsal`.
     #[arg(long)]
     rehearse: bool,
     /// Read the checkpoint (config.json, *.safetensors, tokenizer.json) from this directory
     #[arg(long, value_name = "DIR", conflicts_with = "rehearse")]
     checkpoint: Option<Utf8PathBuf>,
-    /// Use a checkpoint from the hub only if it was fetched before (also `HF_HUB_OFFLINE=1`)
+    /// Fetch nothing; use a checkpoint that is there (also `HF_HUB_OFFLINE=1`)
     #[arg(long, conflicts_with = "checkpoint")]
     offline: bool,
-    /// Export although nothing has changed
+    /// Export even if nothing has changed
     #[arg(long)]
     force: bool,
     /// Print the plan and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Largest resident memory of the Python worker, bytes; 8000000000 unless given
-    #[arg(long)]
+    /// Largest resident memory of the Python worker [default: 8000000000]
+    #[arg(long, value_name = "BYTES")]
     memory_max: Option<u64>,
-    /// Print events as JSON lines on standard output instead of progress
+    /// Print events as JSON lines on standard output
     #[arg(long)]
     json: bool,
-    /// Seconds without output and without work after which the worker counts as stalled; 300 unless given
-    #[arg(long)]
+    /// Stop the worker after this time without output or CPU use [default: 300]
+    #[arg(long, value_name = "SECONDS")]
     stall_timeout: Option<u64>,
 }
 
@@ -143,11 +143,11 @@ impl Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    shown(workspace, args, Console::new(args.json))
+    run_with(workspace, args, Console::new(args.json))
 }
 
-/// As [`run`], shown where another command shows what it does.
-pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Outcome {
+/// As [`run`], for a command that has a console already.
+pub(crate) fn run_with(workspace: &Workspace, args: &Args, console: Console) -> Outcome {
     if args.runtime == Runtime::Llamacpp {
         // No worker runs: the conversion streams.
         for (flag, given) in [("--memory-max", args.memory_max), ("--stall-timeout", args.stall_timeout)] {
@@ -208,7 +208,7 @@ pub(crate) fn shown(workspace: &Workspace, args: &Args, console: Console) -> Out
     }
     preflight(&job, args)?;
     let receipt = setup::ensure(workspace)?;
-    let _lock = lock(&workspace.state().join("locks"), &args.model)?;
+    let _lock = lock::model(workspace, &args.model)?;
     attempts(&job, args, &receipt)
 }
 
@@ -237,8 +237,8 @@ fn checkpoint(
 
 /// A checkpoint that no export can be made of: nothing was started, and nothing helps but another one.
 fn unusable(error: anyhow::Error, recipe: &Recipe) -> Failure {
-    let hint = format!("mend the checkpoint or the recipe and run: cargo xtask export {}", recipe.name);
-    Failure::new(EXIT_EXPORT, error, hint)
+    let hint = format!("fix the checkpoint or the recipe and run: cargo xtask export {}", recipe.name);
+    Failure::new(Exit::Export, error, hint)
 }
 
 /// Refuses to start what cannot end well.
@@ -260,7 +260,7 @@ fn suffices(what: &str, free: Option<u64>, needed: u64, recipe: &Recipe) -> Outc
     let Some(free) = free.filter(|free| *free < needed) else { return Ok(()) };
     let name = &recipe.name;
     let error = anyhow!("{what}: got {free} bytes, expected at least {needed} for `{name}`");
-    Err(Failure::new(EXIT_EXPORT, error, format!("run: cargo xtask doctor {name}")))
+    Err(Failure::new(Exit::Export, error, format!("run: cargo xtask doctor {name}")))
 }
 
 /// The report of an export that failed for good: what a person needs to take it from here.
@@ -279,7 +279,7 @@ fn escalation(job: &Job<'_>, told: &str, story: &[String]) -> String {
 fn advice(recipe: &Recipe) -> String {
     let name = &recipe.name;
     let mut advice = format!(
-        "mend the cause named above and run `cargo xtask export {name}`; for want of memory, run it on a larger machine"
+        "fix the cause named above and run `cargo xtask export {name}`; if memory was short, run it on a larger machine"
     );
     // A recipe that no GGUF is written for, such as an int4, has no reserve.
     if reserve::expect(recipe, None, None).is_ok() {
@@ -306,7 +306,7 @@ fn attempts(job: &Job<'_>, args: &Args, receipt: &Receipt) -> Outcome {
         };
         if supervise::INTERRUPTED.load(Ordering::Relaxed) {
             let hint = format!("nothing was published; run again: cargo xtask export {name}");
-            return Err(Failure::new(EXIT_INTERRUPTED, error, hint));
+            return Err(Failure::new(Exit::Interrupted, error, hint));
         }
         job.console.attempt_failed(attempt, &format!("{error:#}"));
         story.push(format!("attempt {attempt}: {error:#}"));
@@ -324,8 +324,8 @@ fn given_up(job: &Job<'_>, told: &str, story: &[String]) -> Failure {
     let hint = format!("read {report} and {}", job.work.join(LOG_FILE));
     let error = anyhow!("{told}; nothing was published");
     match fs::write(&report, escalation(job, told, story)) {
-        Ok(()) => Failure::new(EXIT_EXPORT, error, hint),
-        Err(io) => Failure::new(EXIT_EXPORT, error.context(format!("{report}: {io}")), hint),
+        Ok(()) => Failure::new(Exit::Export, error, hint),
+        Err(io) => Failure::new(Exit::Export, error.context(format!("{report}: {io}")), hint),
     }
 }
 
@@ -336,40 +336,6 @@ fn is_proved(dir: &ModelDir) -> bool {
     let fresh = claim.manifest.evidence.as_ref().is_some_and(|evidence| evidence.bound == current);
     let whole = |(_, pte)| check::validate(pte, &claim, Profile::Dev).is_ok();
     fresh && verify::reference(dir, &claim).is_ok() && dir.open_pte(&claim.manifest).is_ok_and(whole)
-}
-
-/// The lock of [`lock`], waited for: what took minutes to measure is not thrown away for the seconds of a publish.
-pub(crate) fn lock_when_free(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> {
-    fs::create_dir_all(folder)?;
-    let path = folder.join(model);
-    let mut told = false;
-    loop {
-        if let Some(lock) = try_lock(&path)? {
-            return Ok(lock);
-        }
-        if supervise::interrupted() {
-            let error = anyhow!("{path}: another command still has `{model}`");
-            return Err(Failure::new(
-                EXIT_INTERRUPTED,
-                error,
-                "nothing was recorded; run the same command again",
-            ));
-        }
-        if !std::mem::replace(&mut told, true) {
-            eprintln!("waiting for another export or fetch of `{model}`");
-        }
-        std::thread::sleep(LOCK_POLL);
-    }
-}
-
-/// One export, or import, of a model at a time.
-pub(crate) fn lock(folder: &Utf8Path, model: &str) -> Result<fs::File, Failure> {
-    fs::create_dir_all(folder)?;
-    let path = folder.join(model);
-    try_lock(&path)?.ok_or_else(|| {
-        let error = anyhow!("{path}: another export or fetch of `{model}` is running");
-        Failure::new(EXIT_EXPORT, error, "wait for it")
-    })
 }
 
 #[cfg(test)]
@@ -395,20 +361,5 @@ mod tests {
             int4.contains("cargo xtask export llama3.2-1b-int4`") && !int4.contains("llamacpp"),
             "{int4}"
         );
-    }
-
-    #[test]
-    fn a_lock_is_waited_for_where_work_would_be_lost() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = Utf8Path::from_path(folder.path()).unwrap();
-        let held = lock(folder, "tiny").unwrap();
-        assert!(lock(folder, "tiny").unwrap_err().error.to_string().contains("another export or fetch"));
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| lock_when_free(folder, "tiny").map(|_| ()));
-            std::thread::sleep(LOCK_POLL * 2);
-            assert!(!waits.is_finished(), "held by another");
-            drop(held);
-            assert!(waits.join().unwrap().is_ok());
-        });
     }
 }

@@ -21,8 +21,8 @@ use model_assets::{
 };
 
 use crate::{
+    atomic_file::{self, AtomicFile},
     refused,
-    whole::{self, WholeFile},
 };
 
 /// Name of the `.pte` in a work directory.
@@ -43,7 +43,7 @@ pub(crate) fn publish(
     ensure!(proven == claimed, "manifest: got sha256 {claimed}, expected the proven file's {proven}");
     let (place, path) = (dir.path(), work.join(WORK_PTE));
     // By its name a file is moved that was proved by its descriptor.
-    ensure!(whole::is_at(validated.source(), &path)?, "{path}: got another file than was proved");
+    ensure!(atomic_file::is_at(validated.source(), &path)?, "{path}: got another file than was proved");
     let mut files = vec![
         (path, manifest.file.as_str(), manifest.sha256),
         (work.join(WORK_REFERENCE), &manifest.reference.name, manifest.reference.sha256),
@@ -81,7 +81,7 @@ pub(crate) fn publish(
 pub(super) fn moved(from: &Utf8Path, to: &Utf8Path) -> anyhow::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
-            let mut file = WholeFile::create(to)?;
+            let mut file = AtomicFile::create(to)?;
             let mut source = fs::File::open(from).with_context(|| format!("{from}: cannot be opened"))?;
             std::io::copy(&mut source, &mut file).with_context(|| format!("{to}: cannot be written"))?;
             file.put_in_place()?;
@@ -120,7 +120,7 @@ pub(crate) fn settle(dir: &ModelDir) -> anyhow::Result<Vec<String>> {
     }
     let replaced = [MANIFEST_FILE, SIGNATURE_FILE, TRANSCRIPT_FILE, &recipe.tokens.tokenizer];
     for name in replaced.into_iter().chain(recipe.licence.files()) {
-        found.extend(whole::discard(&place.join(name))?);
+        found.extend(atomic_file::discard(&place.join(name))?);
     }
     sync_dir(&place)?;
     Ok(found)
@@ -164,9 +164,9 @@ pub(crate) fn replace(dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Resul
     staged(dir, name, bytes)?.put_in_place()
 }
 
-fn staged(dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Result<WholeFile> {
+fn staged(dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Result<AtomicFile> {
     let place = dir.path().join(name);
-    let mut file = WholeFile::create(&place)?;
+    let mut file = AtomicFile::create(&place)?;
     file.write_all(bytes).with_context(|| format!("{place}: cannot be written"))?;
     file.sync().with_context(|| format!("{place}: cannot be synced"))?;
     Ok(file)

@@ -88,7 +88,7 @@ fn command(workspace: &Workspace, request: &str) -> Command {
 
 impl Drop for Generator {
     fn drop(&mut self) {
-        // It has ended by itself, unless the export failed.
+        // It has ended already, unless the export failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

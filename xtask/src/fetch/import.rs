@@ -20,7 +20,7 @@ use model_assets::{
 };
 
 use crate::{
-    Failure,
+    exit::Failure,
     export::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish},
     sign, supervise,
     verify::refused,

@@ -24,7 +24,7 @@ use model_assets::{
 };
 
 use crate::{
-    Failure, console::Console, export, meter::Meter, predict, verify::refused, workspace::Workspace,
+    console::Console, exit::Failure, lock, meter::Meter, predict, verify::refused, workspace::Workspace,
 };
 
 use super::{Work, import::import};
@@ -53,7 +53,7 @@ pub(super) fn publish(
     fs::create_dir(&artifact).with_context(|| format!("{artifact}: cannot be made"))?;
     let dir = extract(workspace, file, &artifact, console)
         .map_err(|failure| Failure { error: failure.error.context(path.to_string()), ..failure })?;
-    let _lock = export::lock(&workspace.state().join("locks"), dir.name())?;
+    let _lock = lock::model(workspace, dir.name())?;
     console.step("prove");
     import(&dir, &artifact, &work.staged())
 }

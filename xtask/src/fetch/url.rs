@@ -7,12 +7,12 @@ use model_assets::{digest::Digest, limits::BUNDLE_BYTES_MAX};
 use ureq::http::HeaderMap;
 
 use crate::{
-    Failure,
     console::Console,
+    exit::Failure,
     http::{
         client::{Client, Refused, Site},
         download,
-        endpoint::{Endpoint, shown},
+        endpoint::{Endpoint, printable},
         fault::{Fault, Patience},
         progress::Progress,
         wanted::{Listed, Pin, Size, Wanted},
@@ -24,7 +24,7 @@ use super::Work;
 /// Compression makes noise at most this much longer.
 const BYTES_MAX: u64 = BUNDLE_BYTES_MAX + BUNDLE_BYTES_MAX / 1000 + (1 << 20);
 
-/// A server that is asked for one file and knows nobody.
+/// A server that is asked for one file, without a token.
 struct Anyone;
 
 impl Site for Anyone {
@@ -50,7 +50,7 @@ pub(super) fn download(
     work: &Work,
     console: &Console,
 ) -> Result<Utf8PathBuf, Failure> {
-    let again = format!("cargo xtask fetch {}", shown(text));
+    let again = format!("cargo xtask fetch {}", printable(text));
     let fetch = || -> Result<Utf8PathBuf, Fault> {
         let (endpoint, url) = Endpoint::of(text)?;
         let client = Client::new(endpoint, None, patience, Anyone)?;

@@ -1,6 +1,6 @@
 //! A thin client over `ureq`: one request with its redirects, and its body in bounded time and memory.
 //!
-//! **Invariant:** what a server wrote is shown without the token, without control characters and cut short.
+//! **Invariant:** text from a server is shown without the token and without control characters, and shortened.
 
 use std::{
     io::Read as _,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 use super::{
-    endpoint::{Endpoint, shown},
+    endpoint::{Endpoint, printable},
     fault::{Fault, Patience},
     proxy, trust,
 };
@@ -132,7 +132,7 @@ impl Client {
                 status => return Err(self.refusal(&url, status, reply.headers(), owned)),
             }
         }
-        Err(Fault::fatal(anyhow!("{}: more than {REDIRECTS_MAX} redirects", shown(&url.to_string()))))
+        Err(Fault::fatal(anyhow!("{}: more than {REDIRECTS_MAX} redirects", printable(&url.to_string()))))
     }
 
     fn ask(&self, url: &Uri, resume: Option<&Resume<'_>>) -> Result<Response<Body>, Fault> {
@@ -157,7 +157,7 @@ impl Client {
         if interrupted() {
             return Fault::Interrupted;
         }
-        let told = anyhow!("{}: {}", shown(&url.to_string()), self.tame(&error.to_string()));
+        let told = anyhow!("{}: {}", printable(&url.to_string()), self.tame(&error.to_string()));
         if error.to_string().contains("certificate") {
             return Fault::Fatal { error: told, hint: Some(trust::HINT.to_owned()) };
         }
@@ -175,7 +175,7 @@ impl Client {
         let code = text(headers, "x-error-code").unwrap_or_default();
         let said =
             text(headers, "x-error-message").map(|said| format!(": {}", self.tame(said))).unwrap_or_default();
-        let error = anyhow!("{}: got status {}{said}", shown(&url.to_string()), status.as_u16());
+        let error = anyhow!("{}: got status {}{said}", printable(&url.to_string()), status.as_u16());
         let refused =
             |error| Refused { error, status, code, endpoint: &self.endpoint, token: self.token.as_ref() };
         match status.as_u16() {

@@ -1,7 +1,7 @@
-//! One file: resumed, hashed as it arrives, synced, and given its name only when it is what was promised.
+//! The download of one file: resumed, hashed while it arrives, synced, and renamed only when it is the promised one.
 //!
 //! **Invariant:** a file without `.incomplete` in its name has every digest that was promised. Killed at any instant, or
-//! out of disk, a download leaves at most a partial file, from which the next one goes on.
+//! out of disk, a download leaves at most a partial file, which the next one resumes.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ const ETAG_BYTES_MAX: u64 = 1024;
 /// Hears of bytes that are there, of how many there will be where that is known, and of attempts that failed.
 pub(crate) type Seen<'a> = dyn FnMut(u64, Option<u64>, Option<&str>) + 'a;
 
-/// Where a file and what there is of it lie.
+/// Paths of a file and of its partial download.
 struct Place {
     whole: Utf8PathBuf,
     partial: Utf8PathBuf,
@@ -64,7 +64,7 @@ impl Place {
     }
 }
 
-/// Bytes that are still to come for a file, as far as its partial file tells.
+/// Bytes of a file that are still missing, by the size of its partial download.
 pub(crate) fn missing_bytes(folder: &Utf8Path, wanted: &Wanted) -> u64 {
     let place = Place::new(folder, &wanted.name);
     if place.whole.exists() { 0 } else { wanted.size.max().saturating_sub(place.have()) }

@@ -27,11 +27,11 @@ impl Endpoint {
         let text = text.trim_end_matches('/');
         let expected = "expected https://HOST, or http:// on this machine's loopback";
         let base: Uri =
-            text.parse().with_context(|| format!("HF_ENDPOINT: got `{}`, {expected}", shown(text)))?;
+            text.parse().with_context(|| format!("HF_ENDPOINT: got `{}`, {expected}", printable(text)))?;
         ensure!(
             base.host().is_some() && allowed(&base, true) && !has_user(&base) && base.query().is_none(),
             "HF_ENDPOINT: got `{}`, {expected}",
-            shown(text)
+            printable(text)
         );
         Ok(Self { base })
     }
@@ -39,7 +39,7 @@ impl Endpoint {
     /// The server of one address, such as a person typed, and the address.
     pub(crate) fn of(text: &str) -> anyhow::Result<(Self, Uri)> {
         let expected = "expected https://HOST/PATH, or http:// on this machine's loopback";
-        let got = || format!("got `{}`, {expected}", shown(text));
+        let got = || format!("got `{}`, {expected}", printable(text));
         ensure!(text.len() <= URL_BYTES_MAX, "got an address of {} bytes, {expected}", text.len());
         let base: Uri = text.parse().with_context(got)?;
         ensure!(base.host().is_some() && allowed(&base, true) && !has_user(&base), got());
@@ -71,7 +71,7 @@ impl Endpoint {
     /// # Errors
     /// A `Location` that must not be followed.
     pub(crate) fn follow(&self, from: &Uri, location: &str) -> anyhow::Result<Uri> {
-        let target = shown(location);
+        let target = printable(location);
         ensure!(
             location.len() <= URL_BYTES_MAX,
             "redirect: got {} bytes, expected at most {URL_BYTES_MAX}",
@@ -99,7 +99,7 @@ impl Endpoint {
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(shown(&self.base.to_string()).trim_end_matches('/'))
+        f.write_str(printable(&self.base.to_string()).trim_end_matches('/'))
     }
 }
 
@@ -121,7 +121,7 @@ fn has_user(uri: &Uri) -> bool {
 }
 
 /// An address for messages: no query (it carries signatures), no control characters, bounded.
-pub(crate) fn shown(url: &str) -> String {
+pub(crate) fn printable(url: &str) -> String {
     let bare = url.split(['?', '#']).next().unwrap_or_default();
     let bare = bare.rsplit_once('@').map_or(bare, |(_, after)| after);
     bare.chars().filter(|c| !c.is_control()).take(200).collect()

@@ -4,14 +4,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use crate::{EXIT_ACCESS, EXIT_FETCH, EXIT_INTERRUPTED, Failure, predict, supervise::interrupted};
+use crate::{
+    exit::{Exit, Failure},
+    predict,
+    supervise::interrupted,
+};
 
 use super::download::DISK_HINT;
 
 /// Why one attempt failed.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// The server wants a licence accepted or a token.
+    /// The server demands an accepted licence or a token.
     Access { error: anyhow::Error, hint: String },
     /// Trying again changes nothing.
     Fatal { error: anyhow::Error, hint: Option<String> },
@@ -33,15 +37,15 @@ impl Fault {
     /// As an error of the command, which `again` runs once more.
     pub(crate) fn into_failure(self, again: &str) -> Failure {
         match self {
-            Self::Access { error, hint } => Failure::new(EXIT_ACCESS, error, hint),
+            Self::Access { error, hint } => Failure::new(Exit::Access, error, hint),
             Self::Fatal { error, hint } => {
                 let hint = hint.or_else(|| predict::is_disk_full(&error).then(|| DISK_HINT.to_owned()));
-                Failure::new(EXIT_FETCH, error, hint.unwrap_or_else(|| format!("run: {again}")))
+                Failure::new(Exit::Fetch, error, hint.unwrap_or_else(|| format!("run: {again}")))
             }
-            Self::Passing { error, .. } => Failure::new(EXIT_FETCH, error, format!("run: {again}")),
+            Self::Passing { error, .. } => Failure::new(Exit::Fetch, error, format!("run: {again}")),
             Self::Interrupted => {
                 let hint = format!("what has arrived is kept; go on with: {again}");
-                Failure::new(EXIT_INTERRUPTED, anyhow!("interrupted"), hint)
+                Failure::new(Exit::Interrupted, anyhow!("interrupted"), hint)
             }
         }
     }

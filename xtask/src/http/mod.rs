@@ -1,5 +1,5 @@
-//! What is fetched over https: a request with its redirects, and a file that is resumed, hashed and given its name only
-//! when it is whole. Bounded in time, memory, disk and attempts.
+//! Fetching over https: a request with its redirects, and a file that is resumed, hashed, and renamed only when it is
+//! complete. Bounded in time, memory, disk and attempts.
 
 pub(crate) mod client;
 pub(crate) mod download;

@@ -1,4 +1,4 @@
-//! Shows how far a download is, a few times a second at most.
+//! Shows the progress of a download, a few times a second at most.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
-//! Through which proxy an address is reached: the variables as curl reads them (see "Environment" in curl(1)).
+//! The proxy for an address: the variables, read as curl reads them (see "Environment" in curl(1)).
 //!
-//! **Invariant:** a proxy that is set for an address is used, or refused by the name of its variable; it is never passed over, and
+//! **Invariant:** a proxy that is set for an address is used, or refused with the name of its variable; it is never ignored, and
 //! its password is never shown.
 
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
-//! Whose certificates are believed: as curl does it, so that a company's own authority is named once for all programs.
+//! Which certificate authorities are trusted: as in curl, so that a company names its own authority once for all programs.
 //!
-//! **Invariant:** a variable that names authorities replaces all others; one that names none that can be read is an error, and
-//! never falls back to believing others.
+//! **Invariant:** a variable that names authorities replaces all others. One that names none that can be read is an error; there
+//! is no fall-back.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What is promised of a file, and whether its bytes keep it.
+//! The promised size and digests of a file, and the check of its bytes.
 
 use std::{fs, io::Read as _};
 

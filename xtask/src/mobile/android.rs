@@ -1,6 +1,6 @@
 //! `cargo xtask mobile android`: the runtime, the app's library, the model and the package.
 //!
-//! **Invariant:** what Gradle packages was built by the gate in this very run; the package is inspected afterwards.
+//! **Invariant:** Gradle packages only what the gate let through in this run; the package is inspected afterwards.
 
 use camino::Utf8PathBuf;
 use model_assets::{dir::ModelDir, recipe::Delivery};
@@ -10,7 +10,7 @@ use super::{
     plan::{Need, Plan, Step},
     runtime,
 };
-use crate::{Outcome, inspect, workspace::Workspace};
+use crate::{exit::Outcome, inspect, workspace::Workspace};
 
 const TRIPLE: &str = "aarch64-linux-android";
 const ABI: &str = "arm64-v8a";
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_with_the_command_that_installs_it() {
         let failure = plan_of(false, None).check_needs().unwrap_err();
-        assert_eq!(failure.code, crate::EXIT_MOBILE_TOOLS);
+        assert_eq!(failure.code, crate::exit::Exit::MobileTools);
         let hint = failure.hint.unwrap();
         assert!(hint.contains("sdkmanager 'platforms;android-35'"), "{hint}");
     }

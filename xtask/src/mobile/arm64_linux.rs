@@ -14,7 +14,12 @@ use super::{
     plan::{Need, Plan, Step, find_program, unfinished},
     runtime,
 };
-use crate::{EXIT_MOBILE_RUN, Failure, Outcome, engine, inspect, setup, workspace::Workspace};
+use crate::{
+    engine,
+    exit::{Exit, Failure, Outcome},
+    inspect, setup,
+    workspace::Workspace,
+};
 
 const TRIPLE: &str = "aarch64-unknown-linux-gnu";
 const COMPILER: &str = "aarch64-linux-gnu-g++";
@@ -33,13 +38,13 @@ pub(crate) struct Args {
     /// The model inside
     #[arg(default_value = "tiny")]
     model: String,
-    /// Run what was built under emulation: same greedy tokens as here, and how far the logits differ
+    /// Run it under emulation and compare tokens and logits
     #[arg(long)]
     run: bool,
-    /// Build the runtime from its source and link it in, as for a phone, instead of taking the wheel's
+    /// Build the runtime from source, as for a phone
     #[arg(long)]
     from_source: bool,
-    /// Print what would be done, as JSON, and do nothing
+    /// Print the plan as JSON and do nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -192,7 +197,7 @@ fn exists(path: &Utf8Path) -> Option<String> {
     path.exists().then(|| path.to_string())
 }
 
-/// The release profile: the gate wants all evidence.
+/// The release profile: the gate demands all evidence.
 fn build(places: &Places, model: &str, toolchain: Option<&Toolchain>) -> Step {
     let cargo = toolchain.map_or("cargo", |found| found.cargo.as_str());
     let argv = [
@@ -271,7 +276,7 @@ fn compare(workspace: &Workspace, places: &Places, model: &str) -> Outcome {
     provenance(places, &claim.manifest.sha256.to_string())?;
     report.check().map_err(|error| {
         let hint = "read docs/mobile.md; a difference in the last bits is expected, another token is not";
-        Failure::new(EXIT_MOBILE_RUN, error, hint)
+        Failure::new(Exit::MobileRun, error, hint)
     })
 }
 

@@ -10,7 +10,7 @@ use super::{
     plan::{Need, Plan, Step},
     runtime,
 };
-use crate::{Outcome, inspect, workspace::Workspace};
+use crate::{exit::Outcome, inspect, workspace::Workspace};
 
 /// What the library is built for.
 struct Slice {
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn without_xcode_it_says_what_to_install() {
         let failure = plan_of(false, None).check_needs().unwrap_err();
-        assert_eq!(failure.code, crate::EXIT_MOBILE_TOOLS);
+        assert_eq!(failure.code, crate::exit::Exit::MobileTools);
         assert!(failure.hint.unwrap().contains("xcodebuild: Xcode"));
     }
 

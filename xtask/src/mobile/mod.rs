@@ -10,7 +10,7 @@ mod ios;
 mod plan;
 mod runtime;
 
-use crate::{Outcome, workspace::Workspace};
+use crate::{exit::Outcome, workspace::Workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -20,11 +20,17 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Target {
-    /// Cross-build engine and app for ARM64 Linux; `--run` compares them with this machine under emulation
+    /// Cross-build engine and app for ARM64 Linux
+    ///
+    /// `--run` runs them under emulation and compares their tokens with those of this machine.
     Arm64Linux(arm64_linux::Args),
-    /// Build the Android package; with `--release` the bundle for a store
+    /// Build the Android package
+    ///
+    /// With `--release`, the bundle for a store.
     Android(Build),
-    /// Build the iOS app; with `--release` the archive for a store
+    /// Build the iOS app
+    ///
+    /// With `--release`, the archive for a store.
     Ios(Build),
 }
 
@@ -34,10 +40,10 @@ pub(crate) struct Build {
     /// The model inside
     #[arg(default_value = "tiny")]
     model: String,
-    /// What may reach users: the gate wants all evidence
+    /// Build for users: the gate demands all evidence
     #[arg(long)]
     release: bool,
-    /// Print what would be done, as JSON, and do nothing
+    /// Print the plan as JSON and do nothing
     #[arg(long)]
     dry_run: bool,
 }

@@ -1,4 +1,4 @@
-//! What a mobile build needs and does, as data.
+//! The needs and steps of a mobile build, as data.
 //!
 //! **Invariant:** making or printing a plan has no effect. A step with an output is done once: its command writes to
 //! `<output>.new`, which takes its place when the command has succeeded, so a killed step is done again.
@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow};
 use camino::Utf8PathBuf;
 use serde::Serialize;
 
-use crate::{EXIT_MOBILE_BUILD, EXIT_MOBILE_TOOLS, Failure};
+use crate::exit::{Exit, Failure};
 
 /// A tool or SDK.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -106,7 +106,7 @@ impl Plan {
         let names: Vec<_> = missing.iter().map(|need| need.what.as_str()).collect();
         let fixes: Vec<_> = missing.iter().map(|need| format!("{}: {}", need.what, need.fix)).collect();
         let error = anyhow!("{}: missing: {}", self.target, names.join(", "));
-        Err(Failure::new(EXIT_MOBILE_TOOLS, error, format!("install\n  {}", fixes.join("\n  "))))
+        Err(Failure::new(Exit::MobileTools, error, format!("install\n  {}", fixes.join("\n  "))))
     }
 
     /// Does every step.
@@ -118,9 +118,9 @@ impl Plan {
             eprintln!("{}", step.why);
             run(step, root).map_err(|error| {
                 Failure::new(
-                    EXIT_MOBILE_BUILD,
+                    Exit::MobileBuild,
                     error,
-                    format!("mend it, then run: cargo xtask mobile {}", self.target),
+                    format!("fix it, then run: cargo xtask mobile {}", self.target),
                 )
             })?;
         }
@@ -189,7 +189,7 @@ mod tests {
         let output = root.join("made");
         let failure =
             plan(vec![Step::new("a folder", &["false"]).output(output.clone())]).run(&root).unwrap_err();
-        assert_eq!(failure.code, EXIT_MOBILE_BUILD);
+        assert_eq!(failure.code, Exit::MobileBuild);
         assert!(!output.exists());
     }
 }

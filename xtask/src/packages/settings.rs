@@ -1,4 +1,4 @@
-//! Where packages are and how one gets there, as a person has told pip or uv.
+//! Where packages come from, as the user has configured pip or uv.
 
 use std::{collections::BTreeMap, fs};
 
@@ -89,7 +89,7 @@ impl Settings {
     }
 }
 
-/// What was told to pip alone is uv's too: it reads none of it.
+/// Settings of pip alone are passed on to uv, which does not read them.
 fn share(uv: &mut Variables, pip: &Variables, set: &impl Fn(&str) -> Option<String>) {
     let mut told = |name: &str, key: &str| {
         if let Some(value) = pip.get(key) {
@@ -132,7 +132,7 @@ fn of_pip(listed: &str) -> Variables {
                 continue;
             };
             if PIP.contains(&key) {
-                // A list stands on lines of its own in a file, and is told by spaces in a variable.
+                // In a file each item of a list has its own line; in a variable spaces separate them.
                 let value = value.trim_matches(['\'', '"']).replace("\\n", " ");
                 let key = if key == "default-timeout" { "timeout" } else { key };
                 found.insert(key.to_owned(), value.trim().to_owned());
@@ -175,7 +175,7 @@ fn of_table(table: &Table) -> Result<Variables, &'static str> {
         ("link-mode", "UV_LINK_MODE"),
     ] {
         if let Some(value) = pip.get(key).or_else(|| table.get(key)) {
-            add(name, told(value).ok_or(key)?);
+            add(name, text_of(value).ok_or(key)?);
         }
     }
     for index in table.get("index").and_then(toml::Value::as_array).into_iter().flatten() {
@@ -183,13 +183,13 @@ fn of_table(table: &Table) -> Result<Variables, &'static str> {
         let name = if is("default") { "UV_DEFAULT_INDEX" } else { "UV_INDEX" };
         // An explicit one is for the packages that name it: none does here.
         if !is("explicit") {
-            add(name, index.get("url").and_then(told).ok_or("index.url")?);
+            add(name, index.get("url").and_then(text_of).ok_or("index.url")?);
         }
     }
     Ok(found)
 }
 
-fn told(value: &toml::Value) -> Option<String> {
+fn text_of(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Boolean(it) => Some(it.to_string()),

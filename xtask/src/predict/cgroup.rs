@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(least("0::/a/b/c\n", root), Some(100));
         assert_eq!(least("0::/\n", root), None);
         assert_eq!(least("0::/gone/away\n", root), None);
-        // A container sees its own group as the root, and may be told the host's path.
+        // A container sees its own group as the root, but the file may name the host's path.
         write(root, &[("memory.max", "90"), ("memory.current", "60")]);
         assert_eq!(least("0::/docker/0123\n", root), Some(30));
     }

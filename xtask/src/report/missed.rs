@@ -1,17 +1,17 @@
-//! What was measured and refused: shown where the figures would stand, with the bounds that it missed.
+//! Figures that were measured and refused: the page shows them in place of recorded ones, with the bounds that they missed.
 
 use model_assets::recipe::EvidenceKind;
 
 use super::{Report, html::Page};
 
 /// The report with refused figures where none stand.
-pub(super) fn shown(mut report: Report) -> Report {
+pub(super) fn with_refused_figures(mut report: Report) -> Report {
     let Some(refused) = &report.refused else { return report };
     let Some(measured) = refused.evidence() else { return report };
     let manifest = &mut report.claim.manifest;
     let stands = manifest.evidence.as_ref().is_some_and(|evidence| evidence.has(EvidenceKind::Eq));
     manifest.evidence = Some(match manifest.evidence.take() {
-        // Void evidence is of other files: it is not completed.
+        // Void evidence belongs to other files: it is not completed.
         Some(standing) => standing.or(measured),
         None => measured,
     });

@@ -185,7 +185,7 @@ fn what_was_refused_is_shown_with_the_bound_that_it_missed() {
     };
     let refused = Refused::new(&report.claim, &measured, None, Profile::Release, &refusal).unwrap();
     report.refused = Some(refused);
-    let html = page(&missed::shown(report)).unwrap();
+    let html = page(&missed::with_refused_figures(report)).unwrap();
     for part in
         ["Measured, refused on", "peak 9 bytes", "at most 8", "pp64", "Measured with what was refused"]
     {

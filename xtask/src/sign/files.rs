@@ -1,11 +1,11 @@
-//! Which files of a model's directory are signed, and how the directory differs from what was.
+//! Which files of a model's directory are signed, and how the directory differs from the signed one.
 //!
 //! Signed: the manifest, the `.pte`, and what goes with it byte for byte: reference logits, tokenizer, template, the texts of
 //! the licence. The manifest names by digest what else belongs to the proof: recipe and policy by their meaning (a comment
 //! may change), the EQ transcript, the checkpoint.
 //!
-//! Passed over: the signature, what git keeps, the log, and what else lay there when the model was signed. A file that
-//! comes later is a stranger, to the public tool as to ours.
+//! Not signed: the signature, the files of git, the log, and other files that lay there when the model was signed. A file that
+//! comes later is an error, for the public tool too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,10 @@ use model_assets::{
     signature::{Resource, SIGNATURE_FILE, Statement},
 };
 
-use crate::{EXIT_SIGNATURE, Failure, verify};
+use crate::{
+    exit::{Exit, Failure},
+    verify,
+};
 
 /// Passed over whether they are there or not: a bundle has some, a work tree others.
 const NEVER_SIGNED: [&str; 9] = [
@@ -47,7 +50,7 @@ pub(super) fn statement(
     if manifest.weights == WeightsKind::Random {
         let error =
             anyhow!("{MANIFEST_FILE}: got random weights, expected a checkpoint: a rehearsal is not signed");
-        return Err(Failure::new(EXIT_SIGNATURE, error, format!("run: cargo xtask export {}", dir.name())));
+        return Err(Failure::new(Exit::Signature, error, format!("run: cargo xtask export {}", dir.name())));
     }
     // Its digest is checked here; the manifest names it.
     verify::reference(dir, claim)?;

@@ -14,7 +14,10 @@ use model_assets::{
     signers::{self, SIGNERS_FILE},
 };
 
-use crate::{EXIT_FAILURE, Failure, Outcome, workspace::Workspace};
+use crate::{
+    exit::{Exit, Failure, Outcome},
+    workspace::Workspace,
+};
 
 /// Holds the PEM text, for machines that have secrets but no files.
 const VARIABLE: &str = "PROOFMARK_SIGNING_KEY";
@@ -26,7 +29,7 @@ pub(super) fn read(path: Option<&Utf8Path>, model: &str) -> Result<PrivateKey, F
         let hint = format!(
             "run: cargo xtask sign {model} --key KEY.pem; a new key: cargo xtask sign --new-key KEY.pem"
         );
-        Failure::new(EXIT_FAILURE, error, hint)
+        Failure::new(Exit::Failure, error, hint)
     };
     if let Some(path) = path {
         return from_file(path).map_err(failed);
@@ -51,12 +54,12 @@ fn from_file(path: &Utf8Path) -> anyhow::Result<PrivateKey> {
     PrivateKey::parse(&text).with_context(|| path.to_string())
 }
 
-/// Makes a key pair. The private key is shown to nobody but its file.
+/// Makes a key pair. The private key goes into its file and nowhere else.
 pub(super) fn make(workspace: &Workspace, path: &Utf8Path) -> Outcome {
     let made = write(workspace, path);
     let entry = made.map_err(|error| {
         Failure::new(
-            EXIT_FAILURE,
+            Exit::Failure,
             error,
             "name a new file outside of the repository: cargo xtask sign --new-key ~/KEY.pem",
         )

@@ -29,7 +29,8 @@ use model_assets::{
 };
 
 use crate::{
-    EXIT_SIGNATURE, Failure, Outcome, export,
+    exit::{Exit, Failure, Outcome},
+    export, lock,
     release::failure,
     verify::{self, refused},
     workspace::Workspace,
@@ -43,13 +44,15 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models`
     #[arg(default_value = "tiny")]
     model: String,
-    /// Private key, PEM; the environment variable PROOFMARK_SIGNING_KEY holds its text unless given
+    /// Private key, PEM [default: the text in PROOFMARK_SIGNING_KEY]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "new_key"])]
     key: Option<Utf8PathBuf>,
-    /// Sign nothing: prove that a key of `signers.toml` signed the model as it is
+    /// Check that a key of `signers.toml` signed the model; sign nothing
     #[arg(long, conflicts_with = "new_key")]
     check: bool,
-    /// Make a key: the private one goes to FILE, the public one beside it, and its entry for `signers.toml` is printed
+    /// Make a key pair and print its entry for `signers.toml`
+    ///
+    /// The private key goes into FILE, the public one beside it.
     #[arg(long, value_name = "FILE")]
     new_key: Option<Utf8PathBuf>,
 }
@@ -60,7 +63,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
     let dir = ModelDir::new(workspace.models(), &args.model);
     let key = if args.check { None } else { Some(key::read(args.key.as_deref(), &args.model)?) };
-    let _lock = export::lock(&workspace.state().join("locks"), &args.model)?;
+    let _lock = lock::model(workspace, &args.model)?;
     repair(&dir)?;
     match key {
         Some(key) => sign(&dir, &key),
@@ -112,17 +115,17 @@ fn prove(dir: &ModelDir, now: SystemTime) -> Outcome {
     let signature = dir.signature(&texts.manifest).map_err(refused)?;
     let proved = verify::judge(dir, &claim, Profile::Dev)?;
     let authentic = check::signed_by(&proved, &claim, &texts.manifest, &signers, signature.as_deref(), now)
-        .map_err(|refusal| failure(EXIT_SIGNATURE, refusal))?;
+        .map_err(|refusal| failure(Exit::Signature, refusal))?;
     let findings = files::differences(dir, &authentic.statement)?;
     if !findings.is_empty() {
-        return Err(failure(EXIT_SIGNATURE, check::signature_refusal(dir.name(), findings)));
+        return Err(failure(Exit::Signature, check::signature_refusal(dir.name(), findings)));
     }
     let (count, key, hint) = (authentic.statement.resources.len(), &authentic.key, authentic.hint);
     println!("{}: {count} files signed by `{key}`, key {hint}", dir.signature_path());
     Ok(())
 }
 
-/// The files of a bundle that are there for whoever receives it: the signature and the licence's texts.
+/// The files of a bundle that its receiver needs: the signature and the licence's texts.
 pub(crate) fn companions(dir: &ModelDir, recipe: &Recipe, manifest: &[u8]) -> Vec<(String, Utf8PathBuf)> {
     let texts = recipe.licence.files().map(|name| (name.to_owned(), dir.path().join(name)));
     let signature = (SIGNATURE_FILE.to_owned(), dir.signature_of(manifest));
@@ -152,7 +155,7 @@ pub(crate) fn brought<S>(
                 "nothing was published; where the model was made: cargo xtask sign {name} --key KEY.pem, then cargo xtask \
                  pack {name}"
             );
-            return Err(Failure::new(EXIT_SIGNATURE, refusal, hint));
+            return Err(Failure::new(Exit::Signature, refusal, hint));
         }
     }
     Ok(Some(bytes))

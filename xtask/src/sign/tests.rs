@@ -97,7 +97,7 @@ fn refused(outcome: Outcome, reason: &str) {
     let text = format!("{error:#}");
     assert!(text.contains(reason), "expected `{reason}` in: {text}");
     assert!(!hint.unwrap_or_default().is_empty(), "{text}");
-    assert_eq!(code, EXIT_SIGNATURE, "{text}");
+    assert_eq!(code, Exit::Signature, "{text}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! **Invariant:** the folder appears whole or not at all. Its origin is written last; a folder without one is no checkpoint, and
 //! one is believed only as far as the files still hash to it.
 //!
-//! **Invariant:** whoever exports from it is told, and the manifest names the GGUF.
+//! **Invariant:** an export from it prints a warning, and the manifest names the GGUF.
 
 use std::{fs, time::Duration};
 
@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    EXIT_FETCH, EXIT_INTERRUPTED, Failure, Outcome,
     console::Console,
-    export, failed, setup,
+    exit::{Exit, Failure, Outcome},
+    failed, lock, setup,
     supervise::{self, Bounds},
     workspace::Workspace,
 };
@@ -94,7 +94,7 @@ pub(crate) fn found(workspace: &Workspace, model: &str) -> Result<Option<(Utf8Pa
     let folder = folder(workspace, model);
     let proved = Origin::proved(&folder).map_err(|error| {
         let hint = format!("run: cargo xtask weights {model} --from-gguf FILE, or: cargo xtask clean gguf");
-        Failure::new(EXIT_FETCH, error, hint)
+        Failure::new(Exit::Fetch, error, hint)
     })?;
     Ok(proved.map(|origin| (folder, origin)))
 }
@@ -104,7 +104,7 @@ pub(super) fn run(workspace: &Workspace, recipe: &Recipe, file: &Utf8Path, args:
     let model = &recipe.name;
     let refused = |error| {
         let hint = format!("nothing was changed; then run: cargo xtask weights {model} --from-gguf FILE");
-        Failure::new(EXIT_FETCH, error, hint)
+        Failure::new(Exit::Fetch, error, hint)
     };
     let file = file
         .canonicalize_utf8()
@@ -119,13 +119,13 @@ pub(super) fn run(workspace: &Workspace, recipe: &Recipe, file: &Utf8Path, args:
     }
     supervise::watch_interrupts()?;
     setup::ensure(workspace)?;
-    let _lock = export::lock(&workspace.state().join("locks"), model)?;
+    let _lock = lock::model(workspace, model)?;
     let console = Console::new(args.json);
     let made = make(workspace, recipe, &file, &place, &console);
     console.done();
     let origin = made.map_err(|error| {
         if supervise::interrupted() {
-            return Failure::new(EXIT_INTERRUPTED, error, "nothing was changed; run the same command again");
+            return Failure::new(Exit::Interrupted, error, "nothing was changed; run the same command again");
         }
         refused(error)
     })?;
@@ -226,7 +226,7 @@ fn swap(made: &Utf8Path, place: &Utf8Path) -> anyhow::Result<()> {
         crate::fetch::remove(place)?;
         fs::rename(made, place).with_context(moved)?;
     }
-    let parent = crate::whole::folder(place);
+    let parent = crate::atomic_file::folder(place);
     fs::File::open(parent)?.sync_all().with_context(|| format!("{parent}: cannot be synced"))
 }
 

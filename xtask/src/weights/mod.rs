@@ -21,8 +21,8 @@ use model_assets::{
 use serde_json::json;
 
 use crate::{
-    EXIT_FETCH, Failure, Outcome,
     console::Console,
+    exit::{Exit, Failure, Outcome},
     export,
     http::{
         client::Client,
@@ -51,23 +51,25 @@ pub(crate) struct Args {
     /// The model: a directory of `model-assets/models` whose recipe has a hub source
     #[arg(default_value = "llama3.2-1b")]
     model: String,
-    /// Make the checkpoint from this file instead of fetching it: what the hub's own was before another quantization
+    /// Make the checkpoint from this GGUF instead of fetching it
+    ///
+    /// Its weights are quantized already, so they differ a little from the published ones. The manifest names the file.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["offline", "cache", "stall_timeout", "attempts"])]
     from_gguf: Option<Utf8PathBuf>,
-    /// Use only what was fetched before (also `HF_HUB_OFFLINE=1`)
+    /// Fetch nothing; use what is there (also `HF_HUB_OFFLINE=1`)
     #[arg(long)]
     offline: bool,
-    /// Print the plan and do nothing; asks the hub nothing either
+    /// Print the plan and do nothing; does not ask the hub
     #[arg(long)]
     dry_run: bool,
-    /// Print events as JSON lines on standard output instead of progress
+    /// Print events as JSON lines on standard output
     #[arg(long)]
     json: bool,
-    /// Seconds without a byte, or with fewer than 1 KiB a second, after which a connection counts as stalled
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Give up a connection after this time without a byte, or below 1 KiB/s
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     stall_timeout: u64,
     /// Failed attempts in a row at one file before giving up
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
     attempts: u32,
     /// Look for the model in this directory
     #[arg(long, value_name = "DIR")]
@@ -92,7 +94,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let recipe = ModelDir::new(models, &args.model).recipe().map_err(refused)?;
     let has_none = || {
         let error = anyhow!("`{}`: its recipe has no hub source, no checkpoint is wanted", args.model);
-        Failure::new(EXIT_FETCH, error, format!("run: cargo xtask export {}", args.model))
+        Failure::new(Exit::Fetch, error, format!("run: cargo xtask export {}", args.model))
     };
     if let Some(file) = &args.from_gguf {
         // An export looks for it in the place of one from the hub.
@@ -261,7 +263,7 @@ impl Plan {
     }
 }
 
-/// The architecture as the worker wants it.
+/// The architecture in the form that the worker reads.
 pub(crate) fn shape(recipe: &Recipe) -> anyhow::Result<serde_json::Value> {
     let mut shape = serde_json::to_value(&recipe.architecture)?;
     if let Some(RopeScaling::Llama3 { .. }) = recipe.architecture.rope_scaling {

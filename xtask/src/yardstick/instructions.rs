@@ -1,6 +1,6 @@
-//! Instructions whose following a program can check: those of IFEval that need neither a language model nor a library.
+//! The instructions of IFEval that a program can check without a language model or a library.
 //!
-//! **Invariant:** an item with an instruction that is not known here is left out, never taken for followed.
+//! **Invariant:** an item with an unknown instruction is left out; it never counts as followed.
 
 use anyhow::Context as _;
 use camino::Utf8Path;

@@ -1,6 +1,6 @@
-//! Yardsticks: tasks that others publish figures of, through the engine and through the unquantized model.
+//! Yardsticks: public tasks with published figures, run by the engine and by the unquantized model.
 //!
-//! **Invariant:** both sides are asked the very same; how is told in words that become part of the record.
+//! **Invariant:** both sides get the same questions; the protocol is described in words that are part of the record.
 
 mod instructions;
 mod rows;
@@ -20,10 +20,10 @@ use serde_json::json;
 
 use self::rows::Question;
 use crate::{
-    Failure,
     datasets::Dataset,
     engine::{self, Engine},
     evidence::{Bench, Checkpoint, eager, quality},
+    exit::Failure,
 };
 
 /// Items of a task, spread over the whole set.

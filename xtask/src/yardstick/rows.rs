@@ -1,6 +1,6 @@
 //! Rows of the data sets, in the hub's own formats: parquet and JSON lines.
 //!
-//! **Invariant:** the reader sees bytes whose digest was right; a row that lacks what the task needs is an error all the same.
+//! **Invariant:** only bytes with the right digest are read, and still a row without the fields of its task is an error.
 
 use std::fs::File;
 

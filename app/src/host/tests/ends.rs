@@ -1,4 +1,4 @@
-//! What goes wrong, and how a core ends.
+//! Failures, and the ways in which a core ends.
 
 use super::*;
 use crate::{Cause, Overrides};

@@ -1,29 +1,29 @@
-//! `cargo xtask lint-workflows`: two linters over the workflows, offline: actionlint for what GitHub would not run,
-//! zizmor for what it should not.
+//! `cargo xtask dev lint-workflows`: two linters over the workflows, offline: actionlint finds what GitHub cannot run,
+//! zizmor what it should not run.
 //!
-//! **Invariant:** the linters come from a lock and into a venv of their own: see [`crate::pinned_venv`].
+//! **Invariant:** the linters are pinned by a lock, in a venv of their own: see [`crate::pinned_venv`].
 
 use anyhow::{Context as _, anyhow, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::{
-    EXIT_SETUP, EXIT_TESTS, Failure, Outcome,
     child::{self, cmd},
+    exit::{Exit, Failure, Outcome},
     pinned_venv,
     workspace::Workspace,
 };
 
-const LOCK: &[u8] = include_bytes!("../python/lint.lock");
+const LOCK: &[u8] = include_bytes!("../../python/lint.lock");
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The workflows
+    /// Folder of the workflows [default: .github/workflows]
     #[arg(value_name = "DIR")]
     folder: Option<Utf8PathBuf>,
 }
 
 impl Args {
-    /// As if `cargo xtask lint-workflows` had been typed.
+    /// As if `cargo xtask dev lint-workflows` had been typed.
     pub(crate) fn of_repository() -> Self {
         Self { folder: None }
     }
@@ -34,9 +34,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let files = workflows(&folder)?;
     let venv = pinned_venv::ensure(workspace, "lint-venv", LOCK).map_err(|error| {
         Failure::new(
-            EXIT_SETUP,
+            Exit::Setup,
             error,
-            "needs Python with venv and the package index; then run: cargo xtask lint-workflows",
+            "needs Python with venv and the package index; then run: cargo xtask dev lint-workflows",
         )
     })?;
     let shell = child::shell(workspace.root())?;
@@ -54,7 +54,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         return Ok(());
     }
     let error = anyhow!("{folder}: {} found faults", failed.join(" and "));
-    Err(Failure::new(EXIT_TESTS, error, "mend them, then run: cargo xtask lint-workflows"))
+    Err(Failure::new(Exit::Tests, error, "fix them, then run: cargo xtask dev lint-workflows"))
 }
 
 /// The workflow files, sorted; at least one.

@@ -15,39 +15,43 @@ use model_assets::{
 };
 use serde::Serialize;
 
+use super::{
+    app::{Verdict, extent, without_proof},
+    asset::{Asset, placement},
+};
 use crate::{
-    EXIT_REFUSED, EXIT_UNSUPPORTED, Failure, Outcome,
-    inspect_app::{Verdict, extent, without_proof},
+    exit::{Exit, Failure, Outcome},
     package::{Item, Kind, Package, android_abi, native},
 };
 
-/// What the runtime needs of a program's first byte; the mapping itself begins at the page before.
-const MAP_ALIGN_BYTES: u64 = 16;
-
-pub(crate) fn run_zip(path: &Utf8Path, file: &File, profile: Profile, as_json: bool) -> Outcome {
+pub(super) fn run_zip(path: &Utf8Path, file: &File, profile: Profile, as_json: bool) -> Outcome {
     let hint = "build the package again with the platform's own tools";
     let package = Package::open_zip(file).map_err(|error| {
-        Failure::new(EXIT_REFUSED, error.context(format!("{path}: not a sound package")), hint)
+        Failure::new(Exit::Refused, error.context(format!("{path}: not a sound package")), hint)
     })?;
     match package {
         Some(package) => inspect(path, &package, profile, as_json),
         None => {
             let error =
                 anyhow!("{path}: got an archive laid out like no app, expected an .apk, .aab or .ipa");
-            Err(Failure::new(EXIT_UNSUPPORTED, error, "unpack it and inspect the app inside"))
+            Err(Failure::new(Exit::Unsupported, error, "unpack it and inspect the app inside"))
         }
     }
 }
 
-pub(crate) fn run_folder(path: &Utf8Path, profile: Profile, as_json: bool) -> Outcome {
+pub(super) fn run_folder(path: &Utf8Path, profile: Profile, as_json: bool) -> Outcome {
     let package = Package::open_folder(path)
-        .map_err(|error| Failure::new(EXIT_REFUSED, error, "inspect the app as its build left it"))?;
+        .map_err(|error| Failure::new(Exit::Refused, error, "inspect the app as its build left it"))?;
     inspect(path, &package, profile, as_json)
 }
 
 fn inspect(path: &Utf8Path, package: &Package, profile: Profile, as_json: bool) -> Outcome {
     let refused = |error: anyhow::Error| {
-        Failure::new(EXIT_REFUSED, error.context(path.to_string()), "build the app again from a proved model")
+        Failure::new(
+            Exit::Refused,
+            error.context(path.to_string()),
+            "build the app again from a proved model",
+        )
     };
     let report = Report::of(path, package, profile).map_err(refused)?;
     if report.libraries.is_empty() {
@@ -55,7 +59,7 @@ fn inspect(path: &Utf8Path, package: &Package, profile: Profile, as_json: bool) 
         // A pack, delivered as an .apk beside the base, has the model and nothing that claims it.
         let hint =
             if report.models.is_empty() { "run: cargo xtask mobile android --dry-run" } else { BUNDLE };
-        return Err(Failure::new(EXIT_UNSUPPORTED, error, hint));
+        return Err(Failure::new(Exit::Unsupported, error, hint));
     }
     if as_json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -66,7 +70,7 @@ fn inspect(path: &Utf8Path, package: &Package, profile: Profile, as_json: bool) 
         None => Ok(()),
         Some(first) => {
             let error = anyhow!("{path}: got {} faults, expected none: {first}", report.faults.len());
-            Err(Failure::new(EXIT_REFUSED, error, report.hint()))
+            Err(Failure::new(Exit::Refused, error, report.hint()))
         }
     }
 }
@@ -121,22 +125,6 @@ struct Found {
     mapped: Vec<bool>,
     #[serde(skip)]
     claim: Claim,
-}
-
-/// A packaged `.pte`.
-#[derive(Serialize)]
-struct Asset {
-    name: String,
-    bytes: u64,
-    /// Offset in the package when it is stored as it is.
-    stored_at: Option<u64>,
-    /// The power of two that the offset is a multiple of, up to pages of 16 KiB.
-    aligned_bytes: Option<u64>,
-    /// Whether a phone maps it out of the package; absent where the package is unpacked before.
-    in_place: Option<bool>,
-    proved_for_dev: bool,
-    proved_for_release: bool,
-    verdict: String,
 }
 
 impl<'a> Report<'a> {
@@ -345,49 +333,6 @@ impl Found {
     fn is_mapped(&self) -> bool {
         self.mapped.contains(&true)
     }
-}
-
-impl Asset {
-    fn new(kind: Kind, item: &Item, verdict: &Verdict) -> Self {
-        let aligned = item.stored_at().is_some_and(|offset| offset % MAP_ALIGN_BYTES == 0);
-        Self {
-            name: item.name.clone(),
-            bytes: item.bytes,
-            stored_at: item.stored_at(),
-            aligned_bytes: item.stored_at().map(alignment),
-            in_place: (kind == Kind::Apk).then_some(aligned),
-            proved_for_dev: verdict.dev.is_ok(),
-            proved_for_release: verdict.release.is_ok(),
-            verdict: verdict.text(),
-        }
-    }
-
-    fn placement(&self) -> String {
-        match (self.in_place, self.stored_at) {
-            (None, _) => {
-                "not from here: it is unpacked, or packaged again, before it is installed".to_owned()
-            }
-            (Some(_), Some(offset)) => stored(offset),
-            (Some(_), None) => COMPRESSED.to_owned(),
-        }
-    }
-}
-
-const COMPRESSED: &str = "no: compressed; name it in noCompress";
-
-fn placement(item: &Item) -> String {
-    item.stored_at().map_or_else(|| COMPRESSED.to_owned(), stored)
-}
-
-/// 4096 and 16384 are whole pages of phones.
-fn alignment(offset: u64) -> u64 {
-    1 << offset.trailing_zeros().min(PTE_ALIGN_BYTES.trailing_zeros())
-}
-
-fn stored(offset: u64) -> String {
-    let align = alignment(offset);
-    let answer = if align >= MAP_ALIGN_BYTES { "yes" } else { "no; run zipalign 16 and sign again" };
-    format!("{answer}: stored at {offset}, aligned to {align}")
 }
 
 fn prove(package: &Package, item: &Item, claim: &Claim) -> anyhow::Result<Verdict> {

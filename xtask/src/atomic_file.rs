@@ -1,4 +1,4 @@
-//! A file that appears whole.
+//! A file that is replaced atomically: written beside its place, then renamed.
 //!
 //! **Invariant:** the name holds what it held before or everything that was written, whenever the process is killed or the
 //! disk is full. One hidden sibling at most is left behind; the next writer takes it over, and two at once never share it.
@@ -13,15 +13,15 @@ use anyhow::{Context as _, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 
 /// The sibling while it is written; it is removed unless it is put in place.
-pub(crate) struct WholeFile {
+pub(crate) struct AtomicFile {
     file: fs::File,
     sibling: Utf8PathBuf,
     place: Utf8PathBuf,
     placed: bool,
 }
 
-impl WholeFile {
-    /// Begins to write what shall be at `place`.
+impl AtomicFile {
+    /// Begins to write the file that will be at `place`.
     pub(crate) fn create(place: &Utf8Path) -> anyhow::Result<Self> {
         let sibling = sibling(place)?;
         loop {
@@ -55,7 +55,7 @@ impl WholeFile {
     }
 }
 
-impl Write for WholeFile {
+impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)
     }
@@ -65,7 +65,7 @@ impl Write for WholeFile {
     }
 }
 
-impl Drop for WholeFile {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.placed {
             // Best effort: what is left is hidden and is taken over.
@@ -80,7 +80,7 @@ pub(crate) fn discard(place: &Utf8Path) -> anyhow::Result<Option<String>> {
     let sibling = sibling(place)?;
     let left = sibling.symlink_metadata().is_ok_and(|data| data.is_file());
     // Taken over, and removed as it is dropped.
-    Ok(match WholeFile::create(place) {
+    Ok(match AtomicFile::create(place) {
         Ok(_) if left => sibling.file_name().map(str::to_owned),
         _ => None,
     })
@@ -116,7 +116,7 @@ mod tests {
     fn what_was_not_put_in_place_leaves_nothing() {
         let (folder, place) = scratch();
         fs::write(&place, "old").unwrap();
-        let mut file = WholeFile::create(&place).unwrap();
+        let mut file = AtomicFile::create(&place).unwrap();
         file.write_all(b"half").unwrap();
         drop(file);
         assert_eq!(fs::read(&place).unwrap(), b"old");
@@ -127,8 +127,8 @@ mod tests {
     fn a_killed_writers_sibling_is_taken_over_and_a_living_ones_is_not() {
         let (folder, place) = scratch();
         fs::write(folder.path().join(".file.new"), "longer than what comes").unwrap();
-        let mut file = WholeFile::create(&place).unwrap();
-        let error = WholeFile::create(&place).err().unwrap().to_string();
+        let mut file = AtomicFile::create(&place).unwrap();
+        let error = AtomicFile::create(&place).err().unwrap().to_string();
         assert!(error.contains("another command is writing it"), "{error}");
         file.write_all(b"new").unwrap();
         file.put_in_place().unwrap();
@@ -142,7 +142,7 @@ mod tests {
         let victim = folder.path().join("victim");
         fs::write(&victim, "precious").unwrap();
         std::os::unix::fs::symlink(&victim, folder.path().join(".file.new")).unwrap();
-        assert!(WholeFile::create(&place).is_err());
+        assert!(AtomicFile::create(&place).is_err());
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
     }
 }

@@ -1,10 +1,8 @@
 """Writes operator-schemas.json: kinds, names and defaults of the arguments of every kernel the linked runtime registers.
 
-The names come from executorch-1.5.1.json beside this file (written by `engine kernels`), the schemas from the
-operator libraries that the exporter itself uses. Run it with the Python of the export environment:
-
-    python model-assets/src/kernels/schemas.py           # write
-    python model-assets/src/kernels/schemas.py --check   # exit 1 when the file differs
+The names come from executorch-1.5.1.json (written by `engine kernels`), the schemas from the operator libraries that
+the exporter itself uses. `cargo xtask dev schemas` runs it: without arguments it writes the file, with `--check` it
+exits with 1 when the file differs.
 """
 
 import json
@@ -17,9 +15,9 @@ import torch
 from executorch.exir import to_edge  # noqa: F401  registers dim_order_ops::*
 from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  registers llama::*
 
-HERE = pathlib.Path(__file__).resolve().parent
-TABLE = HERE / "executorch-1.5.1.json"
-SCHEMAS = HERE / "operator-schemas.json"
+FOLDER = pathlib.Path(__file__).resolve().parents[2] / "model-assets/src/kernels"
+TABLE = FOLDER / "executorch-1.5.1.json"
+SCHEMAS = FOLDER / "operator-schemas.json"
 
 # Registered inside the runtime only; their stack layout is that of register_prim_ops.cpp.
 PRIM_ONLY = {

@@ -1,4 +1,4 @@
-//! `cargo xtask mutate`: the mutation study. Every byte of small models, or of programs of one operator each, is
+//! `cargo xtask dev mutate`: the mutation study. Every byte of small models, or of programs of one operator each, is
 //! changed; what the verifier accepts is run in the real runtime, in a child process.
 //!
 //! **Invariant:** the same files, seed and figures give the same mutants; a crash, an endless run or an answer that
@@ -28,7 +28,12 @@ use model_assets::{
     regular,
 };
 
-use crate::{EXIT_REFUSED, Failure, Outcome, engine, setup, workspace::Workspace};
+use crate::{
+    engine,
+    exit::{Exit, Failure, Outcome},
+    setup,
+    workspace::Workspace,
+};
 use corpus::Subject;
 use mutant::{Layout, Mutant, Region};
 use probe::{Probe, Task, Verdict};
@@ -38,28 +43,32 @@ pub(crate) use corpus::export as export_models;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Models to change; small ones of several kinds are exported when none is given
+    /// Models to change [default: exports one of each kind]
     #[arg(conflicts_with = "operators")]
     files: Vec<Utf8PathBuf>,
-    /// Change programs of one operator each instead, and try 64-bit integers at their edges
+    /// Change programs of one operator each
+    ///
+    /// Also tries 64-bit integers at their edges.
     #[arg(long, value_name = "WHICH")]
     operators: Option<programs::Operators>,
     /// Only programs of this operator; may be given again
     #[arg(long, value_name = "NAME", requires = "operators")]
     only: Vec<String>,
-    /// Also run what is accepted with the warning that a call cannot be judged
+    /// Also run what is accepted with a warning
     #[arg(long)]
     unknown: bool,
     /// Values tried for each byte
     #[arg(long, default_value_t = 3)]
     values: usize,
-    /// Values tried for each 32-bit word of the head, the program and the delegate graphs
+    /// Values tried for each 32-bit word outside weights
     #[arg(long, default_value_t = 3)]
     words: usize,
-    /// Decides the shapes and weights of the exported models and the random values
+    /// Seed of shapes, weights and random values
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Of the refused mutants, run one in this many too, and count what the runtime did by rule
+    /// Also run one in N refused mutants
+    ///
+    /// Counts what the runtime did, by the rule that refused.
     #[arg(long, value_name = "N")]
     refused_every: Option<usize>,
     /// Most mutants of each file, spread evenly over it
@@ -68,7 +77,7 @@ pub(crate) struct Args {
     /// Leave weight bytes out: no structure is in them
     #[arg(long)]
     no_weights: bool,
-    /// Of the accepted mutants in weight bytes, run one in this many
+    /// Run one in N accepted mutants of weight bytes
     #[arg(long, default_value_t = 64)]
     weights_every: usize,
     /// Mutants studied at once
@@ -77,7 +86,7 @@ pub(crate) struct Args {
     /// Seconds after which a run counts as endless
     #[arg(long, default_value_t = 60)]
     run_timeout: u64,
-    /// Export the models again although the same request was answered before
+    /// Export the models again
     #[arg(long)]
     reexport: bool,
     /// Keep the mutants that failed in this folder
@@ -194,7 +203,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
     let error = anyhow!("got {} accepted mutants that harm the runtime, expected none", harms.len());
     Err(Failure::new(
-        EXIT_REFUSED,
+        Exit::Refused,
         error,
         "run again with --keep FOLDER and look at them: cargo xtask verify FILE --structure",
     ))
@@ -213,7 +222,7 @@ fn all_studied(args: &Args, studied: &BTreeMap<String, (usize, Tally)>) -> Outco
     }
     let error =
         anyhow!("got no program to study of {}, expected one of each judged operator", left.join(", "));
-    Err(Failure::new(EXIT_REFUSED, error, "give its arguments in xtask/python/operators"))
+    Err(Failure::new(Exit::Refused, error, "give its arguments in xtask/python/operators"))
 }
 
 fn expect(sha256: Option<[u8; 32]>) -> Expect {

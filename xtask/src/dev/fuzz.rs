@@ -1,14 +1,14 @@
-//! `cargo xtask fuzz`: the fuzz targets of `model-assets/fuzz`, with coverage feedback, on the pinned compiler.
+//! `cargo xtask dev fuzz`: the fuzz targets of `model-assets/fuzz`, with coverage feedback, on the pinned compiler.
 //!
-//! The instrumentation is what `cargo fuzz` asks for, less the sanitizers, which need a nightly compiler and find
-//! nothing in code without `unsafe`.
+//! The instrumentation is that of `cargo fuzz` without sanitizers, which need a nightly compiler and find nothing in code
+//! without `unsafe`.
 
 use anyhow::{Context as _, anyhow};
 use camino::Utf8PathBuf;
 
 use crate::{
-    EXIT_TESTS, Failure, Outcome,
     child::{self, cmd, network_cmd},
+    exit::{Exit, Failure, Outcome},
     workspace::Workspace,
 };
 
@@ -57,7 +57,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let binary = |name: &str| -> Utf8PathBuf { built.join(&host).join("release").join(name) };
     let tiny = workspace.models().join("tiny");
     let (recipe, manifest) = (tiny.join("recipe.toml"), tiny.join("manifest.json"));
-    // An ordinary program: without a fuzzer in it, the flags' counters have nobody to register with.
+    // An ordinary program: built without the flags, because their counters need a fuzzer to register with.
     network_cmd!(shell, "cargo run --quiet --target-dir {built} --bin seeds -- {corpus} {recipe} {manifest}")
         .quiet()
         .run()?;
@@ -76,8 +76,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         if !output.status.success() {
             let tail: Vec<_> = text.lines().rev().take(30).collect();
             eprintln!("{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
-            let hint = format!("the input is in {artifacts}; run: cargo xtask fuzz {target}");
-            return Err(Failure::new(EXIT_TESTS, anyhow!("fuzz target `{target}` failed"), hint));
+            let hint = format!("the input is in {artifacts}; run: cargo xtask dev fuzz {target}");
+            return Err(Failure::new(Exit::Tests, anyhow!("fuzz target `{target}` failed"), hint));
         }
         let last =
             |mark: &str| text.lines().rev().find(|line| line.contains(mark)).unwrap_or_default().to_owned();

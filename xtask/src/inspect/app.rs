@@ -18,13 +18,13 @@ use model_assets::{
 use serde_json::{Value, json};
 
 use crate::{
-    EXIT_REFUSED, EXIT_UNSUPPORTED, Failure, Outcome,
+    exit::{Exit, Failure, Outcome},
     package::native::{self, Slice},
 };
 
 /// Judges the blocks of a binary; `profile` is what they must be proved for.
-pub(crate) fn run(path: &Utf8Path, file: &File, profile: Profile, as_json: bool) -> Outcome {
-    let refused = |error: anyhow::Error, hint: &str| Err(Failure::new(EXIT_REFUSED, error, hint));
+pub(super) fn run(path: &Utf8Path, file: &File, profile: Profile, as_json: bool) -> Outcome {
+    let refused = |error: anyhow::Error, hint: &str| Err(Failure::new(Exit::Refused, error, hint));
     let blocks = match provenance::find(file) {
         Ok(blocks) => blocks,
         Err(error) => return refused(anyhow!("{path}: {error}"), "build the app again"),
@@ -32,7 +32,7 @@ pub(crate) fn run(path: &Utf8Path, file: &File, profile: Profile, as_json: bool)
     if blocks.is_empty() {
         let error =
             anyhow!("{path}: got a binary without a proof block, expected an app that the gate built");
-        return Err(Failure::new(EXIT_UNSUPPORTED, error, "run: cargo build -p app"));
+        return Err(Failure::new(Exit::Unsupported, error, "run: cargo build -p app"));
     }
     // What cannot be read is refused: a loader may well read it, and map other bytes than the block's.
     let read = if is_windows(file) { Ok(None) } else { native::slices(file).map(Some) };
@@ -74,25 +74,25 @@ fn is_windows(file: &File) -> bool {
 }
 
 /// The bytes of a block, with an embedded model's.
-pub(crate) fn extent(block: &Block) -> Range<u64> {
+pub(super) fn extent(block: &Block) -> Range<u64> {
     block.offset..block.pte.map_or(block.offset + HEADER_BYTES, |(offset, len)| offset + len)
 }
 
 /// Why a universal binary is refused that has a proof for another processor only.
-pub(crate) fn without_proof(slice: &Slice) -> String {
+pub(super) fn without_proof(slice: &Slice) -> String {
     format!("{}: got no proof block in this slice, expected one in each", slice.abi)
 }
 
 /// What holds of an embedded model; a linked one cannot be judged from the binary.
-pub(crate) struct Verdict {
-    pub(crate) linked: bool,
-    pub(crate) dev: Result<(), String>,
-    pub(crate) release: Result<(), String>,
+pub(super) struct Verdict {
+    pub(super) linked: bool,
+    pub(super) dev: Result<(), String>,
+    pub(super) release: Result<(), String>,
 }
 
 impl Verdict {
     /// Judges a block by the bytes of its file. `slices` are those of a native file; none of another kind.
-    pub(crate) fn of(block: &Block, file: &dyn ReadAt, slices: Option<&[Slice]>) -> Self {
+    pub(super) fn of(block: &Block, file: &dyn ReadAt, slices: Option<&[Slice]>) -> Self {
         let linked = block.pte.is_none();
         if slices.is_some_and(|slices| !slices.iter().any(|slice| slice.maps(&extent(block)))) {
             let reason = format!(
@@ -108,20 +108,20 @@ impl Verdict {
     }
 
     /// What is proved for release is proved for dev: large models are hashed once.
-    pub(crate) fn judged(linked: bool, judge: impl Fn(Profile) -> Result<(), String>) -> Self {
+    pub(super) fn judged(linked: bool, judge: impl Fn(Profile) -> Result<(), String>) -> Self {
         let release = judge(Profile::Release);
         let dev = if release.is_ok() { Ok(()) } else { judge(Profile::Dev) };
         Self { linked, dev, release }
     }
 
     /// Whether it holds what is demanded.
-    pub(crate) fn demanded(&self, profile: Profile) -> Result<(), &String> {
+    pub(super) fn demanded(&self, profile: Profile) -> Result<(), &String> {
         let holds = if profile == Profile::Release { &self.release } else { &self.dev };
         holds.as_ref().copied()
     }
 
     /// One line, or the reasons of a refusal.
-    pub(crate) fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match (self.linked, &self.dev, &self.release) {
             (true, Ok(()), _) => {
                 "linked: the binary holds the digest; the app proves the file when it loads it".to_owned()

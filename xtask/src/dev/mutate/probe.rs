@@ -1,8 +1,7 @@
-//! Runs changed models in the engine, in a child that a crash may take down.
+//! Runs changed models in the engine, in a child process that may crash.
 //!
-//! **Invariant:** a crash is blamed on a mutant only after a fresh child died of it as well, and an answer that differs
-//! is asked for again over a heap with other old contents: an answer that depends on them was read where nothing was
-//! written.
+//! **Invariant:** a crash counts for a mutant only if a fresh child crashes too. A differing answer is computed again with other
+//! old contents of the heap: an answer that depends on them was read where nothing had been written.
 
 use std::{
     fmt, fs,
@@ -222,7 +221,7 @@ fn spawn(engine: &Utf8Path, task: Task, fill: &str) -> anyhow::Result<Running> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
         let lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        // Ends when the child does, or when nobody listens any more.
+        // Ends when the child does, or when the receiver is gone.
         for line in lines {
             if sender.send(line).is_err() {
                 break;

@@ -1,4 +1,4 @@
-//! Programs of one operator each: exported by upstream's own exporter, as `xtask/python/operators` asks it to.
+//! Programs of one operator each: `xtask/python/operators` makes them with upstream's exporter.
 
 use std::{collections::BTreeMap, fs};
 

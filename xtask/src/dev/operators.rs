@@ -1,4 +1,4 @@
-//! `cargo xtask operators`: which operators, called how, the gate admits, from what the worker exports.
+//! `cargo xtask dev operators`: which operators, called how, the gate admits, from what the worker exports.
 
 use std::{collections::BTreeMap, fs};
 
@@ -9,7 +9,12 @@ use model_assets::{
     recipe::{Backend, Family},
 };
 
-use crate::{EXIT_REFUSED, Failure, Outcome, mutate, setup, workspace::Workspace};
+use super::mutate;
+use crate::{
+    exit::{Exit, Failure, Outcome},
+    setup,
+    workspace::Workspace,
+};
 
 /// Decides the shapes of the exported models: nothing of them is in the table.
 const SEED: u64 = 1;
@@ -20,7 +25,7 @@ pub(crate) struct Args {
     /// Write nothing; fail when the exports and the table differ
     #[arg(long)]
     check: bool,
-    /// Export the models again although the same sources made them before
+    /// Export the models again
     #[arg(long)]
     reexport: bool,
 }
@@ -56,9 +61,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     } else if args.check {
         let (error, hint) = (
             anyhow!("{path}: the worker exports other calls:\n{}", difference(&old, &text)),
-            "look at what is new, judge it in model-assets/src/pte/judge.rs, then run: cargo xtask operators",
+            "look at what is new, judge it in model-assets/src/pte/judge.rs, then run: cargo xtask dev operators",
         );
-        return Err(Failure::new(EXIT_REFUSED, error, hint));
+        return Err(Failure::new(Exit::Refused, error, hint));
     } else {
         print!("{}", difference(&old, &text));
         fs::write(&path, text).with_context(|| path.to_string())?;

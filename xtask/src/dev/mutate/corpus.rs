@@ -1,4 +1,4 @@
-//! The small models that are changed: exported by the real worker, in shapes that the seed decides.
+//! The small models of the study: the real worker exports them, in shapes that the seed decides.
 
 use std::{fs, time::Duration};
 
@@ -74,7 +74,7 @@ pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::R
     for (name, quantization, backend, tied) in KINDS {
         let architecture = shape(tied, &mut random);
         let seq_len = 16 + 8 * random.below(6);
-        let about = about(&architecture, seq_len);
+        let about = describe(&architecture, seq_len);
         let folder = folder.join(name);
         let pte = folder.join("model.pte");
         let request = json!({
@@ -112,7 +112,7 @@ fn shape(tied: bool, random: &mut SplitMix64) -> Value {
     })
 }
 
-fn about(architecture: &Value, seq_len: usize) -> String {
+fn describe(architecture: &Value, seq_len: usize) -> String {
     let number = |key: &str| architecture[key].as_u64().unwrap_or(0);
     format!(
         "{} layers, width {}, {} heads of {} over {} key/value heads, ffn {}, vocabulary {}, sequence {seq_len}",

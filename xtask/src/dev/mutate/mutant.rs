@@ -1,4 +1,4 @@
-//! Which changes are made, and to which part of a file.
+//! The changes, and the parts of a file that they change.
 
 use model_assets::{pte::Summary, random::SplitMix64};
 
