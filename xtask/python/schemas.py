@@ -37,7 +37,9 @@ PRIM_ONLY = {
 def kind(argument: torch._C.Argument) -> str:
     """The type as the runtime's boxed calling convention sees it, `!` when the kernel writes it."""
     text = str(argument.real_type).replace("SymInt", "int")
-    text = {"number": "Scalar", "Optional[number]": "Scalar?", "NumberType": "Scalar"}.get(text, text)
+    text = {"number": "Scalar", "Optional[number]": "Scalar?", "NumberType": "Scalar"}.get(
+        text, text
+    )
     if text.startswith("List[Optional["):
         text = text[len("List[Optional[") : -2] + "?[]"
     optional = text.startswith("Optional[")

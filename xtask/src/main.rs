@@ -54,9 +54,6 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
 
-// `evidence` names it so.
-use exit::Failure;
-
 fn main() -> ExitCode {
     // A reader that closes the pipe early, as `head` does, is no failure of the command.
     model_assets::closed_pipe::quietly(run).unwrap_or_else(|| exit::Exit::Success.into())
@@ -64,7 +61,7 @@ fn main() -> ExitCode {
 
 fn run() -> ExitCode {
     let cli = cli::Cli::from_arg_matches(&cli::command().get_matches()).unwrap_or_else(|error| error.exit());
-    let workspace = workspace::Workspace::find(cli.root.as_deref()).map_err(Failure::from);
+    let workspace = workspace::Workspace::find(cli.root.as_deref()).map_err(exit::Failure::from);
     let outcome = workspace.and_then(|workspace| cli.command.run(&workspace));
     outcome.map_or_else(|failure| failure.report().into(), |()| exit::Exit::Success.into())
 }

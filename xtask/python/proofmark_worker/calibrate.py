@@ -126,6 +126,9 @@ class Pass:
         self.meet(hidden, [name])
         return x + self.linear(hidden, name, arch.dim)
 
+    def end(self, x: torch.Tensor) -> None:
+        """Called with the residual [tokens, dim] after the last layer."""
+
     def run(self, tokens: torch.Tensor, progress) -> None:
         before = torch.get_num_threads()
         # Threads of its own: sums then run in one order whatever the number of them.
@@ -137,6 +140,7 @@ class Pass:
                 for layer in range(self.arch.layers):
                     x = self.block(x, layer)
                     progress(layer + 1, self.arch.layers)
+                self.end(x)
         finally:
             torch.set_num_threads(before)
 

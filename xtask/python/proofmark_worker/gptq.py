@@ -9,7 +9,7 @@ inputs go together in a calibration text. Rows do not depend on each other, so t
 import torch
 
 from .calibrate import Pass
-from .checkpoint import Tensor, demanded
+from .checkpoint import EMBEDDING, FINAL_NORM, HEAD, Tensor, demanded
 from .protocol import Request, WorkerError
 from .quantize import Quantizer, Weight, row_scales
 from .scheme import Scheme, part
@@ -96,6 +96,14 @@ class Rounding(Pass):
         for name in names:
             tensor = self.tensors[name]
             self.weights[name] = self.quantizer.matrix(tensor, self.schemes[part(tensor)], spread)
+
+    def end(self, x: torch.Tensor) -> None:
+        """The head; where it has the embedding's rows, they are rounded for the head's input."""
+        x = self.norm(x, FINAL_NORM)
+        if HEAD in self.rotations:
+            x = x @ self.rotations[HEAD].T
+        tensor = self.tensors[EMBEDDING if self.arch.tied else HEAD]
+        self.weights[tensor.name] = self.quantizer.matrix(tensor, self.schemes["head"], Spread(x))
 
     def chunk(self, name: str, first: int, last: int) -> torch.Tensor:
         weight = self.weights[name]

@@ -16,7 +16,8 @@ use serde_json::json;
 
 use super::Subject;
 use crate::{
-    Failure, export, failed, setup,
+    exit::Failure,
+    export, failed, setup,
     supervise::{self, Bounds},
     weights,
 };
