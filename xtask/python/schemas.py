@@ -1,16 +1,18 @@
-"""Writes operator-schemas.json: kinds, names and defaults of the arguments of every kernel the linked runtime registers.
+"""Writes operator-schemas.json: the arguments of every kernel that the linked runtime registers.
 
-The names come from executorch-1.5.1.json (written by `engine kernels`), the schemas from the operator libraries that
-the exporter itself uses. `cargo xtask dev schemas` runs it: without arguments it writes the file, with `--check` it
-exits with 1 when the file differs.
+It has their kinds, names and defaults. Names come from executorch-1.5.1.json (written by
+`engine kernels`), the schemas from the operator libraries that the exporter itself uses. `cargo
+xtask dev schemas` runs it: without arguments it writes the file, with `--check` it exits with 1
+when the file differs.
 """
 
 import json
 import pathlib
 import sys
 
-import executorch.exir.passes.executorch_prim_ops_registry  # noqa: F401  registers executorch_prim::*
-import executorch.kernels.quantized  # noqa: F401  registers quantized_decomposed::*.out
+# Each registers operators: executorch_prim::*, and quantized_decomposed::*.out.
+import executorch.exir.passes.executorch_prim_ops_registry
+import executorch.kernels.quantized  # noqa: F401
 import torch
 from executorch.exir import to_edge  # noqa: F401  registers dim_order_ops::*
 from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  registers llama::*
@@ -59,7 +61,7 @@ def described(argument: torch._C.Argument) -> str:
 
 
 def returned(ret: torch._C.Argument, schema: torch._C.FunctionSchema) -> int | str:
-    """What an in-place kernel returns is the argument that it wrote; the runtime stores it over that value again."""
+    """An in-place kernel returns the argument that it wrote: the runtime stores it over that."""
     alias = ret.alias_info
     if alias is None or not alias.is_write:
         return kind(ret)
@@ -72,7 +74,7 @@ def returned(ret: torch._C.Argument, schema: torch._C.FunctionSchema) -> int | s
 
 
 def describe(schema: torch._C.FunctionSchema) -> dict:
-    """Arguments in call order. `returns` holds, per appended value, the argument it repeats or its kind."""
+    """Arguments in call order. `returns` has, for each appended value, its argument or kind."""
     args = [described(argument) for argument in schema.arguments]
     outs = [i for i, argument in enumerate(schema.arguments) if argument.is_out]
     if len(outs) == 1:
@@ -99,7 +101,7 @@ def main() -> int:
             absent.append(name)
     lines = [f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(rows.items())]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    print(f"{len(rows)} schemas; without a schema: {absent}", file=sys.stderr)
+    sys.stderr.write(f"{len(rows)} schemas; without a schema: {absent}\n")
     if "--check" in sys.argv[1:]:
         return int(not SCHEMAS.exists() or SCHEMAS.read_text() != text)
     SCHEMAS.write_text(text)

@@ -6,7 +6,7 @@ use crate::{
     child::{self, network_cmd},
     dev,
     exit::{Exit, Failure, Outcome},
-    export, setup,
+    export, setup, verify,
     workspace::Workspace,
 };
 
@@ -30,6 +30,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     setup::ensure(workspace)?;
     // The app cannot be built, nor the engine tested, without a proved model.
     export::run(workspace, &export::Args::of_default_model())?;
+    verify::ensure_release(workspace, "tiny")?;
     if args.reserve {
         return of_reserve(workspace);
     }

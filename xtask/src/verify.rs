@@ -130,6 +130,27 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     Ok(())
 }
 
+/// Measures what a release demands, unless all of it stands.
+///
+/// An export on another processor may write other bytes, whose evidence is not that of the committed manifest.
+pub(crate) fn ensure_release(workspace: &Workspace, model: &str) -> Outcome {
+    let (dir, claim, _) = open(workspace, model, false)?;
+    if judge(&dir, &claim, Profile::Release).is_ok() {
+        return Ok(());
+    }
+    let args = Args {
+        model: model.into(),
+        level: Some(Level::Release),
+        check: false,
+        rehearsed: false,
+        checkpoint: None,
+        structure: false,
+        json: false,
+        sarif: None,
+    };
+    run(workspace, &args)
+}
+
 /// A published model, or a rehearsal of it, and what it claims.
 pub(crate) fn open(
     workspace: &Workspace,
