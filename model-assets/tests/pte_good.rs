@@ -17,6 +17,7 @@ fn promise() -> Expect {
         delegated_linears: Some(1),
         two_row_linears: Some(0),
         eight_bit_linears: None,
+        small_linears: Some((0, 0)),
         partitions: Some(1),
         backends: vec!["XnnpackBackend".to_owned()],
         kernels: Some(pte::linked_runtime().clone()),

@@ -470,7 +470,11 @@ cases! {
     QC qc_other_quantization Reject intact, |e| e.quantization = Some(Quantization::Int4);
     QC qc_linear_of_one_row Reject intact, |e| e.two_row_linears = Some(1);
     QC qc_missing_linear Reject intact, |e| e.delegated_linears = Some(2);
-    QC qc_f32_products_above_one_percent Reject |p| more_linears(p, 2), |e| e.quantization = Some(Quantization::Int8);
+    QC qc_missing_product Reject intact, |e| {
+        e.quantization = Some(Quantization::Int8);
+        e.small_linears = Some((1, 1024));
+    };
+    QC qc_f32_products_that_nobody_declared Reject |p| more_linears(p, 2), |e| e.quantization = Some(Quantization::Int8);
     QC qc_linear_left_in_f32 Reject |p| more_linears(p, 1), |e| {
         e.quantization = Some(Quantization::Int8);
         e.delegated_linears = Some(3);
@@ -603,10 +607,15 @@ fn every_check_has_a_hostile_file() {
 }
 
 #[test]
-fn one_percent_of_the_linears_may_be_f32_and_counts_as_no_linear() {
+fn declared_f32_products_count_as_no_linear() {
     let mut pte = Pte::default();
     more_linears(&mut pte, 1);
-    let promise = Expect { quantization: Some(Quantization::Int8), delegated_linears: Some(2), ..expect() };
+    let promise = Expect {
+        quantization: Some(Quantization::Int8),
+        delegated_linears: Some(2),
+        small_linears: Some((1, 32)),
+        ..expect()
+    };
     let report = pte::verify(&pte.build(), Level::Hash, &promise);
     assert!(report.is_accepted(), "{:#?}", report.findings);
     let summary = report.summary.expect("an accepted file has a summary");
