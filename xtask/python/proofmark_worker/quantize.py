@@ -115,10 +115,13 @@ class _Check:
 
 
 class Quantizer:
-    def __init__(self, source, work_dir: Path, threads: int, report) -> None:
+    """`pool` does the chunks of a matrix: one for all, since the matrix library keeps buffers
+    for every thread that ever called it."""
+
+    def __init__(self, source, work_dir: Path, pool: ThreadPoolExecutor, report) -> None:
         self.source = source
         self.work_dir = work_dir
-        self.threads = threads
+        self.pool = pool
         self.report = report
         self.files: dict[str, Path] = {}
 
@@ -153,9 +156,8 @@ class Quantizer:
             self.report((last - first) * width)
 
         try:
-            with ThreadPoolExecutor(self.threads) as pool:
-                for _ in pool.map(chunk, range(0, rows, step)):
-                    pass
+            for _ in self.pool.map(chunk, range(0, rows, step)):
+                pass
             self.files[_sha256(fd, rows * stored * dtype.itemsize)] = path
         finally:
             os.close(fd)
@@ -205,16 +207,17 @@ def quantize(
         done += elements
         progress(done, total)
 
-    quantizer = Quantizer(source, work_dir, threads, report)
     # The pool already uses every thread; nested ones would only fight over the cores.
     torch.set_num_threads(1)
     try:
-        weights = layers(quantizer) if layers else {}
-        for tensor in tensors:
-            if tensor.kind == "norm":
-                weights[tensor.name] = quantizer.vector(tensor)
-            elif tensor.name not in weights:
-                weights[tensor.name] = quantizer.matrix(tensor, schemes[part(tensor)])
+        with ThreadPoolExecutor(threads) as pool:
+            quantizer = Quantizer(source, work_dir, pool, report)
+            weights = layers(quantizer) if layers else {}
+            for tensor in tensors:
+                if tensor.kind == "norm":
+                    weights[tensor.name] = quantizer.vector(tensor)
+                elif tensor.name not in weights:
+                    weights[tensor.name] = quantizer.matrix(tensor, schemes[part(tensor)])
     finally:
         torch.set_num_threads(threads)
     if arch.tied:

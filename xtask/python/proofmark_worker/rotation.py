@@ -25,6 +25,8 @@ GROUP_MAX = 128
 SEED = 20_404
 # Power-of-two factors are applied in pieces of this size.
 PIECE = 64
+# Of a matrix at a time; a multiple of `GROUP_MAX`.
+COLUMNS = 1024
 
 
 def even_group(width: int) -> int:
@@ -129,13 +131,17 @@ class Rotated:
     def _writer(self, name: str) -> torch.Tensor:
         """All of it: a rotated row mixes all rows. The one at hand is kept."""
         if self.written is None or self.written[0] != name:
+            self.written = None
             rows, width = self.shapes[name]
             data = self.source.rows(name, 0, rows)
-            if name in self.rotations:
-                data = (data.view(-1, self.group) @ self.rotations[name].to(data.dtype)).view(
-                    rows, width
-                )
-            self.written = name, self.basis.apply(data.T.contiguous()).T.contiguous()
+            done = torch.empty_like(data)
+            for first in range(0, width, COLUMNS):
+                part = data[:, first : first + COLUMNS].T
+                if name in self.rotations:
+                    matrix = self.rotations[name].to(part.dtype)
+                    part = (matrix @ part.unflatten(0, (-1, self.group))).flatten(0, 1)
+                done[:, first : first + COLUMNS] = self.basis.apply(part.contiguous()).T
+            self.written = name, done
         return self.written[1]
 
     def finish(self) -> None:
