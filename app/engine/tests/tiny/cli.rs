@@ -315,7 +315,9 @@ fn bench_measures() {
     // Head and embedding are tied, and the embedding is not read as a table too.
     let (token, used) =
         (number(bench, "/roofline/bytes_per_token"), number(bench, "/roofline/used_bytes_per_second"));
-    assert!((0.85..1.0).contains(&(token / number(bench, "/file_bytes"))), "{token}");
+    // Each layer reads a copy of the rotation before `down`, of which the file has one.
+    let copies = f64::from(4 * 64 * 64 * 4);
+    assert!((0.85..1.0).contains(&((token - copies) / number(bench, "/file_bytes"))), "{token}");
     assert_eq!(used, token * number(bench, "/speeds/3/mean"));
     let (profile, outside) = (&answer["profile"], number(&answer, "/profile/outside_delegates"));
     assert!((0.0..1.0).contains(&outside) && number(profile, "/tokens") == 32.0, "{profile}");
