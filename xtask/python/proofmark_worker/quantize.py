@@ -106,12 +106,17 @@ class _Check:
             self.nonzero = True
 
     def done(self) -> None:
-        if not self.nonzero:
-            raise WorkerError(
-                "weights",
-                f"{self.name}: every value is zero",
-                "missing weights sometimes turn into zeros when a checkpoint is converted",
-            )
+        check_some(self.name, self.nonzero)
+
+
+def check_some(name: str, nonzero: bool) -> None:
+    """Whether a tensor has a value that is not zero."""
+    if not nonzero:
+        raise WorkerError(
+            "weights",
+            f"{name}: every value is zero",
+            "missing weights sometimes turn into zeros when a checkpoint is converted",
+        )
 
 
 class Quantizer:

@@ -11,12 +11,14 @@ it: the program rotates it, in groups, and `down` takes that back.
 """
 
 import math
+from pathlib import Path
 from threading import Lock
 
 import torch
 
 from .checkpoint import EMBEDDING, FINAL_NORM, HEAD, demanded
 from .protocol import Architecture
+from .quantize import check_some, map_file
 
 # What `down` reads is rotated in groups of this many channels at most: wide enough to spread the
 # largest, and a product that hardly shows beside those of the layer.
@@ -25,8 +27,8 @@ GROUP_MAX = 128
 SEED = 20_404
 # Power-of-two factors are applied in pieces of this size.
 PIECE = 64
-# Of a matrix at a time; a multiple of `GROUP_MAX`.
-COLUMNS = 1024
+# Of a matrix at a time.
+COLUMNS, ELEMENTS = 1024, 1 << 20
 
 
 def even_group(width: int) -> int:
@@ -86,8 +88,9 @@ class Rotated:
     # As `smooth.Folded` has it, for a head that shares its rows with the embedding.
     head_step = 1.0
 
-    def __init__(self, source, arch: Architecture) -> None:
+    def __init__(self, source, arch: Architecture, work_dir: Path) -> None:
         self.source, self.arch, self.basis = source, arch, Basis(arch.dim)
+        self.work_dir = work_dir
         self.shapes = {t.name: t.shape for t in demanded(arch)}
         self.group = even_group(arch.ffn)
         self.rotations: dict[str, torch.Tensor] = {}
@@ -102,16 +105,17 @@ class Rotated:
 
     def _final(self) -> torch.Tensor:
         """R^T diag(gain) R: the last gain, where the head's rows cannot take it."""
-        gain = self.source.rows(FINAL_NORM, 0, self.arch.dim).double()
+        gain = self._gain(FINAL_NORM).double()
         left = self.basis.apply(torch.diag(gain))
         return self.basis.apply(left.T.contiguous()).float()
 
     def rows(self, name: str, first: int, last: int) -> torch.Tensor:
         if "norm" in name:
-            return torch.ones_like(self.source.rows(name, first, last))
+            return torch.ones_like(self._gain(name)[first:last])
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             with self.lock:
-                return self._writer(name)[first:last]
+                # The next matrix is written into the same file.
+                return self._writer(name)[first:last].clone()
         data = self.source.rows(name, first, last)
         gain = self._gain_before(name)
         return self.basis.apply(data if gain is None else data * gain)
@@ -126,23 +130,36 @@ class Rotated:
             "mlp": f"{prefix}.post_attention_layernorm.weight",
         }
         wanted = FINAL_NORM if name == HEAD else norm[name.split(".")[-3]]
-        return self.source.rows(wanted, 0, self.arch.dim)
+        return self._gain(wanted)
+
+    def _gain(self, name: str) -> torch.Tensor:
+        """Of a norm. What is quantized shows nothing of it any more, so that it is checked here."""
+        gain = self.source.rows(name, 0, self.arch.dim)
+        check_some(name, bool(gain.any()))
+        return gain
 
     def _writer(self, name: str) -> torch.Tensor:
         """All of it: a rotated row mixes all rows. The one at hand is kept."""
         if self.written is None or self.written[0] != name:
-            self.written = None
-            rows, width = self.shapes[name]
-            data = self.source.rows(name, 0, rows)
-            done = torch.empty_like(data)
-            for first in range(0, width, COLUMNS):
-                part = data[:, first : first + COLUMNS].T
-                if name in self.rotations:
-                    matrix = self.rotations[name].to(part.dtype)
-                    part = (matrix @ part.unflatten(0, (-1, self.group))).flatten(0, 1)
-                done[:, first : first + COLUMNS] = self.basis.apply(part.contiguous()).T
-            self.written = name, done
+            self.written = name, self._written(name)
         return self.written[1]
+
+    def _written(self, name: str) -> torch.Tensor:
+        """In a file, by rows and then by columns: hardly any of it is in anonymous memory."""
+        rows, width = self.shapes[name]
+        step, done = max(1, ELEMENTS // width), None
+        for first in range(0, rows, step):
+            part = self.source.rows(name, first, min(first + step, rows))
+            if name in self.rotations:
+                matrix = self.rotations[name].to(part.dtype)
+                part = (part.unflatten(-1, (-1, self.group)) @ matrix).flatten(-2)
+            if done is None:
+                done = map_file(self.work_dir / f"rotated_{width}.bin", (rows, width), part.dtype)
+            done[first : first + step] = part
+        for first in range(0, width, COLUMNS):
+            part = done[:, first : first + COLUMNS]
+            part.copy_(self.basis.apply(part.T.contiguous()).T)
+        return done
 
     def finish(self) -> None:
         self.source.finish()

@@ -55,7 +55,7 @@ def prepared(
 
     with stages.stage("quantize"):
         if rotated:
-            folded = Rotated(source, model.architecture)
+            folded = Rotated(source, model.architecture, work_dir)
         else:
             folded = smooth.fold(source, model.architecture, schemes, seen)
         found = quantize(

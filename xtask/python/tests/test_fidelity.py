@@ -26,7 +26,7 @@ class RecordTest(Case):
     def weights(self, quantization: str, activations: str) -> dict:
         found = schemes(quantization, activations)
         if activations == "rotated" and quantization != "fp32":
-            folded = rotation.Rotated(self.source, self.arch)
+            folded = rotation.Rotated(self.source, self.arch, self.directory())
         else:
             folded = smooth.fold(self.source, self.arch, found, None)
         weights, _ = quantize.quantize(

@@ -212,10 +212,10 @@ class Fused(unittest.TestCase):
         """In fp64, where the formulas are exact but for the fp32 of the program's own matrices."""
         for changes in ({}, {"tied": False}, {"ffn": 35, "dim": 96}):
             value = {**ARCHITECTURE, **changes}
-            with self.subTest(**changes):
+            with self.subTest(**changes), tempfile.TemporaryDirectory() as folder:
                 arch = parse_architecture(value)
                 tensors = {n: t.double() for n, t in weights(value).items()}
-                rotated = rotation.Rotated(self.Source(tensors), arch)
+                rotated = rotation.Rotated(self.Source(tensors), arch, Path(folder))
                 found = {n: rotated.rows(n, 0, t.shape[0]) for n, t in tensors.items()}
                 for name, part in found.items():
                     pieces = [rotated.rows(name, at, at + 1) for at in range(0, 7)]
