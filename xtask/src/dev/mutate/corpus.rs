@@ -38,14 +38,16 @@ impl Subject {
     }
 }
 
-/// Name, quantization, backend, whether embedding and head are tied.
-const KINDS: [(&str, &str, &str, bool); 6] = [
-    ("int8-tied", "int8", "xnnpack", true),
-    ("int8-untied", "int8", "xnnpack", false),
-    ("int4-tied", "int4", "xnnpack", true),
-    ("int4-untied", "int4", "xnnpack", false),
-    ("fp32", "fp32", "xnnpack", false),
-    ("portable", "fp32", "portable", true),
+/// Name, quantization, how linears take their inputs, backend, whether embedding and head are tied.
+const KINDS: [(&str, &str, &str, &str, bool); 8] = [
+    ("int8-tied", "int8", "rotated", "xnnpack", true),
+    ("int8-untied", "int8", "rotated", "xnnpack", false),
+    ("int4-tied", "int4", "rotated", "xnnpack", true),
+    ("int4-untied", "int4", "rotated", "xnnpack", false),
+    ("fp32", "fp32", "one-row", "xnnpack", false),
+    ("portable", "fp32", "one-row", "portable", true),
+    ("int8-two-rows", "int8", "two-rows", "xnnpack", true),
+    ("int4-two-rows", "int4", "two-rows", "xnnpack", false),
 ];
 
 const WORKER_MEMORY_BYTES_MAX: u64 = 8_000_000_000;
@@ -71,7 +73,7 @@ pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::R
     let folder = workspace.state().join(format!("mutation/seed-{seed}"));
     let sources = digest_of(&workspace.python_sources().join("proofmark_worker"))?.to_string();
     let mut subjects = Vec::new();
-    for (name, quantization, backend, tied) in KINDS {
+    for (name, quantization, activations, backend, tied) in KINDS {
         let architecture = shape(tied, &mut random);
         let seq_len = 16 + 8 * random.below(6);
         let about = describe(&architecture, seq_len);
@@ -79,7 +81,7 @@ pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::R
         let pte = folder.join("model.pte");
         let request = json!({
             "protocol": 1, "model": name, "source": {"kind": "random", "seed": seed},
-            "architecture": architecture, "quantization": quantization, "activations": "rotated",
+            "architecture": architecture, "quantization": quantization, "activations": activations,
             "seq_len": seq_len, "backend": backend,
             "bos_id": 1, "eos_ids": [2], "expected_partitions": null, "expected_delegated_linears": null,
             "file_bytes_min": 1, "file_bytes_max": 50_000_000, "threads": 1,
