@@ -206,7 +206,7 @@ mod tests {
         };
         let mut weights = vec![linear("qbint4", 12, 10_000)];
         weights.extend(rows);
-        let delegated_linears = linears + 2;
+        let delegated_linears = linears.saturating_add(2);
         let summary = Summary { weights, delegated_linears, ..Summary::default() };
         let mut report = Report::default();
         check(&summary, &[(vec![100, 8], 1)], &expect, &mut report);
