@@ -186,14 +186,15 @@ fn rotated_group(channels: u32) -> u64 {
     1 << channels.trailing_zeros().min(7)
 }
 
-/// Linears of a 4-bit model that keep 8 bits, and their parameters: the head, and each layer's values.
+/// Linears of a 4-bit model that keep 8 bits, and their parameters: the head, and each layer's `v` and `down`.
 fn eight_bit_linears(recipe: &Recipe) -> (u32, u64) {
     let it = &recipe.architecture;
-    let [dim, vocab, heads, size] = [it.dim, it.vocab, it.kv_heads, it.head_dim].map(u64::from);
+    let [dim, vocab, heads, size, ffn] = [it.dim, it.vocab, it.kv_heads, it.head_dim, it.ffn].map(u64::from);
     // A head that takes two rows has a spare column.
     let columns = dim.saturating_add(u64::from(recipe.export.activations() == Some(Activations::TwoRows)));
-    let values = heads.saturating_mul(size).saturating_mul(dim).saturating_mul(it.layers.into());
-    (it.layers.saturating_add(1), vocab.saturating_mul(columns).saturating_add(values))
+    let rows = heads.saturating_mul(size).saturating_add(ffn);
+    let layers = rows.saturating_mul(dim).saturating_mul(it.layers.into());
+    (it.layers.saturating_mul(2).saturating_add(1), vocab.saturating_mul(columns).saturating_add(layers))
 }
 
 /// Metadata methods that runners read: upstream's, and the engine's.

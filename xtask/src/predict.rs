@@ -26,10 +26,12 @@ pub(crate) fn file_bytes(recipe: &Recipe) -> u64 {
     let parameters = parameters(recipe);
     match recipe.export.quantization {
         Quantization::Int8 => parameters,
-        // Four bits and a 16-bit scale for every group of 32; the embedding, and the head with it, stays at eight.
+        // Four bits and a 16-bit scale for every group of 32; `down` and the embedding, and the head with it, stay at eight.
         Quantization::Int4 => {
-            let embedding = u64::from(recipe.architecture.vocab) * u64::from(recipe.architecture.dim);
-            (parameters - embedding) * 9 / 16 + embedding
+            let a = &recipe.architecture;
+            let [vocab, dim, ffn, layers] = [a.vocab, a.dim, a.ffn, a.layers].map(u64::from);
+            let eight = (vocab + ffn * layers) * dim;
+            (parameters - eight) * 9 / 16 + eight
         }
         Quantization::Fp32 => parameters * 4,
     }
@@ -54,12 +56,7 @@ pub(crate) fn worker_anon_bytes(recipe: &Recipe) -> u64 {
     let a = &recipe.architecture;
     let widest = u64::from(a.vocab.max(a.ffn)) * u64::from(a.dim);
     let fp32 = if recipe.export.quantization == Quantization::Fp32 { parameters(recipe) * 4 } else { 0 };
-    // To round to four bits, three matrices as wide as the widest input are held at once.
-    let rounding = match recipe.export.quantization {
-        Quantization::Int4 => 3 * 4 * u64::from(a.ffn.max(a.dim)).pow(2),
-        Quantization::Int8 | Quantization::Fp32 => 0,
-    };
-    (BASE_ANON_BYTES + u64::from(a.layers) * 12_000_000 + widest + fp32).max(BASE_ANON_BYTES + rounding)
+    BASE_ANON_BYTES + u64::from(a.layers) * 12_000_000 + widest + fp32
 }
 
 /// Disk that an export needs while it runs, bytes: quantized weights, spilled delegate data, the file, the old file.

@@ -44,16 +44,23 @@ def _size(x: torch.Tensor) -> torch.Tensor:
     return x.reshape(x.shape[0], -1).norm(dim=-1).float()
 
 
-class _Noisy:
-    """A linear for several copies of a sequence: the first `tokens` rows are left alone, the others
-    get noise."""
+class Copies:
+    """How a linear treats the copies of a sequence, one below the other, each `tokens` long.
+
+    Of the whole model there are one that is left alone and `FLOOR_RUNS` with noise. The rest go
+    through one block, on the input of the first: one without quantization, and `BLOCK_RUNS` with
+    noise.
+    """
+
+    WHOLE, ALL = 1 + FLOOR_RUNS, 2 + FLOOR_RUNS + BLOCK_RUNS
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
         self.generator = torch.Generator().manual_seed(FLOOR_SEED)
 
-    def __call__(self, x: torch.Tensor, weight: Weight) -> torch.Tensor:
-        out = linear(x * (1.0 + self._noise(x) * FLOOR_NOISE), weight)
+    def linear(self, x: torch.Tensor, weight: Weight) -> torch.Tensor:
+        exact = slice(self.WHOLE * self.tokens, (self.WHOLE + 1) * self.tokens)
+        out = linear(x * (1.0 + self._noise(x) * FLOOR_NOISE), weight, exact)
         if weight.scheme.rows == 2:
             # The program adds numbers of this size and takes them away again.
             size = SHIFT * weight.scale.squeeze(-1).double() * weight.sums.abs()
@@ -62,30 +69,36 @@ class _Noisy:
 
     def _noise(self, x: torch.Tensor) -> torch.Tensor:
         noise = torch.randn(x.shape, generator=self.generator, dtype=torch.float64)
-        noise[: self.tokens] = 0.0
+        for copy in (0, self.WHOLE):
+            noise[copy * self.tokens : (copy + 1) * self.tokens] = 0.0
         return noise
 
+    def whole(self, x: torch.Tensor) -> torch.Tensor:
+        """Those of the whole model."""
+        return x[: self.WHOLE * self.tokens]
 
-def _exact(x: torch.Tensor, weight: Weight) -> torch.Tensor:
-    return linear(x, weight, exact=True)
+    def alone(self, x: torch.Tensor) -> torch.Tensor:
+        """Those of the whole model, and the input of the first for each of the others."""
+        others = self.ALL - self.WHOLE
+        return torch.cat((self.whole(x), x[: self.tokens].repeat(others, *[1] * (x.dim() - 1))))
+
+    def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The one left alone, the one without quantization, and the noisy ones of one block."""
+        found = x.split(self.tokens)
+        return found[0], found[self.WHOLE], torch.stack(found[self.WHOLE + 1 :])
 
 
 class Recorder:
     """All copies of the sequence go through the model one below the other."""
 
     def __init__(self, arch: Architecture, weights: dict[str, Weight], tokens: list[int]) -> None:
-        self.arch, self.count, self.copies = arch, len(tokens), 1 + FLOOR_RUNS
-        self.tokens = tokens
-        self.noisy = _Noisy(self.count)
-        self.blocks = Blocks(arch, weights, self.noisy)
-        # These judge one block on the input of the copy that is left alone.
-        self.exact = Blocks(arch, weights, _exact)
-        self.shaken = Blocks(arch, weights, _Noisy(0))
+        self.arch, self.count, self.tokens = arch, len(tokens), tokens
+        self.copies = Copies(self.count)
+        self.blocks = Blocks(arch, weights, self.copies.linear)
         self.kept: dict[str, list[torch.Tensor]] = {}
 
-    def _keep(self, name: str, value: torch.Tensor, exact, shaken) -> None:
-        """`exact` is the same without quantization, `shaken` are copies of it with rounding."""
-        value = value[: self.count]
+    def _keep(self, name: str, value: torch.Tensor) -> None:
+        value, exact, shaken = self.copies.split(value)
         parts = {
             name: value.reshape(self.count, -1).float(),
             f"{name}_noise": _size(value - exact),
@@ -94,56 +107,47 @@ class Recorder:
         for key, part in parts.items():
             self.kept.setdefault(key, []).append(part)
 
-    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def _attend(self, *values: torch.Tensor) -> torch.Tensor:
         """Nothing in it is quantized: rounding is all that may differ."""
-        parts = (_rounded(value).split(self.count) for value in (q, k, v))
-        mixed = _rounded(
-            torch.cat([self.blocks.attend(*copy) for copy in zip(*parts, strict=True)])
-        )
+        parts = (_rounded(self.copies.whole(value)).split(self.count) for value in values)
+        mixed = torch.cat([self.blocks.attend(*copy) for copy in zip(*parts, strict=True)])
+        mixed = _rounded(mixed)
         self.kept.setdefault("attention", []).append(mixed[: self.count].float())
         return mixed
 
-    def _layer(self, layer: int, x: torch.Tensor, alone, angle: torch.Tensor) -> torch.Tensor:
-        """`alone` are the residuals of the block on its own input: exact, and shaken."""
-        values = self.blocks.qkv(layer, x, angle.repeat(self.copies, 1))
-        exact = self.exact.qkv(layer, alone[0], angle)
-        shaken = self.shaken.qkv(layer, alone[1], angle.repeat(BLOCK_RUNS, 1))
-        self._keep("residual", x, *alone)
-        for name, *found in zip(("query", "key", "value"), values, exact, shaken, strict=True):
-            self._keep(name, *found)
+    def _layer(self, layer: int, x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+        """Residuals of all copies to the attention of those of the whole model."""
+        values = self.blocks.qkv(layer, x, angle.repeat(self.copies.ALL, 1))
+        for name, value in (("residual", x), *zip(("query", "key", "value"), values, strict=True)):
+            self._keep(name, value)
         return self._attend(*values)
 
     def record(self, calls: list[int], progress) -> dict[str, torch.Tensor]:
         layers = self.arch.layers
         angle = self.blocks.angles(0, self.count)
-        x = self.blocks.embed(self.tokens)
-        alone = x, x.repeat(BLOCK_RUNS, 1)
-        x = x.repeat(self.copies, 1)
+        x = self.blocks.embed(self.tokens).repeat(self.copies.ALL, 1)
         for layer in range(layers):
-            y = self._layer(layer, x, alone, angle)
+            y = self._layer(layer, x, angle)
+            x = self.copies.whole(x)
             if layer + 1 == layers:
                 rows = self._logit_rows(calls)
-                picked = torch.cat([rows + copy * self.count for copy in range(self.copies)])
-                x, y = x[picked], y[picked]
-                self.noisy.tokens = self.count = len(rows)
-            alone = self._out_alone(layer, x, y)
-            x = self.blocks.out(layer, x, y)
+                x, y = (
+                    part.unflatten(0, (-1, self.count))[:, rows].flatten(0, 1) for part in (x, y)
+                )
+                self.copies.tokens = self.count = len(rows)
+            x = self.blocks.out(layer, self.copies.alone(x), self.copies.alone(y))
             if layer + 1 < layers:
-                x = _rounded(x)
+                self.copies.whole(x).copy_(_rounded(self.copies.whole(x)))
             progress(layer + 1, layers + 1)
         logits = self.blocks.logits(x)
-        self._keep("logits", logits, self.exact.logits(alone[0]), self.shaken.logits(alone[1]))
+        self._keep("logits", logits)
         found = {name: torch.stack(parts) for name, parts in self.kept.items()}
         for name in ("logits", "logits_noise", "logits_floor"):
             found[name] = found[name][0]
+        logits = self.copies.whole(logits)
         found["logit_rows"], found["floor"] = rows, _floor(logits, len(rows))
         check_logits(found["logits"])
         return found
-
-    def _out_alone(self, layer: int, x: torch.Tensor, y: torch.Tensor) -> tuple:
-        x, y = x[: self.count], y[: self.count]
-        runs = (part.repeat(BLOCK_RUNS, 1) for part in (x, y))
-        return self.exact.out(layer, x, y), self.shaken.out(layer, *runs)
 
     def _logit_rows(self, calls: list[int]) -> torch.Tensor:
         """Ends of calls, and the last tokens."""
@@ -153,7 +157,7 @@ class Recorder:
 
 def _spread(value: torch.Tensor, shaken: torch.Tensor) -> torch.Tensor:
     """Of each token: how far its copies are from it, as a root mean square."""
-    apart = [_size(copy - value) for copy in shaken.split(value.shape[0])]
+    apart = [_size(copy - value) for copy in shaken]
     return torch.stack(apart).square().mean(0).sqrt()
 
 

@@ -16,68 +16,84 @@ from .scheme import Scheme, part
 
 # Of the mean of the diagonal, added to it: the fewer the tokens, the more it holds back.
 DAMPING = 0.01
-BLOCK = 64
-WIDTH_MAX = 2048
+BLOCK = 32
+# Channels that make up for each other, by bits. At 8 bits more of them win nothing, at 4 bits a
+# tenth of the divergence (`docs/quantization.md`).
+WIDTH_MAX = {8: 256, 4: 2048}
+
+
+def part_width(width: int, most: int) -> int:
+    """The largest divisor of `width` up to `most`."""
+    return max(size for size in range(1, min(width, most) + 1) if width % size == 0)
 
 
 class Spread:
-    """How an error in one input channel is made up for by the later ones; of one input.
+    """How errors in the input channels that are rounded already move the next one; of one input.
 
-    Channels further apart than `WIDTH_MAX` do not make up for each other: the work grows with the
-    cube of the width.
+    Channels make up for each other in parts, since the work grows with the width of one. All parts
+    take the same step at once.
     """
 
-    ROWS_MAX = 512
+    def __init__(self, x: torch.Tensor, width_max: int) -> None:
+        """`x` is [tokens, in]. Makes two matrices [parts, width, width].
 
-    def __init__(self, x: torch.Tensor) -> None:
-        """`x` is [tokens, in]. At most three matrices [WIDTH_MAX, WIDTH_MAX] are alive at once."""
+        With H = R^T R for how channels go together, the error of the outputs is a sum of squares,
+        one a channel: R[i, i] times the channel's own error, and R[i, j] times that of each later
+        one. From the last channel to the first, each is rounded to what makes its square least.
+        The largest come first, while there is most left to make up with (Chen et al., 2025,
+        arXiv:2507.18553: this is what GPTQ does, without its inverse of H).
+        """
         if not torch.isfinite(x.square().sum()):
             raise WorkerError("calibrate", "an input of a linear is not finite")
-        self.parts = [self._part(part) for part in x.split(WIDTH_MAX, 1)]
-
-    @staticmethod
-    def _part(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Channels in the order of their size, the largest first, while there is most left to make
-        up with; and the upper triangle of the inverse of how they go together."""
-        order = torch.argsort(x.square().sum(0), descending=True, stable=True)
-        x = x[:, order.flip(0)]
-        products = x.T @ x
-        products /= products.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-        products.diagonal().add_(DAMPING)
-        # The inverse is wanted as U^T U. With everything backwards, U is the inverse of L.
+        width = part_width(x.shape[1], width_max)
+        first = torch.arange(0, x.shape[1], width).unsqueeze(1)
+        sizes = x.square().sum(0).view(-1, width)
+        # [parts, width]: by size, the largest last.
+        self.columns = torch.argsort(sizes, stable=True) + first
+        x = x[:, self.columns].transpose(0, 1)
+        products = x.mT @ x
+        diagonal = products.diagonal(dim1=1, dim2=2)
+        mean = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
+        products /= mean
+        diagonal += DAMPING
         lower = torch.linalg.cholesky(products)
-        del products
-        upper = torch.linalg.solve_triangular(lower, torch.eye(lower.shape[0]), upper=False)
-        return order, upper.flip(0, 1)
+        # [parts, width, width]: R[i, j] / R[i, i].
+        self.follow = (lower / lower.diagonal(dim1=1, dim2=2).unsqueeze(1)).mT
 
     def quantize(self, x: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:
         """As `quantize_rows`: codes [rows, in] and scales [rows, groups]."""
-        scale = row_scales(x, scheme)
-        wide = scale.repeat_interleave(scheme.group or x.shape[1], 1)
-        codes, first = torch.empty(x.shape, dtype=torch.int8), 0
-        for order, upper in self.parts:
-            columns = order + first
-            found = _rounded(x[:, columns].T, wide[:, columns].T, upper, scheme.range)
-            codes[:, columns] = found.T
-            first += len(order)
-        return codes, scale
+        scale, (rows, width) = row_scales(x, scheme), x.shape
+        columns = self.columns.flatten()
+        # Channels one below the other, each one run in memory.
+        weights = x.T.contiguous()[columns].view(*self.columns.shape, rows)
+        groups, group = scale.T.contiguous(), self.columns // (scheme.group or width)
+        codes = torch.empty(width, rows, dtype=torch.int8)
+        found = _rounded(weights, groups, group, self.follow, scheme.range)
+        codes[columns] = found.to(torch.int8).view(-1, rows)
+        return codes.T.contiguous(), scale
 
 
-def _rounded(x: torch.Tensor, scales: torch.Tensor, upper, low_high) -> torch.Tensor:
-    """int8 codes of `x` [in, rows]: channels one below the other, each one run in memory."""
-    left, scales = x.contiguous(), scales.contiguous()
-    codes = torch.empty(x.shape, dtype=torch.int8)
-    for first in range(0, len(left), BLOCK):
-        last = min(first + BLOCK, len(left))
-        block = left[first:last]
-        errors = torch.empty_like(block)
-        for at in range(last - first):
-            code = (block[at] / scales[first + at]).round_().clamp_(*low_high)
-            codes[first + at] = code
-            errors[at] = (block[at] - code * scales[first + at]) / upper[first + at, first + at]
-            follow = upper[first + at, first + at + 1 : last]
-            block[at + 1 :].addr_(follow, errors[at], alpha=-1.0)
-        left[last:].addmm_(upper[first:last, last:].T, errors, alpha=-1.0)
+def _rounded(weights: torch.Tensor, groups, group, follow: torch.Tensor, low_high) -> torch.Tensor:
+    """Codes of `weights` [parts, width, rows], the last channel first; they become errors.
+
+    `groups` [groups, rows] has the scales, `group` [parts, width] says which is a channel's.
+    """
+    codes, errors = torch.empty_like(weights), weights
+    each, error = codes.unbind(1), errors.unbind(1)
+    scales = [groups] if len(groups) == 1 else [groups[column] for column in group.T]
+    for last in range(weights.shape[1], 0, -BLOCK):
+        first = max(0, last - BLOCK)
+        # What the channels of the blocks before ask of all of this one, then channel by channel.
+        wanted = torch.baddbmm(
+            weights[:, first:last], follow[:, first:last, last:], errors[:, last:]
+        )
+        near = follow[:, first:last, first:last].contiguous()
+        for at in reversed(range(first, last)):
+            row = slice(at - first, at - first + 1)
+            want = torch.baddbmm(wanted[:, row], near[:, row, row.stop :], errors[:, at + 1 : last])
+            scale = scales[at % len(scales)]
+            code = torch.div(want.squeeze(1), scale, out=each[at]).round_().clamp_(*low_high)
+            error[at].addcmul_(code, scale, value=-1.0)
     return codes
 
 
@@ -92,10 +108,11 @@ class Rounding(Pass):
         self.weights: dict[str, Weight] = {}
 
     def meet(self, x: torch.Tensor, names: list[str]) -> None:
-        spread = Spread(x)
-        for name in names:
-            tensor = self.tensors[name]
-            self.weights[name] = self.quantizer.matrix(tensor, self.schemes[part(tensor)], spread)
+        tensors = [self.tensors[name] for name in names]
+        schemes = [self.schemes[part(tensor)] for tensor in tensors]
+        spread = Spread(x, max(WIDTH_MAX[scheme.bits] for scheme in schemes))
+        for name, tensor, scheme in zip(names, tensors, schemes, strict=True):
+            self.weights[name] = self.quantizer.matrix(tensor, scheme, spread)
 
     def end(self, x: torch.Tensor) -> None:
         """The head; where it has the embedding's rows, they are rounded for the head's input."""
@@ -103,7 +120,9 @@ class Rounding(Pass):
         if HEAD in self.rotations:
             x = x @ self.rotations[HEAD].T
         tensor = self.tensors[EMBEDDING if self.arch.tied else HEAD]
-        self.weights[tensor.name] = self.quantizer.matrix(tensor, self.schemes["head"], Spread(x))
+        scheme = self.schemes["head"]
+        spread = Spread(x, WIDTH_MAX[scheme.bits])
+        self.weights[tensor.name] = self.quantizer.matrix(tensor, scheme, spread)
 
     def chunk(self, name: str, first: int, last: int) -> torch.Tensor:
         weight = self.weights[name]

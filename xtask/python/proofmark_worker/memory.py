@@ -9,7 +9,7 @@ import sys
 
 # glibc's `M_MMAP_THRESHOLD`. Left alone it follows the blocks that are freed, up to 32 MB, and
 # blocks of that size in the heap leave holes that nothing fits: 50 MB a layer of calibration.
-_THRESHOLD, _THRESHOLD_BYTES = -3, 1 << 22
+_THRESHOLD, _THRESHOLD_BYTES = -3, 5 << 20
 
 
 def _of_glibc(name: str):

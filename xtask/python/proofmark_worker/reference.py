@@ -17,7 +17,8 @@ from .protocol import Architecture, WorkerError, publish
 from .quantize import Weight
 from .rows import SHIFT, TINY, unit_step
 
-CHUNK_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 19
+NONE = slice(0)
 
 
 def quantize_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,23 +49,26 @@ def two_rows(x: torch.Tensor) -> torch.Tensor:
     return (whole.double() - SHIFT) + centred.double() * scale.double()
 
 
-def linear(x: torch.Tensor, weight: Weight, *, exact: bool = False) -> torch.Tensor:
+def linear(x: torch.Tensor, weight: Weight, exact: slice = NONE) -> torch.Tensor:
     """`x` is fp64 [tokens, in]; the result is fp64 [tokens, out].
 
-    `exact` leaves the activations as they are: what their quantization costs is the difference.
+    Activations of the tokens `exact` are left as they are: the difference is what quantizing them
+    costs.
     """
     scheme, data = weight.scheme, weight.data
     if weight.rotation is not None:
         matrix = weight.rotation.double()
         x = (x.unflatten(-1, (-1, matrix.shape[0])) @ matrix.T).flatten(-2)
-    quantizes = bool(scheme.bits) and not exact
     rows, width = data.shape[0], weight.width
     out = torch.empty(x.shape[0], rows, dtype=torch.float64)
-    token_scale = None
-    if quantizes and scheme.rows == 2:
+    given, token_scale = x, None
+    if scheme.rows == 2:
         x = two_rows(x.float())
-    elif quantizes:
+    elif scheme.bits:
         x, token_scale = (part.double() for part in quantize_activations(x.float()))
+        token_scale[exact] = 1.0
+    if scheme.bits:
+        x[exact] = given[exact]
     step = max(1, CHUNK_ELEMENTS // width)
     for first in range(0, rows, step):
         last = min(first + step, rows)

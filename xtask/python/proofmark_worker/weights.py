@@ -4,6 +4,7 @@
 that both have the same ones.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -24,7 +25,9 @@ class Finite:
 
     def rows(self, name: str, first: int, last: int) -> torch.Tensor:
         data = self.source.rows(name, first, last)
-        if not torch.isfinite(data).all():
+        low, high = (value.item() for value in torch.aminmax(data))
+        # A value that is not a number makes both ends one.
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise WorkerError("weights", f"{name}: has a value that is not finite")
         return data
 

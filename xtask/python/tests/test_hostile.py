@@ -75,8 +75,10 @@ class Tensors(Case):
                 self.fail_with(value, "weights", name, "every value is zero", stage="quantize")
 
     def test_a_width_the_group_does_not_divide(self):
-        value = request(self.directory(), quantization="int4", architecture={"ffn": 176})
-        self.fail_with(value, "config", "mlp.down_proj", "width 176", "group 32")
+        value = request(
+            self.directory(), quantization="int4", architecture={"heads": 2, "head_dim": 40}
+        )
+        self.fail_with(value, "config", "self_attn.o_proj", "width 80", "group 32")
 
 
 class Files(Case):
