@@ -18,6 +18,7 @@ pub mod eq;
 pub mod error;
 pub mod evidence;
 pub mod gguf;
+pub mod ledger;
 pub mod licence;
 pub mod limits;
 pub mod manifest;

@@ -19,7 +19,7 @@ use crate::{
     policy::Policy,
 };
 
-pub use self::demands::{BenchmarkLimits, Demands, EqLimits, EvidenceKind, ParityLimits};
+pub use self::demands::{BenchmarkLimits, Demands, EqLimits, EvidenceKind, ParityLimits, Profile};
 
 /// The format version this crate reads.
 pub const RECIPE_SCHEMA: u32 = 1;
@@ -394,10 +394,10 @@ impl Recipe {
     }
 
     /// The evidence that a profile demands, the policy's included; sorted, unique.
-    pub fn demands(&self, profile: crate::check::Profile, policy: &Policy) -> Vec<EvidenceKind> {
+    pub fn demands(&self, profile: Profile, policy: &Policy) -> Vec<EvidenceKind> {
         let mut kinds = match profile {
-            crate::check::Profile::Dev => self.evidence.dev.clone(),
-            crate::check::Profile::Release => {
+            Profile::Dev => self.evidence.dev.clone(),
+            Profile::Release => {
                 [self.evidence.release.as_slice(), policy.release.evidence.as_slice()].concat()
             }
         };

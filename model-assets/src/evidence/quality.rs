@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bootstrap::{self, Interval},
-    check::Ledger,
     digest::Digest,
+    ledger::Ledger,
     recipe::Quantization,
 };
 

@@ -16,10 +16,9 @@ use serde_json::json;
 use crate::{
     console::Console,
     engine::{self, Profile},
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, refused},
     export, setup,
     supervise::{self, Bounds, Run},
-    verify::refused,
     workspace::Workspace,
 };
 

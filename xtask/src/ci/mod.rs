@@ -19,11 +19,10 @@ use model_assets::{dir::ModelDir, recipe::Source};
 use crate::{
     child::{self, network_cmd},
     console::Console,
-    exit::{Exit, Failure, Outcome},
+    exit::{Exit, Failure, Outcome, refused},
     fetch::import::import,
     lock, predict, supervise,
     token::{Token, environment},
-    verify::refused,
     workspace::Workspace,
 };
 

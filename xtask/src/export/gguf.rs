@@ -32,7 +32,7 @@ use model_assets::{
 use crate::{
     console::Console,
     evidence::{self, Subject},
-    exit::{Exit, Failure, Outcome},
+    exit::{Exit, Failure, Outcome, refused},
     lock, predict,
     reserve::Reserve,
     setup, supervise,
@@ -109,7 +109,7 @@ impl Job<'_> {
             return Failure::new(Exit::Interrupted, error, hint);
         }
         match error.downcast::<check::Refusal>() {
-            Ok(refusal) => crate::verify::refused(refusal.into()),
+            Ok(refusal) => refused(refusal),
             Err(error) => Failure::new(Exit::Export, error, format!("run: cargo xtask doctor {name}")),
         }
     }

@@ -4,6 +4,7 @@
 //! after it, the new one does: `.pte`, reference, transcript, log and signature, each beside its own manifest.
 
 use std::{
+    borrow::Borrow,
     fs,
     io::{Read as _, Write as _},
 };
@@ -35,7 +36,7 @@ pub(crate) const WORK_REFERENCE: &str = "reference.safetensors";
 /// Moves a proven model into its directory. See [`model_assets::dir`] for why the order is safe.
 pub(crate) fn publish(
     dir: &ModelDir,
-    validated: &Validated<fs::File>,
+    validated: &Validated<impl Borrow<fs::File>>,
     manifest: &Manifest,
     work: &Utf8Path,
 ) -> anyhow::Result<()> {
@@ -43,7 +44,10 @@ pub(crate) fn publish(
     ensure!(proven == claimed, "manifest: got sha256 {claimed}, expected the proven file's {proven}");
     let (place, path) = (dir.path(), work.join(WORK_PTE));
     // By its name a file is moved that was proved by its descriptor.
-    ensure!(atomic_file::is_at(validated.source(), &path)?, "{path}: got another file than was proved");
+    ensure!(
+        atomic_file::is_at(validated.source().borrow(), &path)?,
+        "{path}: got another file than was proved"
+    );
     let mut files = vec![
         (path, manifest.file.as_str(), manifest.sha256),
         (work.join(WORK_REFERENCE), &manifest.reference.name, manifest.reference.sha256),

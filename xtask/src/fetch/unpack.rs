@@ -24,7 +24,12 @@ use model_assets::{
 };
 
 use crate::{
-    console::Console, exit::Failure, lock, meter::Meter, predict, verify::refused, workspace::Workspace,
+    console::Console,
+    exit::{Failure, refused},
+    lock,
+    meter::Meter,
+    predict,
+    workspace::Workspace,
 };
 
 use super::{Work, import::import};

@@ -22,7 +22,7 @@ use serde_json::json;
 
 use crate::{
     console::Console,
-    exit::{Exit, Failure, Outcome},
+    exit::{Exit, Failure, Outcome, refused},
     export,
     http::{
         client::Client,
@@ -34,7 +34,6 @@ use crate::{
     },
     predict, supervise,
     token::{Token, environment},
-    verify::refused,
     workspace::Workspace,
 };
 
