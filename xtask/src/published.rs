@@ -108,6 +108,11 @@ impl Proof {
     }
 }
 
+/// This moment, RFC 3339 in UTC.
+pub(crate) fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
 /// A measurement that did not come to its end.
 pub(crate) fn failed(dir: &ModelDir, error: anyhow::Error) -> Failure {
     if supervise::INTERRUPTED.load(Ordering::Relaxed) {
