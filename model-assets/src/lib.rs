@@ -30,6 +30,7 @@ pub mod random;
 pub mod recipe;
 pub mod regular;
 pub mod reserve;
+pub mod scheme;
 #[cfg(feature = "signature")]
 pub mod signature;
 #[cfg(feature = "signature")]

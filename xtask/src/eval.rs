@@ -8,12 +8,14 @@ use model_assets::{check::Profile, dir::ModelDir, evidence::Task, recipe::Eviden
 use crate::{
     console::Console,
     engine::{self, Engine, Files},
-    evidence::{Bench, Checkpoint, Measured, quality},
+    evidence::{
+        Bench, Checkpoint, Measured, quality,
+        yardstick::{self, Amount},
+    },
     exit::Outcome,
     published::{Published, failed},
     verify,
     workspace::Workspace,
-    yardstick::{self, Amount},
 };
 
 #[derive(clap::Args)]

@@ -24,6 +24,7 @@ mod export;
 mod failed;
 mod fetch;
 mod http;
+mod import;
 mod inspect;
 mod lock;
 mod meter;
@@ -49,7 +50,6 @@ mod torch_index;
 mod verify;
 mod weights;
 mod workspace;
-mod yardstick;
 
 use std::process::ExitCode;
 

@@ -22,13 +22,12 @@ use model_assets::{
 use crate::{
     console::Console,
     engine::Files,
-    evidence::{Bench, Checkpoint, Measured},
+    evidence::{Bench, Checkpoint, Measured, yardstick},
     exit::{Exit, Failure, Outcome, refused, usage},
     lock,
     published::{Proof, Published, failed},
     refused::{self, Refused},
     workspace::Workspace,
-    yardstick,
 };
 
 /// How much is proved of a model.
@@ -146,7 +145,7 @@ fn show_proof(claim: &Claim, proof: &Proof, level: Level) -> Outcome {
 
 /// What the level asks to be measured.
 fn kinds(recipe: &Recipe, claim: &Claim, level: Level) -> Vec<EvidenceKind> {
-    let mut kinds = recipe.demands(level.profile(), &claim.policy);
+    let mut kinds = claim.policy.demands(recipe, level.profile());
     kinds.extend([EvidenceKind::Load, EvidenceKind::Parity]);
     kinds.sort_unstable();
     kinds.dedup();

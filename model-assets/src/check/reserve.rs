@@ -102,7 +102,7 @@ fn evidence_rules(claim: &ReserveClaim, sha256: Option<Digest>, profile: Profile
     if profile == Profile::Release && random {
         ledger.fail("weights", "reserve.json", "random weights", "a checkpoint, in a release build");
     }
-    let demanded = recipe.demands(profile, policy);
+    let demanded = policy.demands(recipe, profile);
     let evidence = manifest.evidence.as_ref();
     for kind in &demanded {
         if !evidence.is_some_and(|evidence| evidence.has(*kind)) {

@@ -104,7 +104,7 @@ impl Record<'_> {
         ledger: &mut Ledger,
     ) {
         let Self { name, bound, .. } = self;
-        if let Err(error) = recipe.within(policy) {
+        if let Err(error) = policy.admits(recipe) {
             ledger.fail("policy", "recipe.toml", error.to_string(), "a recipe within policy.toml");
         }
         ledger.rule("model-name", name, self.model, &recipe.name);
@@ -124,7 +124,7 @@ pub(super) fn of_profile(claim: &Claim, sha256: Option<Digest>, profile: Profile
     if profile == Profile::Release && manifest.weights == WeightsKind::Random {
         ledger.fail("weights", "manifest.json", "random weights", "a checkpoint, in a release build");
     }
-    let demanded = recipe.demands(profile, policy);
+    let demanded = policy.demands(recipe, profile);
     let Some(evidence) = &manifest.evidence else {
         for kind in demanded {
             ledger.fail(&format!("evidence-{}", kind.as_str()), "manifest.json", "none", kind.as_str());

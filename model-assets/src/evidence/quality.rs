@@ -13,7 +13,7 @@ use crate::{
     bootstrap::{self, Interval},
     digest::Digest,
     ledger::Ledger,
-    recipe::Quantization,
+    scheme::Quantization,
 };
 
 /// SHA-256 of the general text, `model-assets/evidence/text-general.jsonl` (a test compares them). The text itself stays out of

@@ -20,7 +20,7 @@ use crate::{
     child::{self, network_cmd},
     console::Console,
     exit::{Exit, Failure, Outcome, refused},
-    fetch::import::import,
+    import::import,
     lock, predict, supervise,
     token::{Token, environment},
     workspace::Workspace,

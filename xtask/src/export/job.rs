@@ -1,6 +1,6 @@
 //! One export: the worker's request and answer, the proof of what it wrote, and its manifest.
 
-use std::{fs, time::SystemTime};
+use std::fs;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -28,7 +28,7 @@ use crate::{
     evidence::Bench,
     exit::Failure,
     failed,
-    published::Proof,
+    published::{Proof, now},
     refused,
     setup::{self, Receipt},
     supervise::{self, Run},
@@ -327,10 +327,6 @@ pub(super) fn revision(workspace: &Workspace) -> Option<String> {
     let head = cmd!(shell, "git rev-parse HEAD").quiet().ignore_stderr().read().ok().filter(|_| own)?;
     let changes = cmd!(shell, "git status --porcelain").quiet().ignore_stderr().read().ok()?;
     Some(if changes.is_empty() { head } else { format!("{head}-dirty") })
-}
-
-pub(crate) fn now() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 #[cfg(test)]

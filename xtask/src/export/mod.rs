@@ -46,7 +46,6 @@ use self::{
 
 pub(crate) use self::{
     inputs::{configured, weights},
-    job::now,
     publish::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest},
 };
 
@@ -162,7 +161,7 @@ pub(crate) fn run_with(workspace: &Workspace, args: &Args, console: Console) -> 
     let dir = ModelDir::new(workspace.models(), &args.model);
     let recipe = dir.recipe().map_err(refused)?;
     let policy = dir.policy().map_err(refused)?;
-    recipe.within(&policy)?;
+    policy.admits(&recipe)?;
     if args.runtime == Runtime::Llamacpp {
         // Before a checkpoint is fetched for a recipe that no GGUF is written for.
         reserve::expect(&recipe, None, None).map_err(|message| unusable(anyhow!("{message}"), &recipe))?;

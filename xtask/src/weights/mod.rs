@@ -26,9 +26,9 @@ use crate::{
     export,
     http::{
         client::Client,
-        download::{self, DISK_HINT, DISK_SPARE_BYTES},
+        download::{self, DISK_SPARE_BYTES},
         endpoint::Endpoint,
-        fault::{Fault, Patience},
+        fault::{DISK_HINT, Fault, Patience},
         progress::Progress,
         wanted::Wanted,
     },
