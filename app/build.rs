@@ -26,6 +26,7 @@ use model_assets::{
     dir::{ClaimFiles, GateError, ModelDir},
     licence, provenance,
     recipe::Delivery,
+    regular,
 };
 
 const MODEL_DEFAULT: &str = "tiny";
@@ -98,10 +99,10 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
         fs::write(out.join(PTE.1), validated.into_source()).map_err(emitted)?;
         found
     } else {
-        let before = stamp(&pte).map_err(io)?;
+        let before = regular::stamp(&pte).map_err(io)?;
         let validated = check::validate(pte, &claim, profile)?;
         let found = Found::of(&validated, release_rules(dir, &claim, &files, profile, &validated)?);
-        if stamp(validated.source()).map_err(io)? != before {
+        if regular::stamp(validated.source()).map_err(io)? != before {
             return Err(io(io::Error::other("got a file that changes, expected one that nobody writes to")));
         }
         warn(&validated);
@@ -145,12 +146,6 @@ impl Found {
         let (sha256, file_bytes) = (validated.sha256(), validated.file_bytes());
         Self { sha256, file_bytes, checks: validated.checks().len(), signature }
     }
-}
-
-/// What shows that somebody writes to a file. The digest is of what was checked all the same.
-fn stamp(file: &fs::File) -> io::Result<(u64, SystemTime)> {
-    let data = file.metadata()?;
-    Ok((data.len(), data.modified()?))
 }
 
 /// What may ship and is still worth a look.

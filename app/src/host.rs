@@ -6,6 +6,8 @@
 //!
 //! **Invariant:** a stop ends the reply that was asked for before it and no later one.
 
+mod worker;
+
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -24,7 +26,6 @@ use crate::{
     Asset,
     message::{Cause, Command, Event},
     settings::Overrides,
-    worker,
 };
 
 const COMMANDS_MAX: usize = 32;

@@ -30,7 +30,6 @@ mod provenance;
 mod settings;
 mod store;
 pub mod terminal;
-mod worker;
 
 pub use card::{Card, LicenceText, Proof};
 pub use document::Format;

@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bootstrap::{self, Interval},
     digest::Digest,
-    evidence,
 };
 
 /// Which items a model is asked.
@@ -134,6 +133,19 @@ pub fn parse_answer(text: &str, emotions: &[String; 4]) -> Option<[f64; 4]> {
     Some([a, b, c, d])
 }
 
+/// One item: what was rated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct EqItem {
+    /// Name of the item.
+    pub id: String,
+    /// The four ratings by the `.pte`; absent when its answer could not be read.
+    pub pte: Option<[f64; 4]>,
+    /// Those by the eager quantized model.
+    pub eager: Option<[f64; 4]>,
+}
+
 /// What a set of ratings amounts to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verdict {
@@ -179,7 +191,7 @@ impl fmt::Display for Verdict {
 }
 
 /// Scores the ratings against the items; `None` when they are not about these items, each once and in order.
-pub fn judge(items: &[Item], given: &[evidence::EqItem]) -> Option<Verdict> {
+pub fn judge(items: &[Item], given: &[EqItem]) -> Option<Verdict> {
     let same = items.len() == given.len() && items.iter().zip(given).all(|(item, given)| item.id == given.id);
     if !same || items.is_empty() {
         return None;
@@ -190,7 +202,7 @@ pub fn judge(items: &[Item], given: &[evidence::EqItem]) -> Option<Verdict> {
         .zip(given)
         .filter_map(|(item, given)| Some((score(&given.pte, item)?, score(&given.eager, item)?)))
         .collect();
-    let more = |given: &evidence::EqItem| f64::from(given.pte.is_some()) - f64::from(given.eager.is_some());
+    let more = |given: &EqItem| f64::from(given.pte.is_some()) - f64::from(given.eager.is_some());
     Some(Verdict {
         items: items.len(),
         readable: given.iter().filter(|given| given.pte.is_some()).count(),
@@ -277,9 +289,9 @@ mod tests {
         }
     }
 
-    fn answered(items: &[Item], off: [f64; 2]) -> Vec<evidence::EqItem> {
+    fn answered(items: &[Item], off: [f64; 2]) -> Vec<EqItem> {
         let near = |item: &Item, off: f64| item.reference.map(|value| (value - off).abs());
-        let answer = |item: &Item| evidence::EqItem {
+        let answer = |item: &Item| EqItem {
             id: item.id.clone(),
             pte: Some(near(item, off[0])),
             eager: Some(near(item, off[1])),

@@ -81,15 +81,3 @@ pub struct EngineCheck {
     /// Parity evidence; absent when no reference file was given.
     pub parity: Option<Parity>,
 }
-
-/// What `engine kernels` answers: everything the linked runtime can execute.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RuntimeTable {
-    /// Version of the ExecuTorch runtime.
-    pub runtime: String,
-    /// Registered backends, sorted.
-    pub backends: Vec<String>,
-    /// Registered kernels as `namespace::name.overload`, sorted and unique.
-    pub kernels: Vec<String>,
-}

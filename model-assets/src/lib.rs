@@ -18,6 +18,7 @@ pub mod eq;
 pub mod error;
 pub mod evidence;
 pub mod gguf;
+pub mod ledger;
 pub mod licence;
 pub mod limits;
 pub mod manifest;
@@ -29,6 +30,7 @@ pub mod random;
 pub mod recipe;
 pub mod regular;
 pub mod reserve;
+pub mod scheme;
 #[cfg(feature = "signature")]
 pub mod signature;
 #[cfg(feature = "signature")]

@@ -17,6 +17,7 @@ use crate::{
     eq,
     error::ContractError,
     evidence::{Benchmark, Eq, Grammar, Load, Parity, Quality, Yardstick},
+    ledger::Check,
     limits,
     name::is_plain,
     policy::Policy,
@@ -263,21 +264,6 @@ impl Structure {
             metadata: summary.metadata.clone(),
         }
     }
-}
-
-/// One verdict.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Check {
-    /// Name of the check.
-    pub id: String,
-    /// Whether it passed.
-    pub passed: bool,
-    /// What was seen.
-    pub got: String,
-    /// What was demanded.
-    pub expected: String,
 }
 
 /// Measured evidence, bound to what it was measured on.

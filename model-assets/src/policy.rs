@@ -1,6 +1,6 @@
 //! `policy.toml`: what the whole repository demands of every model, whoever wrote its recipe.
 //!
-//! **Invariant:** a recipe can only be stricter than the policy ([`crate::recipe::Recipe::within`]); the
+//! **Invariant:** a recipe can only be stricter than the policy ([`Policy::admits`]); the
 //! policy's digest is bound into the evidence, so loosening it voids what was proved under the old one.
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::{
     digest::Digest,
     error::ContractError,
     limits,
-    recipe::{Backend, EvidenceKind, Quantization},
+    recipe::{Backend, Delivery, EvidenceKind, Profile, Quantization, Recipe},
 };
 
 /// The repository-wide rules.
@@ -91,5 +91,36 @@ impl Policy {
     /// Digest of the policy's meaning: comments, order and line ends do not count.
     pub fn digest(&self) -> Digest {
         crate::canonical_digest(self)
+    }
+
+    /// Checks that a recipe is at least as strict.
+    ///
+    /// # Errors
+    /// Names the first limit that exceeds the policy's.
+    pub fn admits(&self, recipe: &Recipe) -> Result<(), ContractError> {
+        let (own, limits) = (&self.limits, &recipe.limits);
+        let bound = |key, got: u64, max: u64| {
+            if got <= max {
+                return Ok(());
+            }
+            Err(ContractError::value("recipe.toml", key, got, format!("at most the policy's {max}")))
+        };
+        bound("limits.file_bytes_max", limits.file_bytes_max, own.file_bytes_max)?;
+        bound("limits.planned_bytes_max", limits.planned_bytes_max, own.planned_bytes_max)?;
+        if recipe.delivery == Delivery::Embed {
+            bound("limits.file_bytes_max", limits.file_bytes_max, own.embed_bytes_max)?;
+        }
+        Ok(())
+    }
+
+    /// The evidence that a profile demands of a recipe's model, the recipe's own included; sorted, unique.
+    pub fn demands(&self, recipe: &Recipe, profile: Profile) -> Vec<EvidenceKind> {
+        let mut kinds = match profile {
+            Profile::Dev => recipe.evidence.dev.clone(),
+            Profile::Release => [recipe.evidence.release.as_slice(), &self.release.evidence].concat(),
+        };
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
     }
 }

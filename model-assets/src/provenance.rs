@@ -12,7 +12,7 @@ use std::io;
 use thiserror::Error;
 
 use crate::{
-    check::{Profile, Refusal, Validated, validate},
+    check::{Expectation, Proved, prove},
     claim::{Claim, ClaimTexts},
     error::ContractError,
     limits,
@@ -80,14 +80,10 @@ pub struct Block {
 }
 
 impl Block {
-    /// Proves the embedded `.pte` again; `None` when the model is linked.
-    pub fn validate<'a>(
-        &self,
-        file: &'a dyn ReadAt,
-        profile: Profile,
-    ) -> Option<Result<Validated<Part<'a>>, Refusal>> {
+    /// Reads the embedded `.pte` again; `None` when the model is linked.
+    pub fn prove<'a>(&self, file: &'a dyn ReadAt) -> Option<Proved<Part<'a>>> {
         let (offset, len) = self.pte?;
-        Some(validate(Part { file, offset, len }, &self.claim, profile))
+        Some(prove(Part { file, offset, len }, &Expectation::claimed(&self.claim)))
     }
 }
 
@@ -214,6 +210,7 @@ fn read(file: &dyn ReadAt, offset: u64) -> Result<Block, BlockError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::Profile;
 
     const RECIPE: &str = include_str!("../models/tiny/recipe.toml");
     const POLICY: &str = include_str!("../models/policy.toml");
@@ -242,7 +239,7 @@ mod tests {
         let (offset, len) = block.pte.unwrap();
         let range = usize::try_from(offset).unwrap()..usize::try_from(offset + len).unwrap();
         assert_eq!(&file[range], b"not a model");
-        let refusal = block.validate(&file, Profile::Dev).unwrap().unwrap_err();
+        let refusal = block.prove(&file).unwrap().judge(&block.claim, Profile::Dev).unwrap_err();
         assert!(refusal.reasons().any(|finding| finding.id == "file-size"), "{refusal}");
     }
 
@@ -256,7 +253,7 @@ mod tests {
         let file = binary(b"");
         let blocks = find(&file).unwrap();
         assert_eq!(blocks.first().and_then(|block| block.pte), None);
-        assert!(blocks.first().unwrap().validate(&file, Profile::Dev).is_none());
+        assert!(blocks.first().unwrap().prove(&file).is_none());
     }
 
     #[test]

@@ -16,10 +16,10 @@ use crate::{
     error::ContractError,
     evidence::{GrammarLimits, QualityLimits, YardstickLimit},
     limits,
-    policy::Policy,
 };
 
-pub use self::demands::{BenchmarkLimits, Demands, EqLimits, EvidenceKind, ParityLimits};
+pub use self::demands::{BenchmarkLimits, Demands, EqLimits, EvidenceKind, ParityLimits, Profile};
+pub use crate::scheme::Quantization;
 
 /// The format version this crate reads.
 pub const RECIPE_SCHEMA: u32 = 1;
@@ -233,30 +233,6 @@ impl Activations {
     }
 }
 
-/// Weight quantization schemes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum Quantization {
-    /// Linears 8da8w (int8 per channel, dynamic int8 activations), embedding 8-bit per row.
-    Int8,
-    /// Linears 8da4w in groups of 32, embedding 8-bit per row.
-    Int4,
-    /// No quantization.
-    Fp32,
-}
-
-impl Quantization {
-    /// The name used in file names and files.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Int8 => "int8",
-            Self::Int4 => "int4",
-            Self::Fp32 => "fp32",
-        }
-    }
-}
-
 /// ExecuTorch delegates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -371,39 +347,6 @@ impl Recipe {
     #[must_use]
     pub fn rehearsal(&self) -> Self {
         Self { source: Source::Random { seed: 7 }, ..self.clone() }
-    }
-
-    /// Checks that the recipe is at least as strict as the policy.
-    ///
-    /// # Errors
-    /// Names the first limit that exceeds the policy's.
-    pub fn within(&self, policy: &Policy) -> Result<(), ContractError> {
-        let bound = |key, got: u64, max: u64| {
-            if got <= max {
-                Ok(())
-            } else {
-                Err(ContractError::value(FILE, key, got, format!("at most the policy's {max}")))
-            }
-        };
-        bound("limits.file_bytes_max", self.limits.file_bytes_max, policy.limits.file_bytes_max)?;
-        bound("limits.planned_bytes_max", self.limits.planned_bytes_max, policy.limits.planned_bytes_max)?;
-        if self.delivery == Delivery::Embed {
-            bound("limits.file_bytes_max", self.limits.file_bytes_max, policy.limits.embed_bytes_max)?;
-        }
-        Ok(())
-    }
-
-    /// The evidence that a profile demands, the policy's included; sorted, unique.
-    pub fn demands(&self, profile: crate::check::Profile, policy: &Policy) -> Vec<EvidenceKind> {
-        let mut kinds = match profile {
-            crate::check::Profile::Dev => self.evidence.dev.clone(),
-            crate::check::Profile::Release => {
-                [self.evidence.release.as_slice(), policy.release.evidence.as_slice()].concat()
-            }
-        };
-        kinds.sort_unstable();
-        kinds.dedup();
-        kinds
     }
 
     /// Number of linear layers: seven per block and the head.

@@ -9,6 +9,7 @@ use std::{
     fs::{File, FileType, OpenOptions},
     io::{self, Read as _},
     path::Path,
+    time::SystemTime,
 };
 
 /// Opens a regular file for reading, also through links.
@@ -53,6 +54,15 @@ pub fn read(path: impl AsRef<Path>, bytes_max: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
     Ok(bytes)
+}
+
+/// What shows that somebody writes to a file: its length, and when it was last written to.
+///
+/// # Errors
+/// What the system says.
+pub fn stamp(file: &File) -> io::Result<(u64, SystemTime)> {
+    let data = file.metadata()?;
+    Ok((data.len(), data.modified()?))
 }
 
 fn demand(kind: FileType) -> io::Result<()> {

@@ -14,8 +14,9 @@ use crate::{
     error::ContractError,
     evidence::{Load, Quality},
     gguf::{self, plan},
+    ledger::Check,
     limits,
-    manifest::{Bound, Check, SUITE_VERSION, SourceRecord, WeightsKind},
+    manifest::{Bound, SUITE_VERSION, SourceRecord, WeightsKind},
     policy::Policy,
     recipe::{EvidenceKind, Quantization, Recipe},
 };

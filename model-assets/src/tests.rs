@@ -35,7 +35,7 @@ fn refused_value(key: &str, from: &str, to: &str) {
 fn the_committed_files_parse_and_fit_the_policy() {
     let policy = Policy::parse(POLICY).unwrap();
     for text in [TINY, LLAMA, LLAMA_INT4, SMOLLM2] {
-        Recipe::parse(text).unwrap().within(&policy).unwrap();
+        policy.admits(&Recipe::parse(text).unwrap()).unwrap();
     }
     let manifest = Manifest::parse(MANIFEST.as_bytes()).unwrap();
     assert_eq!(Manifest::parse(&manifest.to_bytes()).unwrap(), manifest);
@@ -175,7 +175,7 @@ fn a_recipe_looser_than_the_policy_is_refused() {
         ("limits.file_bytes_max", TINY, "file_bytes_max = 8_000_000", "file_bytes_max = 65_000_000"),
     ];
     for (key, text, from, to) in loose {
-        let error = Recipe::parse(&text.replace(from, to)).unwrap().within(&policy).unwrap_err();
+        let error = policy.admits(&Recipe::parse(&text.replace(from, to)).unwrap()).unwrap_err();
         assert!(matches!(error, ContractError::Value { key: got, .. } if got == key), "{error}");
     }
 }

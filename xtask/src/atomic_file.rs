@@ -102,6 +102,13 @@ pub(crate) fn is_at(file: &fs::File, path: &Utf8Path) -> anyhow::Result<bool> {
     Ok(path.symlink_metadata().is_ok_and(|there| (here.dev(), here.ino()) == (there.dev(), there.ino())))
 }
 
+/// Removes a folder or file, if it is there.
+pub(crate) fn remove(path: &Utf8Path) -> anyhow::Result<()> {
+    let Ok(data) = path.symlink_metadata() else { return Ok(()) };
+    let removed = if data.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.with_context(|| format!("{path}: cannot be removed"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,8 +24,8 @@ use crate::{
     engine::{Engine, Files, Measured, Profile},
     evidence::REPEATS,
     exit::{Exit, Failure, Outcome, usage},
+    published::{Published, failed},
     setup,
-    verify::{self, refused},
     workspace::Workspace,
 };
 
@@ -115,7 +115,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         setup::ensure(workspace)?;
         let compared = python::compare(workspace, &files, (repeats, args.threads), &console);
         console.done();
-        return show(&compared.map_err(|error| verify::failed(&dir, error))?, args.json);
+        return show(&compared.map_err(|error| failed(&dir, error))?, args.json);
     }
     if args.against == Some(Against::Llamacpp) {
         let compared = llamacpp::compare(workspace, &dir, &files, (repeats, args.threads), &console);
@@ -125,7 +125,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     console.step("engine: build");
     let measured = measure(workspace, &files, (repeats, args.threads), args.profile, &console);
     console.done();
-    let measured = measured.map_err(|error| verify::failed(&dir, error))?;
+    let measured = measured.map_err(|error| failed(&dir, error))?;
     let out = args.out.clone().unwrap_or_else(|| workspace.state().join("bench").join(name));
     write(&out, &measured)?;
     if args.json {
@@ -179,12 +179,11 @@ fn file(path: &Utf8Path) -> Result<Files, Failure> {
 }
 
 fn published(dir: &ModelDir) -> Result<Files, Failure> {
-    let (mut claim, _) = dir.claim().map_err(refused)?;
     // Speed is measured on what the bytes prove; evidence that failed is another command's matter.
-    claim.manifest.evidence = None;
-    verify::judge(dir, &claim, model_assets::check::Profile::Dev)?;
-    let (path, _) = dir.open_pte(&claim.manifest).map_err(refused)?;
-    Ok(Files::of(dir, &claim, path))
+    let model = Published::read(dir.clone())?.without_evidence();
+    let proof = model.prove()?;
+    proof.judge(&model.claim, model_assets::check::Profile::Dev)?;
+    Ok(Files::of(dir, &model.claim, proof.path().to_owned()))
 }
 
 fn write(out: &Utf8Path, measured: &Measured) -> anyhow::Result<()> {

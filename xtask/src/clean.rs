@@ -16,9 +16,9 @@ use model_assets::{
 };
 
 use crate::{
+    atomic_file::remove,
     cache::{self, Cache, REMOVED},
     exit::{Exit, Failure, Outcome},
-    fetch::remove,
     lock,
     refused::REFUSED_FILE,
     workspace::Workspace,

@@ -197,8 +197,8 @@ impl Repository {
     fn run(&self, workspace: &Workspace) -> Outcome {
         match self {
             Self::Test(args) => test::run(workspace, args),
-            Self::Dev(args) => dev::run(workspace, args),
-            Self::Completions(args) => completions::run(args),
+            Self::Dev(args) => dev::run(workspace, args, &groups()),
+            Self::Completions(args) => completions::run(args, command()),
         }
     }
 }

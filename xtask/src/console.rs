@@ -9,7 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use model_assets::{digest::Digest, manifest::Manifest, reserve::ReserveManifest};
 use serde_json::json;
 
-use crate::engine::STAGE;
+/// The stage of an export that is the engine's, after the worker's.
+pub(crate) const ENGINE_STAGE: &str = "engine";
 
 /// Where the progress of an export goes.
 #[derive(Debug, Clone)]
@@ -203,7 +204,8 @@ impl Console {
 /// What the export took that the manifest is of: its worker, and the engine after it where that was recorded.
 fn took(manifest: &Manifest) -> String {
     let record = &manifest.export;
-    let (engine, worker): (Vec<_>, Vec<_>) = record.stages.iter().partition(|stage| stage.name == STAGE);
+    let (engine, worker): (Vec<_>, Vec<_>) =
+        record.stages.iter().partition(|stage| stage.name == ENGINE_STAGE);
     let seconds: f64 = worker.iter().map(|stage| stage.seconds).sum();
     let part = |name: &str, seconds: f64, anonymous: Option<u64>, resident: u64| {
         let anonymous = anonymous.map(|bytes| format!("{} MB anonymous, ", bytes / 1_000_000));
@@ -212,7 +214,8 @@ fn took(manifest: &Manifest) -> String {
     };
     let mut parts = vec![part("worker", seconds, record.peak_anon_bytes, record.peak_rss_bytes)];
     let engine = engine.iter();
-    parts.extend(engine.map(|it| part(STAGE, it.seconds, Some(it.peak_anon_bytes), it.peak_rss_bytes)));
+    parts
+        .extend(engine.map(|it| part(ENGINE_STAGE, it.seconds, Some(it.peak_anon_bytes), it.peak_rss_bytes)));
     parts.join("; ")
 }
 
@@ -225,14 +228,14 @@ mod tests {
         let bytes = include_bytes!("../../model-assets/models/tiny/manifest.json");
         let mut manifest = Manifest::parse(bytes).unwrap();
         let export = &mut manifest.export;
-        export.stages.retain(|stage| stage.name != STAGE);
+        export.stages.retain(|stage| stage.name != ENGINE_STAGE);
         export.stages.truncate(1);
         export.stages[0].seconds = 58.29;
         (export.peak_anon_bytes, export.peak_rss_bytes) = (Some(880_400_000), 2_459_000_000);
         let worker = "worker 58.3 s, at most 880 MB anonymous, 2459 MB resident";
         assert_eq!(took(&manifest), worker);
         let stage = model_assets::manifest::Stage {
-            name: STAGE.to_owned(),
+            name: ENGINE_STAGE.to_owned(),
             seconds: 11.0,
             peak_rss_bytes: 2_600_000_000,
             peak_anon_bytes: 1_320_000_000,

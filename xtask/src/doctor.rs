@@ -9,10 +9,9 @@ use serde::Serialize;
 use crate::{
     cache::{self, Cache},
     child,
-    exit::{Exit, Failure, Outcome},
+    exit::{Exit, Failure, Outcome, refused},
     predict, setup,
     token::{Token, environment},
-    verify::refused,
     workspace::Workspace,
 };
 

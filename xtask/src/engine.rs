@@ -25,7 +25,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     child,
-    console::Console,
+    console::{Console, ENGINE_STAGE},
     failed::{Cause, Failed},
     supervise,
     workspace::Workspace,
@@ -48,9 +48,6 @@ pub(crate) struct Checked {
     /// For the record of an export.
     pub(crate) stage: Stage,
 }
-
-/// The stage of an export that is the engine's, after the worker's.
-pub(crate) const STAGE: &str = "engine";
 
 /// The files that a model is run with.
 pub(crate) struct Files {
@@ -120,7 +117,7 @@ impl Engine {
         let EngineCheck { runtime, pte_sha256, load, parity } = self.answer(&response)?;
         ensure_same_model(claim.manifest.sha256, &runtime, &pte_sha256)?;
         let stage = Stage {
-            name: STAGE.to_owned(),
+            name: ENGINE_STAGE.to_owned(),
             seconds: began.elapsed().as_secs_f64(),
             // The system's own mark; anonymous memory has none.
             peak_rss_bytes: load.peak_rss_bytes,

@@ -8,11 +8,14 @@ use model_assets::{check::Profile, dir::ModelDir, evidence::Task, recipe::Eviden
 use crate::{
     console::Console,
     engine::{self, Engine, Files},
-    evidence::{Bench, Checkpoint, Measured, quality},
+    evidence::{
+        Bench, Checkpoint, Measured, quality,
+        yardstick::{self, Amount},
+    },
     exit::Outcome,
-    verify::{self, refused},
+    published::{Published, failed},
+    verify,
     workspace::Workspace,
-    yardstick::{self, Amount},
 };
 
 #[derive(clap::Args)]
@@ -108,21 +111,20 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         Test::ArcChallenge(it) => (&it.asked, counted(Task::ArcChallenge, it)),
         Test::IfevalLite(it) => (&it.asked, counted(Task::IfevalLite, it)),
     };
-    let dir = ModelDir::new(workspace.models(), &asked.model);
-    let (mut claim, _) = dir.claim().map_err(refused)?;
-    claim.manifest.evidence = None;
+    let model = Published::open(workspace, &asked.model, false)?.without_evidence();
+    let Published { dir, claim, .. } = &model;
     // Nothing is run that was not proved first.
-    verify::judge(&dir, &claim, Profile::Dev)?;
-    let (path, _) = dir.open_pte(&claim.manifest).map_err(refused)?;
+    let proof = model.prove()?;
+    proof.judge(claim, Profile::Dev)?;
     let console = Console::new(false);
-    let files = Files::of(&dir, &claim, path);
-    let bench = Bench { workspace, dir: &dir, claim: &claim, files, console: &console };
+    let files = Files::of(dir, claim, proof.path().to_owned());
+    let bench = Bench { workspace, dir, claim, files, console: &console };
     let checkpoint = Checkpoint(asked.checkpoint.clone());
     match what {
         What::Kind(kind) => {
-            let evidence = of_kind(&bench, kind, &checkpoint)?;
-            claim.manifest.evidence = Some(evidence);
-            verify::judge(&dir, &claim, Profile::Dev).map(|_| ())
+            let mut claim = claim.clone();
+            claim.manifest.evidence = Some(of_kind(&bench, kind, &model.reference()?, &checkpoint)?);
+            proof.judge(&claim, Profile::Dev).map(|_| ())
         }
         What::Text(text) => finish(&bench, of_text(&bench, text, &checkpoint)),
         What::Task(task, amount) => finish(&bench, of_task(&bench, task, amount, &checkpoint)),
@@ -132,13 +134,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 fn of_kind(
     bench: &Bench<'_>,
     kind: EvidenceKind,
+    reference: &Utf8Path,
     checkpoint: &Checkpoint,
 ) -> Result<model_assets::manifest::Evidence, crate::exit::Failure> {
     let Bench { workspace, dir, claim, console, .. } = bench;
-    let reference = verify::reference(dir, claim)?;
-    let measured = bench.measure(&[kind], &reference, checkpoint);
+    let measured = bench.measure(&[kind], reference, checkpoint);
     console.done();
-    let Measured { evidence, transcript } = measured.map_err(|error| verify::failed(dir, error))?;
+    let Measured { evidence, transcript } = measured.map_err(|error| failed(dir, error))?;
     verify::show(&evidence, &claim.recipe);
     if let Some(text) = transcript {
         keep(workspace, dir, model_assets::eq::TRANSCRIPT_FILE, &text)?;
@@ -172,7 +174,7 @@ fn of_task(bench: &Bench<'_>, task: Task, amount: Amount, checkpoint: &Checkpoin
 
 fn finish(bench: &Bench<'_>, outcome: anyhow::Result<()>) -> Outcome {
     bench.console.done();
-    outcome.map_err(|error| verify::failed(bench.dir, error))
+    outcome.map_err(|error| failed(bench.dir, error))
 }
 
 /// Leaves what was measured below `.proofmark`, and says where.

@@ -6,6 +6,7 @@ pub(crate) mod eager;
 pub(crate) mod eq;
 mod grammar;
 pub(crate) mod quality;
+pub(crate) mod yardstick;
 
 use std::fs;
 
@@ -23,7 +24,6 @@ use crate::{
     console::Console,
     engine::{Checked, Engine, Files, Profile},
     workspace::Workspace,
-    yardstick,
 };
 
 pub(crate) use self::eager::Checkpoint;

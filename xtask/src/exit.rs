@@ -1,5 +1,7 @@
 //! How a command ends: its exit code, and the error and hint that it prints.
 
+use model_assets::dir::GateError;
+
 /// One row per code: number, name, meaning. The table in `docs/commands.md` is written from it.
 macro_rules! exit_codes {
     ($($code:literal $name:ident $meaning:literal)*) => {
@@ -91,6 +93,13 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { code: Exit::Failure, error: error.into(), hint: None }
     }
+}
+
+/// The failure of a command that a model, or a file of its claim, was refused by.
+pub(crate) fn refused(error: impl Into<GateError>) -> Failure {
+    let error = error.into();
+    let hint = error.hint().to_owned();
+    Failure::new(Exit::Refused, error, hint)
 }
 
 /// Ends the process: flags that contradict each other are refused, not ignored.

@@ -5,7 +5,6 @@
 //! **Invariant:** everything on the way lies in one folder under a lock; what a killed fetch left there is removed by the
 //! next one, but for a download that can be gone on with.
 
-pub(crate) mod import;
 mod unpack;
 mod url;
 
@@ -16,6 +15,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::digest::Digest;
 
 use crate::{
+    atomic_file::remove,
     ci,
     console::Console,
     exit::{Exit, Failure, Outcome},
@@ -189,11 +189,4 @@ impl Drop for Work {
         let _ = self.clean();
         let _ = fs::remove_dir(self.folder.join("download"));
     }
-}
-
-/// Removes a folder or file, if it is there.
-pub(crate) fn remove(path: &Utf8Path) -> anyhow::Result<()> {
-    let Ok(data) = path.symlink_metadata() else { return Ok(()) };
-    let removed = if data.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    removed.with_context(|| format!("{path}: cannot be removed"))
 }

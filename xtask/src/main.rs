@@ -24,6 +24,7 @@ mod export;
 mod failed;
 mod fetch;
 mod http;
+mod import;
 mod inspect;
 mod lock;
 mod meter;
@@ -33,6 +34,7 @@ mod package;
 mod packages;
 mod pinned_venv;
 mod predict;
+mod published;
 mod refused;
 mod release;
 mod report;
@@ -48,7 +50,6 @@ mod torch_index;
 mod verify;
 mod weights;
 mod workspace;
-mod yardstick;
 
 use std::process::ExitCode;
 

@@ -25,7 +25,8 @@ use crate::{
     console::Console,
     exit::{Exit, Failure, Outcome},
     meter::Meter,
-    release, sign, supervise, verify,
+    published::Published,
+    release, sign, supervise,
     workspace::Workspace,
 };
 
@@ -46,20 +47,21 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let (dir, claim, texts) = verify::open(workspace, &args.model, false)?;
+    let model = Published::open(workspace, &args.model, false)?;
+    let Published { dir, claim, files: texts } = &model;
     let profile = if args.release { Profile::Release } else { Profile::Dev };
-    let proved = verify::judge(&dir, &claim, profile)?;
+    let proof = model.prove()?;
+    let proved = proof.judge(claim, profile)?;
     if args.release {
-        release::demand(&dir, &claim, &texts, &proved)?;
+        release::demand(dir, claim, texts, &proved)?;
     }
-    let pte = proved.into_source();
-    let reference = verify::reference(&dir, &claim)?;
-    let files = files(&dir, &claim, &texts.manifest, &reference);
+    let reference = model.reference()?;
+    let files = files(dir, claim, &texts.manifest, &reference);
     let name = claim.manifest.file.replace(".pte", ".tar.gz");
     let out = args.out.clone().unwrap_or_else(|| workspace.state().join("bundle").join(name));
     let console = Console::new(args.json);
     supervise::watch_interrupts()?;
-    let written = write(&out, &files, pte, &claim, &console);
+    let written = write(&out, &files, proved.into_source().try_clone()?, claim, &console);
     console.done();
     written.map_err(|error| {
         let code = if supervise::interrupted() { Exit::Interrupted } else { Exit::Failure };

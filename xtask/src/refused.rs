@@ -19,7 +19,11 @@ use model_assets::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{atomic_file::AtomicFile, evidence::eq::Transcript, export, fetch::remove};
+use crate::{
+    atomic_file::{AtomicFile, remove},
+    evidence::eq::Transcript,
+    published::now,
+};
 
 /// Its name, beside `manifest.json` or in the work folder of an export.
 pub(crate) const REFUSED_FILE: &str = "refused-evidence.json";
@@ -86,7 +90,7 @@ impl Refused {
             schema: SCHEMA,
             model: claim.recipe.name.clone(),
             profile: profile.as_str().to_owned(),
-            refused: export::now(),
+            refused: now(),
             bound: binding(claim),
             evidence: serde_json::to_value(evidence)?,
             transcript: transcript.map(serde_json::from_slice).transpose()?,

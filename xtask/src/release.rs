@@ -10,10 +10,7 @@ use model_assets::{
     licence,
 };
 
-use crate::{
-    exit::{Exit, Failure, Outcome},
-    verify::refused,
-};
+use crate::exit::{Exit, Failure, Outcome, refused};
 
 /// Demands all that a release build demands of a model whose bytes were proved.
 pub(crate) fn demand<S>(

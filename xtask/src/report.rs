@@ -18,7 +18,7 @@ use model_assets::{
     digest::Digest,
     dir::ModelDir,
     eq,
-    manifest::Check,
+    ledger::Check,
     recipe::EvidenceKind,
     regular,
 };
@@ -30,8 +30,8 @@ use self::{
 use crate::{
     evidence::eq::Transcript,
     exit::Outcome,
+    published::Published,
     refused::{self, Refused},
-    verify::{self, refused},
     workspace::Workspace,
 };
 
@@ -59,12 +59,13 @@ struct Report {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let (dir, claim, _) = verify::open(workspace, &args.model, args.rehearsed)?;
+    let model = Published::open(workspace, &args.model, args.rehearsed)?;
+    let proof = model.prove()?;
+    let Published { dir, claim, .. } = model;
     let verdicts = [Profile::Dev, Profile::Release].map(|profile| {
-        let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
-        Ok((profile, check::validate(pte, &claim, profile).map(|proved| proved.checks().to_vec())))
+        (profile, proof.proved().judge(&claim, profile).map(|validated| validated.checks().to_vec()))
     });
-    let verdicts = verdicts.into_iter().collect::<Result<Vec<_>, crate::exit::Failure>>()?;
+    let verdicts = verdicts.to_vec();
     let transcript = transcript(&dir, &claim);
     let refused = refused::read(&dir, &claim);
     let page = page(&missed::with_refused_figures(Report { claim, verdicts, transcript, refused }))?;

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use crate::{
     atomic_file::{AtomicFile, folder},
     exit::Outcome,
-    verify::{self, refused},
+    published::Published,
     workspace::Workspace,
 };
 
@@ -41,12 +41,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let dir = ModelDir::new(workspace.models(), &args.model);
-    let (claim, texts) = dir.claim().map_err(refused)?;
-    verify::judge(&dir, &claim, Profile::Dev)?;
+    let model = Published::open(workspace, &args.model, false)?;
+    let Published { dir, claim, files } = &model;
+    model.prove()?.judge(claim, Profile::Dev)?;
     let name = format!("{}.cdx.json", args.model);
     let out = args.out.clone().unwrap_or_else(|| workspace.state().join("sbom").join(name));
-    let mut bytes = serde_json::to_vec_pretty(&bill(&dir, &claim, Digest::of(&texts.manifest)))?;
+    let mut bytes = serde_json::to_vec_pretty(&bill(dir, claim, Digest::of(&files.manifest)))?;
     bytes.push(b'\n');
     write(&out, &bytes)?;
     println!("{out}: {} bytes", bytes.len());

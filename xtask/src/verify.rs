@@ -4,16 +4,13 @@
 //! **Invariant:** a file runs only after its static proof, and a figure is recorded only after it was judged: a failed
 //! measurement never replaces a good one, it is kept beside it. The manifest is replaced once, at the end, atomically.
 
-use std::{fs::File, sync::atomic::Ordering};
-
 use anyhow::Context as _;
 use camino::Utf8PathBuf;
 use clap::ValueEnum;
 use model_assets::{
-    check::{self, Profile, Validated},
+    check::Profile,
     claim::Claim,
-    digest::Digest,
-    dir::{ClaimFiles, GateError, ModelDir},
+    dir::ModelDir,
     eq,
     evidence::Parity,
     manifest::{Evidence, EvidenceBinding, Manifest},
@@ -25,13 +22,12 @@ use model_assets::{
 use crate::{
     console::Console,
     engine::Files,
-    evidence::{Bench, Checkpoint, Measured},
-    exit::{Exit, Failure, Outcome, usage},
+    evidence::{Bench, Checkpoint, Measured, yardstick},
+    exit::{Exit, Failure, Outcome, refused, usage},
     lock,
+    published::{Proof, Published, failed},
     refused::{self, Refused},
-    supervise,
     workspace::Workspace,
-    yardstick,
 };
 
 /// How much is proved of a model.
@@ -108,15 +104,32 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     if is_file {
         return file(args);
     }
-    let (dir, claim, _) = open(workspace, args.model.as_str(), args.rehearsed)?;
-    let level = args.level.unwrap_or(Level::Dev);
-    let claim = if args.check || level == Level::Static {
-        reference(&dir, &claim)?;
-        claim
-    } else {
-        renewed(workspace, &dir, claim, level, &Checkpoint(args.checkpoint.clone()))?
-    };
-    let proved = judge(&dir, &claim, level.profile())?;
+    let model = Published::open(workspace, args.model.as_str(), args.rehearsed)?;
+    let (proof, level) = (model.prove()?, args.level.unwrap_or(Level::Dev));
+    if args.check || level == Level::Static {
+        model.reference()?;
+        return show_proof(&model.claim, &proof, level);
+    }
+    let claim = renewed(workspace, &model, &proof, level, &Checkpoint(args.checkpoint.clone()))?;
+    show_proof(&claim, &proof, level)
+}
+
+/// Measures what a release demands, unless all of it stands.
+///
+/// An export on another processor may write other bytes, whose evidence is not that of the committed manifest.
+pub(crate) fn ensure_release(workspace: &Workspace, model: &str) -> Outcome {
+    let model = Published::open(workspace, model, false)?;
+    let proof = model.prove()?;
+    if proof.judge(&model.claim, Profile::Release).is_ok() {
+        return Ok(());
+    }
+    let claim = renewed(workspace, &model, &proof, Level::Release, &Checkpoint::default())?;
+    show_proof(&claim, &proof, Level::Release)
+}
+
+/// Judges what stands now, and says so.
+fn show_proof(claim: &Claim, proof: &Proof, level: Level) -> Outcome {
+    let proved = proof.judge(claim, level.profile())?;
     proved.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
     let stands = claim.manifest.evidence.iter().flat_map(Evidence::kinds).map(EvidenceKind::as_str);
     let stands: Vec<_> = stands.collect();
@@ -130,48 +143,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     Ok(())
 }
 
-/// Measures what a release demands, unless all of it stands.
-///
-/// An export on another processor may write other bytes, whose evidence is not that of the committed manifest.
-pub(crate) fn ensure_release(workspace: &Workspace, model: &str) -> Outcome {
-    let (dir, claim, _) = open(workspace, model, false)?;
-    if judge(&dir, &claim, Profile::Release).is_ok() {
-        return Ok(());
-    }
-    let args = Args {
-        model: model.into(),
-        level: Some(Level::Release),
-        check: false,
-        rehearsed: false,
-        checkpoint: None,
-        structure: false,
-        json: false,
-        sarif: None,
-    };
-    run(workspace, &args)
-}
-
-/// A published model, or a rehearsal of it, and what it claims.
-pub(crate) fn open(
-    workspace: &Workspace,
-    model: &str,
-    rehearsed: bool,
-) -> Result<(ModelDir, Claim, ClaimFiles), Failure> {
-    let models = if rehearsed { workspace.rehearsals() } else { workspace.models() };
-    let dir = ModelDir::new(models, model);
-    let (claim, texts) = dir.claim().map_err(refused)?;
-    Ok((dir, claim, texts))
-}
-
-/// Runs every static check over the published file.
-pub(crate) fn judge(dir: &ModelDir, claim: &Claim, profile: Profile) -> Result<Validated<File>, Failure> {
-    let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
-    check::validate(pte, claim, profile).map_err(|refusal| refused(refusal.into()))
-}
-
 /// What the level asks to be measured.
 fn kinds(recipe: &Recipe, claim: &Claim, level: Level) -> Vec<EvidenceKind> {
-    let mut kinds = recipe.demands(level.profile(), &claim.policy);
+    let mut kinds = claim.policy.demands(recipe, level.profile());
     kinds.extend([EvidenceKind::Load, EvidenceKind::Parity]);
     kinds.sort_unstable();
     kinds.dedup();
@@ -182,48 +156,48 @@ fn kinds(recipe: &Recipe, claim: &Claim, level: Level) -> Vec<EvidenceKind> {
 /// they stand they are left. What was void or missing is recorded.
 fn renewed(
     workspace: &Workspace,
-    dir: &ModelDir,
-    claim: Claim,
+    model: &Published,
+    proof: &Proof,
     level: Level,
     checkpoint: &Checkpoint,
 ) -> Result<Claim, Failure> {
+    let Published { dir, claim, .. } = model;
     let bound = EvidenceBinding::current(claim.manifest.sha256, claim.bound());
     let old = claim.manifest.evidence.clone().filter(|old| old.bound == bound);
     // Nothing is run that was not proved first; evidence that failed is measured again.
     let mut bare = claim.clone();
     bare.manifest.evidence = None;
-    judge(dir, &bare, Profile::Dev)?;
-    let reference = reference(dir, &claim)?;
-    let (path, _) = dir.open_pte(&claim.manifest).map_err(refused)?;
-    let old = old.filter(|_| judge(dir, &claim, Profile::Dev).is_ok());
+    proof.judge(&bare, Profile::Dev)?;
+    let reference = model.reference()?;
+    let old = old.filter(|_| proof.judge(claim, Profile::Dev).is_ok());
     let stands = |kind: &EvidenceKind| old.as_ref().is_some_and(|old| old.has(*kind));
     let quick = [EvidenceKind::Load, EvidenceKind::Parity];
-    let mut wanted = kinds(&claim.recipe, &claim, level);
+    let mut wanted = kinds(&claim.recipe, claim, level);
     wanted.retain(|kind| quick.contains(kind) || !stands(kind));
     let console = Console::new(false);
-    let files = Files::of(dir, &claim, path);
-    let bench = Bench { workspace, dir, claim: &claim, files, console: &console };
+    let files = Files::of(dir, claim, proof.path().to_owned());
+    let bench = Bench { workspace, dir, claim, files, console: &console };
     let measured = bench.measure(&wanted, &reference, checkpoint);
     console.done();
     let Measured { evidence, transcript } = measured.map_err(|error| failed(dir, error))?;
     show(&evidence, &claim.recipe);
+    proof.ensure_unchanged()?;
     // What was measured now is judged first, even where the recorded evidence stays.
     let mut fresh = claim.clone();
     fresh.manifest.evidence = Some(match old.clone() {
         Some(old) => evidence.clone().or(old),
         None => evidence.clone(),
     });
-    let (_, pte) = dir.open_pte(&claim.manifest).map_err(refused)?;
-    let proved = check::validate(pte, &fresh, level.profile()).map_err(|refusal| {
-        keep_refused(workspace, dir, &claim, || {
-            Refused::new(&claim, &evidence, transcript.as_deref(), level.profile(), &refusal)
+    let proved = proof.proved().judge(&fresh, level.profile()).map_err(|refusal| {
+        keep_refused(workspace, dir, claim, || {
+            Refused::new(claim, &evidence, transcript.as_deref(), level.profile(), &refusal)
         });
-        refused(refusal.into())
+        refused(refusal)
     })?;
     let complete = wanted.iter().all(stands);
     if complete {
         refused::forget(dir, &fresh)?;
-        return Ok(claim);
+        return Ok(claim.clone());
     }
     let evidence = match old {
         Some(old) => old.or(evidence),
@@ -266,30 +240,6 @@ fn still_published(dir: &ModelDir, measured: &Manifest) -> Outcome {
     }
     let error = anyhow::anyhow!("{}: got another manifest than was measured", dir.manifest_path());
     let hint = format!("nothing was recorded; run: cargo xtask verify {}", dir.name());
-    Err(Failure::new(Exit::Refused, error, hint))
-}
-
-/// A measurement that did not come to its end.
-pub(crate) fn failed(dir: &ModelDir, error: anyhow::Error) -> Failure {
-    if supervise::INTERRUPTED.load(Ordering::Relaxed) {
-        return Failure::new(Exit::Interrupted, error, "nothing was recorded; run the same command again");
-    }
-    Failure::new(Exit::Refused, error, format!("run: cargo xtask export {} --force", dir.name()))
-}
-
-/// The eager model's logits that the manifest names, digest checked.
-pub(crate) fn reference(dir: &ModelDir, claim: &Claim) -> Result<Utf8PathBuf, Failure> {
-    let record = &claim.manifest.reference;
-    let path = dir.resolve(&record.name, record.sha256);
-    let hint = format!("run: cargo xtask export {} --force", dir.name());
-    let mut file = regular::open(&path)
-        .with_context(|| format!("{path}: cannot be opened, expected the reference logits"))
-        .map_err(|error| Failure::new(Exit::Refused, error, hint.clone()))?;
-    let got = Digest::of_reader(&mut file)?;
-    if got == record.sha256 {
-        return Ok(path);
-    }
-    let error = anyhow::anyhow!("{path}: got sha256 {got}, expected {}", record.sha256);
     Err(Failure::new(Exit::Refused, error, hint))
 }
 
@@ -342,11 +292,6 @@ pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
             );
         }
     }
-}
-
-pub(crate) fn refused(error: GateError) -> Failure {
-    let hint = error.hint().to_owned();
-    Failure::new(Exit::Refused, error, hint)
 }
 
 /// A file without a claim: only the format itself is demanded.

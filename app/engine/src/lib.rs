@@ -13,7 +13,6 @@
 mod bytes;
 pub mod chat;
 mod decoder;
-mod detokenizer;
 mod error;
 #[expect(unsafe_code, reason = "calls the C interface of the runtime")]
 mod ffi;
@@ -30,7 +29,6 @@ pub mod sample;
 mod session;
 #[expect(unsafe_code, reason = "asks the kernel for a digest")]
 pub mod stamp;
-mod stream;
 pub mod text;
 
 pub use bytes::{MODEL_ALIGNMENT, ModelBytes};

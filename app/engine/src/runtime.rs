@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use model_assets::evidence::RuntimeTable;
+use model_assets::pte::RuntimeTable;
 
 use crate::error::{Error, Result};
 use crate::ffi;

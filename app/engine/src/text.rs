@@ -5,6 +5,9 @@
 //! **Invariant:** a text is encoded whole: `truncation` and `padding` of the file are passed over, and a text too long for
 //! any context window is an error.
 
+mod detokenizer;
+mod stream;
+
 use std::sync::Arc;
 
 use camino::Utf8Path;
@@ -12,10 +15,9 @@ use model_assets::limits::{PROMPT_BYTES_MAX, TOKENIZER_BYTES_MAX};
 use model_assets::tokenizer::{self, DecoderStep};
 use tokenizers::Model as _;
 
-pub use crate::detokenizer::Detokenizer;
-use crate::detokenizer::TokenBytes;
+pub use self::detokenizer::Detokenizer;
+use self::{detokenizer::TokenBytes, stream::Stage};
 use crate::error::{Error, Result};
-use crate::stream::Stage;
 
 /// A tokenizer bound to a vocabulary.
 #[derive(Debug, Clone)]

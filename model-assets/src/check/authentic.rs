@@ -8,10 +8,11 @@
 
 use std::time::SystemTime;
 
-use super::{Finding, Ledger, Refusal, Severity, Validated};
+use super::{Finding, Refusal, Severity, Validated};
 use crate::{
     claim::Claim,
     digest::Digest,
+    ledger::Ledger,
     manifest::MANIFEST_FILE,
     signature::{SIGNATURE_FILE, Statement},
     signers::{Rejected, Signers},

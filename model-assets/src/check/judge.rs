@@ -2,13 +2,13 @@
 //!
 //! **Invariant:** a comparison is written so that only a proven pass passes: no number (NaN) fails each of them.
 
-use super::Ledger;
 use crate::{
     claim::Claim,
     eq,
     evidence::{
         Benchmark, Eq, Fed, Load, Parity, ParityRun, Quality, Yardstick, YardstickLimit, quality::Asked,
     },
+    ledger::Ledger,
     manifest::Evidence,
     recipe::{BenchmarkLimits, EvidenceKind, ParityLimits, Recipe},
 };

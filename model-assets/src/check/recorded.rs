@@ -1,8 +1,7 @@
 //! What a manifest says of the verdicts about itself, compared with what was found. Whoever shows a verdict derives it; the
 //! record is for people who read the file, and one that says otherwise was not written by the tools.
 
-use super::Ledger;
-use crate::{claim::Claim, manifest::Manifest};
+use crate::{claim::Claim, ledger::Ledger, manifest::Manifest};
 
 /// Compares the record with what the files say.
 pub(super) fn rules(claim: &Claim, ledger: &mut Ledger) {

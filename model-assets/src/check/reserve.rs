@@ -1,10 +1,14 @@
 //! The door for the reserve: [`validate_reserve`] does for a `.gguf` what [`validate`](super::validate) does for a `.pte`.
 
-use super::{Finding, Ledger, Profile, Record, Refusal, Severity, Validated, judge, template_rule, text};
+use super::{
+    Finding, Profile, Refusal, Severity, Validated, judge,
+    rules::{self, Record, text},
+};
 use crate::{
     claim,
     digest::Digest,
     gguf,
+    ledger::Ledger,
     manifest::WeightsKind,
     pte::ReadAt,
     recipe::{Delivery, EvidenceKind},
@@ -86,7 +90,7 @@ fn claim_rules(claim: &ReserveClaim, ledger: &mut Ledger) {
     }
     let tokenizer = claim.tokenizer.as_deref().map(tokenizer::judge);
     let facts = tokenizer.as_ref().and_then(|facts| facts.as_ref().ok());
-    template_rule(recipe, facts, claim.chat_template.as_deref(), ledger);
+    rules::template(recipe, facts, claim.chat_template.as_deref(), ledger);
     if let Some(Err(error)) = tokenizer.map(|facts| claim::token_rows(recipe, &facts?)) {
         ledger.fail("tokenizer-vocabulary", "tokenizer.json", error, "the model's tokenizer");
     }
@@ -98,7 +102,7 @@ fn evidence_rules(claim: &ReserveClaim, sha256: Option<Digest>, profile: Profile
     if profile == Profile::Release && random {
         ledger.fail("weights", "reserve.json", "random weights", "a checkpoint, in a release build");
     }
-    let demanded = recipe.demands(profile, policy);
+    let demanded = policy.demands(recipe, profile);
     let evidence = manifest.evidence.as_ref();
     for kind in &demanded {
         if !evidence.is_some_and(|evidence| evidence.has(*kind)) {

@@ -1,9 +1,10 @@
 //! Each figure of the recorded evidence, spoiled alone: the kind that holds it is refused, and says where.
 
-use super::{Ledger, judge};
+use super::judge;
 use crate::{
     claim::{Claim, ClaimTexts},
     digest::Digest,
+    ledger::Ledger,
     manifest::{Evidence, FileRecord, SourceRecord},
     recipe::EvidenceKind,
 };
@@ -85,7 +86,7 @@ fn bounds_that_nothing_measures_any_more_are_told() {
     claim.recipe.parity =
         toml::from_str("top1_agreement_min = 0.9\n[heldout]\nperplexity_max = 9.0").unwrap();
     let mut ledger = Ledger::default();
-    super::claim_rules(&claim, &mut ledger);
+    super::rules::of_claim(&claim, &mut ledger);
     let told: Vec<_> =
         ledger.findings.iter().filter(|it| it.id == "recipe-retired").map(|it| &*it.got).collect();
     assert_eq!(told, ["parity.top1_agreement_min", "parity.heldout"]);
@@ -147,7 +148,7 @@ fn a_checkpoint_from_elsewhere_is_told() {
     let told = |files: Vec<FileRecord>, gguf: Option<FileRecord>| {
         let mut ledger = Ledger::default();
         let record = SourceRecord { source: source.clone(), files, gguf };
-        super::source_rules(&source, &record, &mut ledger);
+        super::rules::of_source(&source, &record, &mut ledger);
         assert!(!ledger.rejects(), "a warning alone");
         ledger.findings.into_iter().map(|it| (it.id, it.got)).collect::<Vec<_>>()
     };

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::eq::EqItem;
+
 use crate::digest::Digest;
 
 /// The EQ test of the `.pte`, paired with the eager quantized model, and a conversation.
@@ -18,19 +20,6 @@ pub struct Eq {
     pub talk: Talk,
     /// SHA-256 of the transcript, `eq-transcript.json` beside the manifest.
     pub transcript: Digest,
-}
-
-/// One item: what was rated.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct EqItem {
-    /// Name of the item.
-    pub id: String,
-    /// The four ratings by the `.pte`; absent when its answer could not be read.
-    pub pte: Option<[f64; 4]>,
-    /// Those by the eager quantized model.
-    pub eager: Option<[f64; 4]>,
 }
 
 /// Counts over a conversation in which the model reads its own replies.

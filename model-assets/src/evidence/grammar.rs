@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::check::Ledger;
+use crate::ledger::Ledger;
 
 /// Bounds of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

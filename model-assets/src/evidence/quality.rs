@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bootstrap::{self, Interval},
-    check::Ledger,
     digest::Digest,
-    recipe::Quantization,
+    ledger::Ledger,
+    scheme::Quantization,
 };
 
 /// SHA-256 of the general text, `model-assets/evidence/text-general.jsonl` (a test compares them). The text itself stays out of

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bootstrap::{self, Interval},
-    check::Ledger,
     digest::Digest,
+    ledger::Ledger,
 };
 
 /// Fewest items (of a text: windows) that a bound is judged on.

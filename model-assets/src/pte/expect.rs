@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::admitted::Admitted;
+use super::kernels::RuntimeTable;
 use super::summary::MetaValue;
-use crate::evidence::RuntimeTable;
 pub use crate::recipe::Quantization;
 
 /// Which operators a file may call, and how.

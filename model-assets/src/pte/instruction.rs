@@ -9,7 +9,7 @@ use super::check_id::CheckId::{
 use super::expect::{Expect, Operators};
 use super::judge::{self, Verdict};
 use super::kernels::{self, Argument, Return, Schema};
-use super::program::{Instruction, Operator, Plan, Value};
+use super::program::{Instruction, Operator, Plan, Value, operator_name};
 use super::report::{Place, Report, Severity};
 use super::scalar::{self, Scalar, Scalars};
 use super::value::{TensorFacts, index};
@@ -25,15 +25,6 @@ pub(super) struct Method<'m, 'a> {
     computed: HashSet<usize>,
     /// Tensors that lie where a constant does.
     constant_views: HashSet<usize>,
-}
-
-/// `namespace::name.overload`, as the runtime looks it up.
-pub(super) fn operator_name(operator: &Operator<'_>) -> Option<String> {
-    let name = operator.name.filter(|name| !name.is_empty())?;
-    Some(match operator.overload.filter(|overload| !overload.is_empty()) {
-        Some(overload) => format!("{name}.{overload}"),
-        None => name.to_owned(),
-    })
 }
 
 pub(super) fn check(

@@ -3,13 +3,24 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::program::Value;
-use crate::evidence::RuntimeTable;
 
 const TABLE: &str = include_str!("../kernels/executorch-1.5.1.json");
 const SCHEMAS: &str = include_str!("../kernels/operator-schemas.json");
+
+/// What `engine kernels` answers: everything the linked runtime can execute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeTable {
+    /// Version of the ExecuTorch runtime.
+    pub runtime: String,
+    /// Registered backends, sorted.
+    pub backends: Vec<String>,
+    /// Registered kernels as `namespace::name.overload`, sorted and unique.
+    pub kernels: Vec<String>,
+}
 
 /// The kernels and backends of the runtime that this version of the project links.
 ///

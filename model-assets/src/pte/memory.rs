@@ -9,8 +9,7 @@
 use std::collections::HashSet;
 
 use super::check_id::CheckId::X15;
-use super::instruction::operator_name;
-use super::program::{Instruction, Plan, Value};
+use super::program::{Instruction, Plan, Value, operator_name};
 use super::report::{Place, Report, Severity};
 use super::value::{TensorFacts, index};
 use super::{kernels, limits, view, xnn};

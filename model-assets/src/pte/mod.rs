@@ -47,7 +47,7 @@ pub use admitted::{Admitted, AdmittedTable, admitted};
 pub use check_id::CheckId;
 pub use expect::{Expect, Operators, Quantization};
 pub use judge::names as judged_operators;
-pub use kernels::linked_runtime;
+pub use kernels::{RuntimeTable, linked_runtime};
 pub use outline::{Item, outline};
 pub use read::ReadAt;
 pub use report::{Finding, Report, Severity};

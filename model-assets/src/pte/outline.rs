@@ -4,8 +4,7 @@
 //! changes no item.
 
 use super::container;
-use super::instruction::operator_name;
-use super::program::{Delegate, Instruction, Plan, Program, Tensor, Value};
+use super::program::{Delegate, Instruction, Plan, Program, Tensor, Value, operator_name};
 use super::read::ReadAt;
 use super::report::{Place, Report};
 use super::segment::{self, Segments};
@@ -28,12 +27,9 @@ impl Item {
     /// The bytes of a delegated weight's scales, if it is those.
     #[must_use]
     pub fn scales(&self) -> Option<(u64, u64)> {
-        self.data.filter(|_| self.place.ends_with(SCALES))
+        self.data.filter(|_| self.place.ends_with(xnn::SCALES))
     }
 }
-
-/// How the place of a weight's scales ends.
-pub(super) const SCALES: &str = " scales";
 
 /// Lists the parts of a file, in file order. `None` when its container or program cannot be read.
 ///

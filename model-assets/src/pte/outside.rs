@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::census::{self, Weights};
 use super::dtype;
 use super::hash::{Float, Look, Watch};
-use super::instruction::operator_name;
-use super::program::{Instruction, Plan, Value};
+use super::program::{Instruction, Plan, Value, operator_name};
 use super::value::{Facts, TensorFacts, index};
 
 #[derive(Debug, Default)]

@@ -139,6 +139,15 @@ pub(super) struct Operator<'a> {
     pub(super) overload: Option<&'a str>,
 }
 
+/// `namespace::name.overload`, as the runtime looks it up.
+pub(super) fn operator_name(operator: &Operator<'_>) -> Option<String> {
+    let name = operator.name.filter(|name| !name.is_empty())?;
+    Some(match operator.overload.filter(|overload| !overload.is_empty()) {
+        Some(overload) => format!("{name}.{overload}"),
+        None => name.to_owned(),
+    })
+}
+
 #[derive(Debug)]
 pub(super) struct Delegate<'a> {
     pub(super) id: Option<&'a str>,

@@ -4,20 +4,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::ledger::Severity;
+
 use super::admitted::Admitted;
 use super::check_id::CheckId;
 use super::limits;
 use super::summary::Summary;
-
-/// Whether a finding stops the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Worth a look; the file may still ship.
-    Warn,
-    /// The file must not ship.
-    Reject,
-}
 
 /// One thing that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,9 +8,8 @@
 //! event tracer see: all arguments of a delegate call, the one output of a kernel.
 
 use super::container;
-use super::instruction::operator_name;
 use super::kernels;
-use super::program::{Instruction, Plan, Tensor, Value};
+use super::program::{Instruction, Plan, Tensor, Value, operator_name};
 use super::read::ReadAt;
 use super::report::Report;
 use super::value::index;

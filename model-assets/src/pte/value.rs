@@ -6,8 +6,7 @@ use super::check_id::CheckId::{
     I1, I2, I3, I4, I5, M1, M2, M3, T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13, T14, T15, T16,
     V1, V2, V3, V4, V5,
 };
-use super::instruction::operator_name;
-use super::program::{Instruction, Plan, Program, Subsegment, Tensor, Value};
+use super::program::{Instruction, Plan, Program, Subsegment, Tensor, Value, operator_name};
 use super::report::{Place, Report, Severity};
 use super::segment::Segments;
 use super::{dtype, kernels, limits, summary};

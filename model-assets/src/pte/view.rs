@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::instruction::operator_name;
-use super::program::{Instruction, Plan};
+use super::program::{Instruction, Plan, operator_name};
 use super::value::{TensorFacts, index};
 
 /// The kernel that makes a view when the method runs.

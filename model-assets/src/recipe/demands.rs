@@ -15,6 +15,25 @@ pub struct Demands {
     pub release: Vec<EvidenceKind>,
 }
 
+/// What a build is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// A developer's build: static proof, and what the recipe demands for dev.
+    Dev,
+    /// A build that may reach users: real weights and all evidence.
+    Release,
+}
+
+impl Profile {
+    /// The name used in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
+}
+
 /// Kinds of measured evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

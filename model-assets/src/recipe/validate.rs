@@ -1,4 +1,4 @@
-//! Which values a recipe may have. Nothing here looks beyond the recipe; for the policy see [`Recipe::within`].
+//! Which values a recipe may have. Nothing here looks beyond the recipe; for the policy see [`crate::policy::Policy::admits`].
 
 use std::collections::BTreeMap;
 

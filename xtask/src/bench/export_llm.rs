@@ -14,12 +14,11 @@ use model_assets::{dir::ModelDir, evidence::Machine, manifest::Stage, recipe::Re
 use serde_json::json;
 
 use crate::{
-    console::Console,
+    console::{Console, ENGINE_STAGE},
     engine::{self, Profile},
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, refused},
     export, setup,
     supervise::{self, Bounds, Run},
-    verify::refused,
     workspace::Workspace,
 };
 
@@ -46,7 +45,7 @@ pub(super) fn compare(workspace: &Workspace, model: &str, console: &Console) -> 
     let our_seconds = began.elapsed().as_secs_f64();
     let manifest = rehearsal.manifest().map_err(refused)?.context("the rehearsal published no manifest")?;
     let (engine, worker): (Vec<_>, Vec<_>) =
-        manifest.export.stages.iter().partition(|stage| stage.name == engine::STAGE);
+        manifest.export.stages.iter().partition(|stage| stage.name == ENGINE_STAGE);
     let worker: f64 = worker.iter().map(|stage| stage.seconds).sum();
     let whole =
         |peak: fn(&Stage) -> u64, worker: u64| engine.iter().map(|stage| peak(stage)).fold(worker, u64::max);

@@ -14,9 +14,9 @@ use model_assets::{
 use crate::{
     console::Console,
     engine::{Engine, Files},
-    exit::Failure,
+    exit::{Failure, refused},
+    published::failed,
     reserve::Reserve,
-    verify::{failed, refused},
     workspace::Workspace,
 };
 
@@ -37,7 +37,7 @@ pub(super) fn compare(
     let (path, file) = dir.open_gguf(&claim.manifest).map_err(refused)?;
     // Speed is measured on what the bytes prove; evidence that failed is another command's matter.
     claim.manifest.evidence = None;
-    check::validate_reserve(file, &claim, Profile::Dev).map_err(|refusal| refused(refusal.into()))?;
+    check::validate_reserve(file, &claim, Profile::Dev).map_err(refused)?;
     let measured = || -> anyhow::Result<Comparison> {
         let engine = Engine::open(workspace, crate::engine::Profile::Release, console)?;
         let reserve = Reserve::open(workspace, console)?;

@@ -19,11 +19,10 @@ use model_assets::{dir::ModelDir, recipe::Source};
 use crate::{
     child::{self, network_cmd},
     console::Console,
-    exit::{Exit, Failure, Outcome},
-    fetch::import::import,
+    exit::{Exit, Failure, Outcome, refused},
+    import::import,
     lock, predict, supervise,
     token::{Token, environment},
-    verify::refused,
     workspace::Workspace,
 };
 

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, anyhow};
 
 use crate::{
-    cli,
     exit::{Exit, Failure, Outcome},
     workspace::Workspace,
 };
@@ -19,8 +18,8 @@ pub(crate) struct Args {
     check: bool,
 }
 
-pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let (path, new) = (workspace.root().join(PAGE), page()?);
+pub(crate) fn run(workspace: &Workspace, args: &Args, groups: &[(&str, clap::Command)]) -> Outcome {
+    let (path, new) = (workspace.root().join(PAGE), page(groups)?);
     let old = std::fs::read_to_string(&path).unwrap_or_default();
     if old == new {
         println!("{PAGE}: up to date");
@@ -36,12 +35,12 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 }
 
 /// The page: every command with its flags, and the exit codes.
-fn page() -> Result<String, std::fmt::Error> {
+fn page(groups: &[(&str, clap::Command)]) -> Result<String, std::fmt::Error> {
     let mut page = "# Commands\n\n\
         Written by `cargo xtask dev docs`: do not edit. `cargo xtask COMMAND --help` explains every flag. `--root DIR` names another\n\
         work tree for any of them.\n"
         .to_owned();
-    for (heading, group) in cli::groups() {
+    for (heading, group) in groups {
         write!(page, "\n## {heading}\n\n| command | what it does | flags |\n|---|---|---|\n")?;
         for command in group.get_subcommands() {
             rows(&mut page, "cargo xtask", command)?;
@@ -76,7 +75,7 @@ mod tests {
 
     #[test]
     fn the_page_is_up_to_date() {
-        let page = super::page().unwrap();
+        let page = super::page(&crate::cli::groups()).unwrap();
         assert_eq!(page, include_str!("../../../docs/commands.md"), "run: cargo xtask dev docs");
         for exit in Exit::ALL {
             assert!(page.contains(&format!(

@@ -41,7 +41,8 @@ enum Dev {
     Docs(docs::Args),
 }
 
-pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
+/// `groups` are those of the whole command line.
+pub(crate) fn run(workspace: &Workspace, args: &Args, groups: &[(&str, clap::Command)]) -> Outcome {
     match &args.command {
         Dev::Mutate(args) => mutate::run(workspace, args),
         Dev::Operators(args) => operators::run(workspace, args),
@@ -49,7 +50,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         Dev::Fuzz(args) => fuzz::run(workspace, args),
         Dev::LintWorkflows(args) => lint_workflows::run(workspace, args),
         Dev::TrainTiny(args) => train_tiny::run(workspace, args),
-        Dev::Docs(args) => docs::run(workspace, args),
+        Dev::Docs(args) => docs::run(workspace, args, groups),
     }
 }
 

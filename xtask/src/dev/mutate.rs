@@ -139,9 +139,8 @@ struct Harm {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    for path in &args.files {
-        regular::open(path).with_context(|| format!("{path}: cannot be opened"))?;
-    }
+    let open = |path: &Utf8Path| regular::open(path).with_context(|| format!("{path}: cannot be opened"));
+    let mut given = args.files.iter().map(|path| open(path)).collect::<anyhow::Result<Vec<_>>>()?.into_iter();
     if args.files.is_empty() {
         setup::ensure(workspace)?;
     }
@@ -166,7 +165,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let study = Study { args, engine, scratch: scratch.to_owned() };
     let (mut total, mut harms, mut by_operator) = (Tally::default(), Vec::new(), BTreeMap::new());
     for subject in &subjects {
-        let studied = study.file(subject).with_context(|| subject.path.to_string());
+        let file = given.next().map_or_else(|| open(&subject.path), Ok);
+        let studied =
+            file.and_then(|file| study.file(subject, file)).with_context(|| subject.path.to_string());
         let (tally, found) = match (studied, &subject.operator) {
             (Ok(studied), _) => studied,
             // Upstream's exporter writes programs that its runtime refuses; of those there is nothing to study.
@@ -230,11 +231,9 @@ fn expect(sha256: Option<[u8; 32]>) -> Expect {
 }
 
 impl Study<'_> {
-    fn file(&self, subject: &Subject) -> anyhow::Result<(Tally, Vec<Harm>)> {
+    fn file(&self, subject: &Subject, mut file: fs::File) -> anyhow::Result<(Tally, Vec<Harm>)> {
         let mut good = Vec::new();
-        regular::open(&subject.path)
-            .and_then(|mut file| file.read_to_end(&mut good))
-            .context("cannot be read")?;
+        file.read_to_end(&mut good).context("cannot be read")?;
         let report = pte::verify(&good, Level::Hash, &expect(None));
         if let Some(finding) = report.rejects().next() {
             return Err(anyhow!("the unchanged file is refused: {finding}"));

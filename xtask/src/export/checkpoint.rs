@@ -29,7 +29,7 @@ use model_assets::{
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 
-use super::{config, weights::finite};
+use super::config;
 
 /// Largest safetensors header: a thousand times that of any model in use.
 const HEADER_BYTES_MAX: u64 = 100 << 20;
@@ -365,4 +365,12 @@ fn is_table(name: &str) -> bool {
     let layer = name.strip_prefix("model.layers.");
     let layer = layer.and_then(|rest| rest.strip_suffix(".self_attn.rotary_emb.inv_freq"));
     layer.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// A number that is none spoils its whole block, and what is finite after it was quantized was not before.
+pub(super) fn finite(name: &str, place: Option<usize>) -> anyhow::Result<()> {
+    match place {
+        Some(place) => bail!("{name}: got a weight that is not finite, {place} after the first of its chunk"),
+        None => Ok(()),
+    }
 }

@@ -5,7 +5,8 @@
 //! **Invariant:** memory does not grow with the model: a few rows are read, quantized and written at a time.
 //!
 //! **Invariant:** as for a `.pte`: what is published went through [`check::validate_reserve`], `reserve.json` is renamed
-//! last, and killed at any instant the directory holds the old reserve or the new one.
+//! last, and killed at any instant the directory holds the old reserve or the new one, each with its own
+//! tokenizer.
 
 use std::{
     fs,
@@ -32,8 +33,9 @@ use model_assets::{
 use crate::{
     console::Console,
     evidence::{self, Subject},
-    exit::{Exit, Failure, Outcome},
+    exit::{Exit, Failure, Outcome, refused},
     lock, predict,
+    published::now,
     reserve::Reserve,
     setup, supervise,
     workspace::Workspace,
@@ -42,8 +44,8 @@ use crate::{
 use super::{
     checkpoint::Checkpoint,
     inputs::{Inputs, Words},
-    job::{now, revision},
-    publish::{moved, replace, sweep, sync_dir},
+    job::revision,
+    publish::{give_names, moved, replace, staged, sync_dir},
     weights::{Generator, Weights},
 };
 
@@ -109,7 +111,7 @@ impl Job<'_> {
             return Failure::new(Exit::Interrupted, error, hint);
         }
         match error.downcast::<check::Refusal>() {
-            Ok(refusal) => crate::verify::refused(refusal.into()),
+            Ok(refusal) => refused(refusal),
             Err(error) => Failure::new(Exit::Export, error, format!("run: cargo xtask doctor {name}")),
         }
     }
@@ -198,7 +200,7 @@ impl Job<'_> {
         {
             claim.manifest = old.manifest;
         }
-        self.publish(&validated, &claim.manifest, &path)?;
+        publish(&self.dir, &validated, &claim, &path)?;
         fs::remove_dir_all(&self.work).with_context(|| format!("{}: cannot be removed", self.work))?;
         Ok(claim.manifest)
     }
@@ -265,28 +267,32 @@ impl Job<'_> {
             Weights::Random(_) => Ok(Vec::new()),
         }
     }
+}
 
-    /// Moves the proven file into its directory; the record's rename is the commit point.
-    fn publish(
-        &self,
-        validated: &check::Validated<fs::File, gguf::Summary>,
-        manifest: &ReserveManifest,
-        path: &Utf8Path,
-    ) -> anyhow::Result<()> {
-        let (proven, claimed) = (validated.sha256(), manifest.sha256);
-        ensure!(proven == claimed, "reserve.json: got sha256 {claimed}, expected the proven file's {proven}");
-        let place = self.dir.path();
-        let pending = place.join(pending_name(&manifest.file, claimed));
-        moved(path, &pending)?;
-        sync_dir(&place)?;
-        if let Some(Inputs { words, .. }) = &self.inputs {
-            words.adopt(&self.dir, &self.recipe)?;
-        }
-        replace(&self.dir, RESERVE_FILE, &manifest.to_bytes())?;
-        fs::rename(pending, place.join(&manifest.file))?;
-        sweep(&place, &manifest.file)?;
-        sync_dir(&place)
+/// Moves the proven file, and a tokenizer that is not beside the recipe yet, into their directory. As for a `.pte`, they wait
+/// under other names until the record has been renamed, which is the commit point.
+fn publish(
+    dir: &ModelDir,
+    validated: &check::Validated<fs::File, gguf::Summary>,
+    claim: &ReserveClaim,
+    path: &Utf8Path,
+) -> anyhow::Result<()> {
+    let ReserveClaim { recipe, manifest, tokenizer, .. } = claim;
+    let (proven, claimed) = (validated.sha256(), manifest.sha256);
+    ensure!(proven == claimed, "reserve.json: got sha256 {claimed}, expected the proven file's {proven}");
+    let (place, name) = (dir.path(), recipe.tokens.tokenizer.as_str());
+    // Takes its space on the disk before anything moves: what is left are renames.
+    let commit = staged(dir, RESERVE_FILE, &manifest.to_bytes())?;
+    // One that is there already stays untouched: it may be reviewed text.
+    let is_beside = |bytes: &Vec<u8>| fs::read(place.join(name)).is_ok_and(|own| own == *bytes);
+    if let Some(bytes) = tokenizer.as_ref().filter(|bytes| !is_beside(bytes)) {
+        replace(dir, &pending_name(name, Digest::of(bytes)), bytes)?;
     }
+    moved(path, &place.join(pending_name(&manifest.file, claimed)))?;
+    sync_dir(&place)?;
+    commit.put_in_place()?;
+    give_names(&place, &[(&manifest.file, Some(claimed)), (name, manifest.bound.tokenizer)])?;
+    sync_dir(&place)
 }
 
 /// Writes one tensor and its padding; ends before the next chunk, seconds before the end of a large tensor, when `interrupted`

@@ -23,7 +23,7 @@ use crate::{console::Console, setup, workspace::Workspace};
 
 use super::{
     checkpoint::{Checkpoint, content, exists},
-    publish::{WORK_TOKENIZER, replace},
+    publish::WORK_TOKENIZER,
 };
 
 /// A checkpoint's files, and the words of its model.
@@ -55,13 +55,6 @@ impl Words {
             fs::write(&path, bytes).with_context(|| format!("{path}: cannot be written"))?;
         }
         Ok(())
-    }
-
-    /// Puts the tokenizer beside the recipe, unless it is there.
-    pub(super) fn adopt(&self, dir: &ModelDir, recipe: &Recipe) -> anyhow::Result<()> {
-        let name = &recipe.tokens.tokenizer;
-        let same = fs::read(dir.path().join(name)).is_ok_and(|bytes| bytes == self.tokenizer);
-        if same { Ok(()) } else { replace(dir, name, &self.tokenizer) }
     }
 }
 

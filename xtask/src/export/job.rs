@@ -1,11 +1,11 @@
 //! One export: the worker's request and answer, the proof of what it wrote, and its manifest.
 
-use std::{fs, time::SystemTime};
+use std::fs;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
-    check::{self, Profile},
+    check::{Expectation, Profile},
     claim::{self, Claim},
     digest::Digest,
     dir::ModelDir,
@@ -26,7 +26,10 @@ use crate::{
     console::Console,
     engine,
     evidence::Bench,
-    failed, refused,
+    exit::Failure,
+    failed,
+    published::{Proof, now},
+    refused,
     setup::{self, Receipt},
     supervise::{self, Run},
     weights::{self, Origin},
@@ -174,15 +177,20 @@ impl Job<'_> {
     ) -> anyhow::Result<Manifest> {
         let path = self.work.join(WORK_PTE);
         let pte = fs::File::open(&path).with_context(|| format!("{path}: the worker wrote no model"))?;
-        let report = pte::verify(&pte, pte::Level::Hash, &claim::expect(&self.recipe));
+        let proof = Proof::of(path, pte, &Expectation::made_by(&self.recipe))?;
+        let (path, report) = (proof.path(), proof.proved().report());
         if let Some(finding) = report.rejects().next() {
             bail!("{path}: {} findings reject the file, the first: {finding}", report.rejects().count());
         }
-        let (Some(summary), Some(sha256)) = (&report.summary, report.sha256) else {
+        let (Some(summary), Some(sha256)) = (&report.summary, proof.proved().sha256()) else {
             bail!("{path}: cannot be read to its end");
         };
-        let claim = self.claim(run, response, attempt, receipt, summary, Digest::from_bytes(sha256))?;
-        let validated = check::validate(pte, &claim, Profile::Dev)?;
+        let mut claim = self.claim(run, response, attempt, receipt, summary, sha256)?;
+        let validated = proof.proved().judge(&claim, Profile::Dev);
+        let validated = validated.map_err(|refusal| refused::of_export(&self.work, &claim, refusal))?;
+        // It was run in between.
+        proof.ensure_unchanged().map_err(Failure::into_error)?;
+        claim.manifest.checks = validated.checks().to_vec();
         let manifest = kept(self.dir.manifest().ok().flatten(), claim.manifest);
         publish(&self.dir, &validated, &manifest, &self.work)?;
         Ok(manifest)
@@ -269,18 +277,13 @@ impl Job<'_> {
             tokenizer,
             chat_template,
         };
-        let path = self.work.join(WORK_PTE);
-        let mut files = engine::Files::of(&self.dir, &claim, path.clone());
+        let mut files = engine::Files::of(&self.dir, &claim, self.work.join(WORK_PTE));
         files.words = self.read.as_ref().map(|_| Words::places(&self.work));
         let bench =
             Bench { workspace: self.workspace, dir: &self.dir, claim: &claim, files, console: &self.console };
         let (evidence, stage) = bench.load_and_parity(&reference)?;
         claim.manifest.evidence = Some(evidence);
         claim.manifest.export.stages.push(stage);
-        let pte = fs::File::open(path)?;
-        let proved = check::validate(pte, &claim, Profile::Dev);
-        let proved = proved.map_err(|refusal| refused::of_export(&self.work, &claim, refusal))?;
-        claim.manifest.checks = proved.checks().to_vec();
         Ok(claim)
     }
 }
@@ -324,10 +327,6 @@ pub(super) fn revision(workspace: &Workspace) -> Option<String> {
     let head = cmd!(shell, "git rev-parse HEAD").quiet().ignore_stderr().read().ok().filter(|_| own)?;
     let changes = cmd!(shell, "git status --porcelain").quiet().ignore_stderr().read().ok()?;
     Some(if changes.is_empty() { head } else { format!("{head}-dirty") })
-}
-
-pub(crate) fn now() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::{fs, sync::atomic::Ordering, time::Duration};
 use anyhow::{Context as _, anyhow};
 use camino::Utf8PathBuf;
 use model_assets::{
-    check::{self, Profile},
+    check::Profile,
     dir::ModelDir,
     manifest::{EvidenceBinding, LOG_FILE},
     recipe::{Recipe, Source},
@@ -29,12 +29,12 @@ use model_assets::{
 
 use crate::{
     console::Console,
-    exit::{Exit, Failure, Outcome, usage},
+    exit::{Exit, Failure, Outcome, refused, usage},
     failed::{self, Cause},
     lock, predict,
+    published::Published,
     setup::{self, Receipt},
     supervise::{self, Bounds},
-    verify::{self, refused},
     weights as fetched,
     workspace::Workspace,
 };
@@ -46,7 +46,6 @@ use self::{
 
 pub(crate) use self::{
     inputs::{configured, weights},
-    job::now,
     publish::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest},
 };
 
@@ -162,7 +161,7 @@ pub(crate) fn run_with(workspace: &Workspace, args: &Args, console: Console) -> 
     let dir = ModelDir::new(workspace.models(), &args.model);
     let recipe = dir.recipe().map_err(refused)?;
     let policy = dir.policy().map_err(refused)?;
-    recipe.within(&policy)?;
+    policy.admits(&recipe)?;
     if args.runtime == Runtime::Llamacpp {
         // Before a checkpoint is fetched for a recipe that no GGUF is written for.
         reserve::expect(&recipe, None, None).map_err(|message| unusable(anyhow!("{message}"), &recipe))?;
@@ -331,11 +330,12 @@ fn given_up(job: &Job<'_>, told: &str, story: &[String]) -> Failure {
 
 /// Whether what is published is what its manifest says.
 fn is_proved(dir: &ModelDir) -> bool {
-    let Ok((claim, _)) = dir.claim() else { return false };
+    let Ok(model) = Published::read(dir.clone()) else { return false };
+    let claim = &model.claim;
     let current = EvidenceBinding::current(claim.manifest.sha256, claim.bound());
     let fresh = claim.manifest.evidence.as_ref().is_some_and(|evidence| evidence.bound == current);
-    let whole = |(_, pte)| check::validate(pte, &claim, Profile::Dev).is_ok();
-    fresh && verify::reference(dir, &claim).is_ok() && dir.open_pte(&claim.manifest).is_ok_and(whole)
+    let whole = || model.prove().is_ok_and(|proof| proof.judge(claim, Profile::Dev).is_ok());
+    fresh && model.reference().is_ok() && whole()
 }
 
 #[cfg(test)]

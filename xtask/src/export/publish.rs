@@ -4,6 +4,7 @@
 //! after it, the new one does: `.pte`, reference, transcript, log and signature, each beside its own manifest.
 
 use std::{
+    borrow::Borrow,
     fs,
     io::{Read as _, Write as _},
 };
@@ -35,7 +36,7 @@ pub(crate) const WORK_REFERENCE: &str = "reference.safetensors";
 /// Moves a proven model into its directory. See [`model_assets::dir`] for why the order is safe.
 pub(crate) fn publish(
     dir: &ModelDir,
-    validated: &Validated<fs::File>,
+    validated: &Validated<impl Borrow<fs::File>>,
     manifest: &Manifest,
     work: &Utf8Path,
 ) -> anyhow::Result<()> {
@@ -43,7 +44,10 @@ pub(crate) fn publish(
     ensure!(proven == claimed, "manifest: got sha256 {claimed}, expected the proven file's {proven}");
     let (place, path) = (dir.path(), work.join(WORK_PTE));
     // By its name a file is moved that was proved by its descriptor.
-    ensure!(atomic_file::is_at(validated.source(), &path)?, "{path}: got another file than was proved");
+    ensure!(
+        atomic_file::is_at(validated.source().borrow(), &path)?,
+        "{path}: got another file than was proved"
+    );
     let mut files = vec![
         (path, manifest.file.as_str(), manifest.sha256),
         (work.join(WORK_REFERENCE), &manifest.reference.name, manifest.reference.sha256),
@@ -109,15 +113,7 @@ pub(crate) fn settle(dir: &ModelDir) -> anyhow::Result<Vec<String>> {
         (LOG_FILE, Some(own)),
         (SIGNATURE_FILE, Some(own)),
     ];
-    let mut found = Vec::new();
-    for (name, sha256) in named {
-        let pending = sha256.map(|sha256| pending_name(name, sha256));
-        if let Some(pending) = pending.filter(|pending| place.join(pending).exists()) {
-            fs::rename(place.join(&pending), place.join(name)).with_context(|| format!("{place}/{name}"))?;
-            found.push(pending);
-        }
-        found.extend(sweep(&place, name)?);
-    }
+    let mut found = give_names(&place, &named)?;
     let replaced = [MANIFEST_FILE, SIGNATURE_FILE, TRANSCRIPT_FILE, &recipe.tokens.tokenizer];
     for name in replaced.into_iter().chain(recipe.licence.files()) {
         found.extend(atomic_file::discard(&place.join(name))?);
@@ -126,8 +122,23 @@ pub(crate) fn settle(dir: &ModelDir) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
+/// Moves the files that a committed record names from where they wait to their plain names, and removes what waits for another
+/// record. Returns the names of what it found.
+pub(super) fn give_names(place: &Utf8Path, named: &[(&str, Option<Digest>)]) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (name, sha256) in named {
+        let pending = sha256.map(|sha256| pending_name(name, sha256));
+        if let Some(pending) = pending.filter(|pending| place.join(pending).exists()) {
+            fs::rename(place.join(&pending), place.join(name)).with_context(|| format!("{place}/{name}"))?;
+            found.push(pending);
+        }
+        found.extend(sweep(place, name)?);
+    }
+    Ok(found)
+}
+
 /// Removes every pending file of this name; says which.
-pub(super) fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<Vec<String>> {
+fn sweep(place: &Utf8Path, name: &str) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in place.read_dir_utf8()? {
         let entry = entry?;
@@ -164,7 +175,7 @@ pub(crate) fn replace(dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Resul
     staged(dir, name, bytes)?.put_in_place()
 }
 
-fn staged(dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Result<AtomicFile> {
+pub(super) fn staged(dir: &ModelDir, name: &str, bytes: &[u8]) -> anyhow::Result<AtomicFile> {
     let place = dir.path().join(name);
     let mut file = AtomicFile::create(&place)?;
     file.write_all(bytes).with_context(|| format!("{place}: cannot be written"))?;

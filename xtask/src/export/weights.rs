@@ -7,13 +7,13 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use model_assets::{gguf::Precision, recipe::Architecture};
 use serde_json::json;
 
 use crate::{child, workspace::Workspace};
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, finite};
 
 /// Where rows are read from.
 pub(super) enum Weights {
@@ -36,14 +36,6 @@ impl Weights {
             Self::Checkpoint(checkpoint) => checkpoint.rows(name, shape, first, out),
             Self::Random(generator) => generator.next(name, out),
         }
-    }
-}
-
-/// A number that is none spoils its whole block, and what is finite after it was quantized was not before.
-pub(super) fn finite(name: &str, place: Option<usize>) -> anyhow::Result<()> {
-    match place {
-        Some(place) => bail!("{name}: got a weight that is not finite, {place} after the first of its chunk"),
-        None => Ok(()),
     }
 }
 

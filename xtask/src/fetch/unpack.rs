@@ -24,10 +24,16 @@ use model_assets::{
 };
 
 use crate::{
-    console::Console, exit::Failure, lock, meter::Meter, predict, verify::refused, workspace::Workspace,
+    console::Console,
+    exit::{Failure, refused},
+    import::import,
+    lock,
+    meter::Meter,
+    predict,
+    workspace::Workspace,
 };
 
-use super::{Work, import::import};
+use super::Work;
 
 /// Proves and publishes the model of a bundle.
 pub(super) fn publish(

@@ -17,14 +17,12 @@ use crate::predict;
 
 use super::{
     client::{Client, Resume, text},
-    fault::{Attempts, Fault},
+    fault::{Attempts, DISK_HINT, Fault},
     wanted::{Size, Sums, Wanted},
 };
 
 /// Disk that must stay free.
 pub(crate) const DISK_SPARE_BYTES: u64 = 256 << 20;
-pub(crate) const DISK_HINT: &str =
-    "free space on this disk, then run the command again; what has arrived is kept";
 
 /// An attempt that brought this much was worth it: the count of failures begins anew.
 const PROGRESS_BYTES_MIN: u64 = 1 << 20;

@@ -10,7 +10,9 @@ use crate::{
     supervise::interrupted,
 };
 
-use super::download::DISK_HINT;
+/// What helps when the disk is full.
+pub(crate) const DISK_HINT: &str =
+    "free space on this disk, then run the command again; what has arrived is kept";
 
 /// Why one attempt failed.
 #[derive(Debug)]

@@ -11,7 +11,8 @@ use std::{fs::File, ops::Range};
 use anyhow::anyhow;
 use camino::Utf8Path;
 use model_assets::{
-    check::Profile,
+    check::{Profile, Proved},
+    claim::Claim,
     provenance::{self, Block, HEADER_BYTES},
     pte::ReadAt,
 };
@@ -99,19 +100,26 @@ impl Verdict {
                 "block at {}: got bytes that no loader maps, expected a part of the code's file",
                 block.offset
             );
-            return Self { linked, dev: Err(reason.clone()), release: Err(reason) };
+            return Self { linked, ..Self::refused(reason) };
         }
-        Self::judged(linked, |profile| match block.validate(file, profile) {
-            None | Some(Ok(_)) => Ok(()),
-            Some(Err(refusal)) => Err(refusal.to_string()),
-        })
+        match block.prove(file) {
+            None => Self { linked, dev: Ok(()), release: Ok(()) },
+            Some(proved) => Self::judged(&proved, &block.claim),
+        }
     }
 
-    /// What is proved for release is proved for dev: large models are hashed once.
-    pub(super) fn judged(linked: bool, judge: impl Fn(Profile) -> Result<(), String>) -> Self {
+    /// What was not even read.
+    pub(super) fn refused(reason: String) -> Self {
+        Self { linked: false, dev: Err(reason.clone()), release: Err(reason) }
+    }
+
+    /// What holds of bytes that were read.
+    pub(super) fn judged<S>(proved: &Proved<S>, claim: &Claim) -> Self {
+        let judge = |profile| proved.judge(claim, profile).map(drop).map_err(|refusal| refusal.to_string());
         let release = judge(Profile::Release);
+        // What is proved for release is proved for dev.
         let dev = if release.is_ok() { Ok(()) } else { judge(Profile::Dev) };
-        Self { linked, dev, release }
+        Self { linked: false, dev, release }
     }
 
     /// Whether it holds what is demanded.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs::File};
 use anyhow::anyhow;
 use camino::Utf8Path;
 use model_assets::{
-    check::{self, Profile},
+    check::{self, Expectation, Profile},
     claim::Claim,
     provenance::{self, Block, PTE_ALIGN_BYTES, Part},
 };
@@ -253,7 +253,7 @@ impl<'a> Report<'a> {
             let claim = claims.iter().find(|claim| claim.manifest.file == item.file_name());
             let verdict = match claim {
                 Some(claim) => prove(package, item, claim)?,
-                None => Verdict::judged(false, |_| Err("a model that no proof block claims".to_owned())),
+                None => Verdict::refused("a model that no proof block claims".to_owned()),
             };
             if verdict.demanded(self.profile).is_err() {
                 let reason = verdict.dev.as_ref().err().cloned().unwrap_or_else(|| verdict.text());
@@ -337,11 +337,8 @@ impl Found {
 
 fn prove(package: &Package, item: &Item, claim: &Claim) -> anyhow::Result<Verdict> {
     let source = package.open(item)?;
-    Ok(Verdict::judged(false, |profile| {
-        check::validate(Part::new(&*source, 0, item.bytes), claim, profile)
-            .map(|_| ())
-            .map_err(|refusal| refusal.to_string())
-    }))
+    let part = Part::new(&*source, 0, item.bytes);
+    Ok(Verdict::judged(&check::prove(part, &Expectation::claimed(claim)), claim))
 }
 
 /// Whether two claims are about the same model, proved by the same evidence and used with the same words.

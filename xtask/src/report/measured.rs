@@ -12,7 +12,7 @@ use super::{
     html::{Page, escape},
     joined, megabytes, percent,
 };
-use crate::{bench, yardstick::published};
+use crate::{bench, evidence::yardstick::published};
 
 pub(super) fn parity(page: &mut Page, claim: &Claim) {
     begin(page, "parity");

@@ -15,7 +15,7 @@ use model_assets::{
     check::{Finding, Severity},
     claim::Claim,
     digest::Digest,
-    dir::{ClaimFiles, ModelDir, POLICY_FILE, RECIPE_FILE},
+    dir::{ModelDir, POLICY_FILE, RECIPE_FILE},
     eq::TRANSCRIPT_FILE,
     manifest::{LOG_FILE, MANIFEST_FILE, WeightsKind},
     signature::{Resource, SIGNATURE_FILE, Statement},
@@ -23,7 +23,7 @@ use model_assets::{
 
 use crate::{
     exit::{Exit, Failure},
-    verify,
+    published::Published,
 };
 
 /// Passed over whether they are there or not: a bundle has some, a work tree others.
@@ -40,20 +40,15 @@ const NEVER_SIGNED: [&str; 9] = [
 ];
 
 /// What is to be signed: the proved `.pte` and the texts as they were read, the rest as it is on disk.
-pub(super) fn statement(
-    dir: &ModelDir,
-    claim: &Claim,
-    texts: &ClaimFiles,
-    pte: Digest,
-) -> Result<Statement, Failure> {
-    let Claim { recipe, manifest, .. } = claim;
+pub(super) fn statement(model: &Published, pte: Digest) -> Result<Statement, Failure> {
+    let Published { dir, claim: Claim { recipe, manifest, .. }, files: texts } = model;
     if manifest.weights == WeightsKind::Random {
         let error =
             anyhow!("{MANIFEST_FILE}: got random weights, expected a checkpoint: a rehearsal is not signed");
         return Err(Failure::new(Exit::Signature, error, format!("run: cargo xtask export {}", dir.name())));
     }
     // Its digest is checked here; the manifest names it.
-    verify::reference(dir, claim)?;
+    model.reference()?;
     let mut signed = BTreeMap::from([
         (MANIFEST_FILE.to_owned(), Digest::of(&texts.manifest)),
         (manifest.file.clone(), pte),

@@ -29,10 +29,10 @@ use model_assets::{
 };
 
 use crate::{
-    exit::{Exit, Failure, Outcome},
+    exit::{Exit, Failure, Outcome, refused},
     export, lock,
+    published::Published,
     release::failure,
-    verify::{self, refused},
     workspace::Workspace,
 };
 
@@ -84,9 +84,10 @@ fn repair(dir: &ModelDir) -> Outcome {
 
 /// Signs what is published.
 fn sign(dir: &ModelDir, key: &model_assets::signature::PrivateKey) -> Outcome {
-    let (claim, texts) = dir.claim().map_err(refused)?;
-    let proved = verify::judge(dir, &claim, Profile::Dev)?;
-    let statement = files::statement(dir, &claim, &texts, proved.sha256())?;
+    let model = Published::read(dir.clone())?;
+    let proof = model.prove()?;
+    let proved = proof.judge(&model.claim, Profile::Dev)?;
+    let statement = files::statement(&model, proved.sha256())?;
     let bytes = key.sign(&statement)?;
     // What is published is what a verifier will read.
     let read = Signature::parse(&bytes)?.verify(&key.public())?;
@@ -110,11 +111,13 @@ fn ensure_same<T: PartialEq>(read: &T, written: &T) -> anyhow::Result<()> {
 
 /// Proves that a key which may do so signed the model, and that the directory is what was signed, file by file.
 fn prove(dir: &ModelDir, now: SystemTime) -> Outcome {
-    let (claim, texts) = dir.claim().map_err(refused)?;
+    let model = Published::read(dir.clone())?;
+    let (claim, manifest) = (&model.claim, &model.files.manifest);
     let signers = dir.signers().map_err(refused)?;
-    let signature = dir.signature(&texts.manifest).map_err(refused)?;
-    let proved = verify::judge(dir, &claim, Profile::Dev)?;
-    let authentic = check::signed_by(&proved, &claim, &texts.manifest, &signers, signature.as_deref(), now)
+    let signature = dir.signature(manifest).map_err(refused)?;
+    let proof = model.prove()?;
+    let proved = proof.judge(claim, Profile::Dev)?;
+    let authentic = check::signed_by(&proved, claim, manifest, &signers, signature.as_deref(), now)
         .map_err(|refusal| failure(Exit::Signature, refusal))?;
     let findings = files::differences(dir, &authentic.statement)?;
     if !findings.is_empty() {

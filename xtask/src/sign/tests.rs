@@ -234,12 +234,14 @@ fn a_bundle_takes_the_signature_along() {
     let (from, to) = (Models::new(), Models::new());
     from.sign();
     let recipe = from.dir.recipe().unwrap();
-    let (claim, texts) = from.dir.claim().unwrap();
-    let companions = companions(&from.dir, &recipe, &texts.manifest);
+    let model = Published::read(from.dir.clone()).unwrap();
+    let claim = &model.claim;
+    let companions = companions(&from.dir, &recipe, &model.files.manifest);
     let names: Vec<_> = companions.into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, [SIGNATURE_FILE]);
-    let proved = verify::judge(&from.dir, &claim, Profile::Dev).unwrap();
-    let bring = |to: &Models| brought(&to.dir, &from.dir.path(), &claim, &proved);
+    let proof = model.prove().unwrap();
+    let proved = proof.judge(claim, Profile::Dev).unwrap();
+    let bring = |to: &Models| brought(&to.dir, &from.dir.path(), claim, &proved);
     let signature = fs::read(from.dir.signature_path()).unwrap();
     // A key that the other side does not know is its release's business.
     assert_eq!(bring(&to).unwrap().as_ref(), Some(&signature));

@@ -149,13 +149,13 @@ fn make(
     console: &Console,
 ) -> anyhow::Result<Origin> {
     let made = place.with_file_name(format!(".new-{}", recipe.name));
-    crate::fetch::remove(&made)?;
+    crate::atomic_file::remove(&made)?;
     fs::create_dir_all(&made).with_context(|| format!("{made}: cannot be made"))?;
     let outcome = convert(workspace, recipe, file, &made, console)
         .and_then(|gguf| finish(&made, gguf))
         .and_then(|origin| swap(&made, place).map(|()| origin));
     // The old one after a swap, or what a failed conversion left.
-    crate::fetch::remove(&made)?;
+    crate::atomic_file::remove(&made)?;
     outcome
 }
 
@@ -174,7 +174,7 @@ fn convert(
     let work = workspace.state().join("work").join(format!("{}-from-gguf", recipe.name));
     fs::create_dir_all(&work).with_context(|| format!("{work}: cannot be made"))?;
     let (request, response) = (work.join("request.json"), work.join("response.json"));
-    crate::fetch::remove(&response)?;
+    crate::atomic_file::remove(&response)?;
     let asked = json!({
         "protocol": 1, "task": "from-gguf", "gguf": file, "architecture": super::shape(recipe)?,
         "bos_id": recipe.tokens.bos, "eos_ids": recipe.tokens.eos, "tokenizer": recipe.tokens.tokenizer,
@@ -186,7 +186,7 @@ fn convert(
     let log = work.join("log.txt");
     let run = supervise::run(&workspace.python(), &script, &request, &log, &bounds, console)?;
     let answer: Response = failed::answer(&response, &run)?;
-    crate::fetch::remove(&work)?;
+    crate::atomic_file::remove(&work)?;
     Ok(answer.gguf)
 }
 
@@ -223,7 +223,7 @@ fn swap(made: &Utf8Path, place: &Utf8Path) -> anyhow::Result<()> {
     } else if renameat_with(CWD, made.as_std_path(), CWD, place.as_std_path(), RenameFlags::EXCHANGE).is_err()
     {
         // Killed in between, there is no checkpoint, which the next export says.
-        crate::fetch::remove(place)?;
+        crate::atomic_file::remove(place)?;
         fs::rename(made, place).with_context(moved)?;
     }
     let parent = crate::atomic_file::folder(place);
@@ -279,7 +279,7 @@ mod tests {
             let origin = made(&new, content);
             swap(&new, &place).unwrap();
             assert_eq!(Origin::proved(&place).unwrap(), Some(origin));
-            crate::fetch::remove(&new).unwrap();
+            crate::atomic_file::remove(&new).unwrap();
         }
     }
 }

@@ -22,19 +22,18 @@ use serde_json::json;
 
 use crate::{
     console::Console,
-    exit::{Exit, Failure, Outcome},
+    exit::{Exit, Failure, Outcome, refused},
     export,
     http::{
         client::Client,
-        download::{self, DISK_HINT, DISK_SPARE_BYTES},
+        download::{self, DISK_SPARE_BYTES},
         endpoint::Endpoint,
-        fault::{Fault, Patience},
+        fault::{DISK_HINT, Fault, Patience},
         progress::Progress,
         wanted::Wanted,
     },
     predict, supervise,
     token::{Token, environment},
-    verify::refused,
     workspace::Workspace,
 };
 

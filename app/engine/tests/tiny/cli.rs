@@ -6,7 +6,10 @@ use std::process::{Command, Output, Stdio};
 use super::{folder, tiny, tiny_pte};
 use camino::Utf8Path;
 use model_assets::digest::Digest;
-use model_assets::evidence::{Benched, EngineCheck, PackedWeights, RuntimeTable};
+use model_assets::{
+    evidence::{Benched, EngineCheck, PackedWeights},
+    pte::RuntimeTable,
+};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;

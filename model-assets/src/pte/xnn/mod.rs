@@ -22,7 +22,7 @@ use super::report::{Place, Report};
 use super::segment::Segments;
 use super::{limits, summary};
 use graph::Graph;
-pub(super) use outline::outline;
+pub(super) use outline::{SCALES, outline};
 pub(super) use shape::broadcast;
 pub(super) use value::{Argument, Constant};
 

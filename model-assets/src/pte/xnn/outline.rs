@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use super::super::dtype;
 use super::super::flat::Flat;
-use super::super::outline::SCALES;
 use super::super::report::{Place, Report};
 use super::super::segment::Segments;
 use super::Constant;
 use super::graph::{self, Graph, Node, Quant, Value};
+
+/// How the place of a weight's scales ends.
+pub(in super::super) const SCALES: &str = " scales";
 
 /// Place inside the delegate, text, and the bytes of a constant.
 pub(in super::super) type Part = (String, String, Option<(u64, u64)>);

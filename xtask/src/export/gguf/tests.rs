@@ -139,6 +139,82 @@ fn the_gate_lets_through_what_the_exporter_writes_and_nothing_else() {
     caught("weights-kind", &|claim, _| claim.manifest.weights = WeightsKind::Random);
 }
 
+/// A folder of models with an old reserve in it, bound to another tokenizer than the new one.
+fn old_reserve(folder: &Utf8Path, claim: &ReserveClaim) -> (ModelDir, Vec<u8>) {
+    let (real, dir) = (Workspace::find(None).unwrap().models(), ModelDir::new(folder, "tiny"));
+    fs::create_dir(dir.path()).unwrap();
+    fs::copy(real.join("policy.toml"), dir.policy_path()).unwrap();
+    for name in ["recipe.toml", "chat_template.jinja"] {
+        fs::copy(real.join("tiny").join(name), dir.path().join(name)).unwrap();
+    }
+    let mut old = claim.manifest.clone();
+    (old.sha256, old.bound.tokenizer) = (Digest::of(b"old gguf"), Some(Digest::of(b"old tokenizer")));
+    let record = old.to_bytes();
+    for (name, bytes) in
+        [(RESERVE_FILE, record.as_slice()), (&old.file, b"old gguf"), ("tokenizer.json", b"old tokenizer")]
+    {
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    (dir, record)
+}
+
+/// What a reader of the directory gets: the record, the tokenizer and the file that belong to each other.
+fn read_reserve(dir: &ModelDir) -> (ReserveManifest, Vec<u8>, Vec<u8>) {
+    let claim = dir.reserve_claim().unwrap();
+    let (path, _) = dir.open_gguf(&claim.manifest).unwrap();
+    let gguf = fs::read(path).unwrap();
+    assert_eq!(claim.manifest.bound.tokenizer, claim.tokenizer.as_deref().map(Digest::of));
+    assert_eq!(claim.manifest.sha256, Digest::of(&gguf));
+    (claim.manifest, claim.tokenizer.unwrap(), gguf)
+}
+
+#[test]
+fn a_publish_that_fails_before_its_commit_point_leaves_the_old_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = Utf8Path::from_path(folder.path()).unwrap();
+    let (mut claim, path) = tiny(folder);
+    claim.manifest.evidence = Some(evidence(&claim));
+    let (dir, record) = old_reserve(folder, &claim);
+    let validated = validate_reserve(fs::File::open(&path).unwrap(), &claim, Profile::Dev).unwrap();
+    // The last step before the renames fails: there is no file to publish.
+    publish(&dir, &validated, &claim, &folder.join("gone")).unwrap_err();
+    assert_eq!(fs::read(dir.path().join("tokenizer.json")).unwrap(), b"old tokenizer");
+    assert_eq!(fs::read(dir.reserve_path()).unwrap(), record);
+    assert_eq!(read_reserve(&dir).1, b"old tokenizer");
+    publish(&dir, &validated, &claim, &path).unwrap();
+    let (manifest, tokenizer, _) = read_reserve(&dir);
+    assert_eq!((manifest, Some(tokenizer)), (claim.manifest, claim.tokenizer));
+    // Recipe, template, tokenizer, record and model: nothing waits any more.
+    assert_eq!(dir.path().read_dir_utf8().unwrap().count(), 5);
+}
+
+#[test]
+fn each_state_of_a_publish_is_one_reserve() {
+    let scratch = tempfile::tempdir().unwrap();
+    let scratch = Utf8Path::from_path(scratch.path()).unwrap();
+    let (claim, path) = tiny(scratch);
+    let (gguf, tokenizer) = (fs::read(path).unwrap(), claim.tokenizer.clone().unwrap());
+    let files = [("tokenizer.json", tokenizer), (&claim.manifest.file, gguf)];
+    // Two moves, the commit, two moves.
+    for state in 0..=5 {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, _) = old_reserve(Utf8Path::from_path(folder.path()).unwrap(), &claim);
+        let place = |name: &str| dir.path().join(name);
+        for (name, bytes) in files.iter().take(state) {
+            fs::write(place(&pending_name(name, Digest::of(bytes))), bytes).unwrap();
+        }
+        if state > 2 {
+            fs::write(dir.reserve_path(), claim.manifest.to_bytes()).unwrap();
+        }
+        for (name, bytes) in files.iter().take(state.saturating_sub(3)) {
+            fs::rename(place(&pending_name(name, Digest::of(bytes))), place(name)).unwrap();
+        }
+        let (manifest, tokenizer, _) = read_reserve(&dir);
+        assert_eq!(manifest == claim.manifest, state > 2, "state {state}");
+        assert_eq!(tokenizer == files[0].1, state > 2, "state {state}");
+    }
+}
+
 #[test]
 fn evidence_is_judged_whoever_demands_it_and_a_release_demands_all() {
     let folder = tempfile::tempdir().unwrap();

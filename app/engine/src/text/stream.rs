@@ -7,8 +7,6 @@
 
 use model_assets::tokenizer::DecoderStep;
 
-use crate::detokenizer::{finished, stand_ins};
-
 /// A step and what it has yet to pass on.
 #[derive(Debug, Clone)]
 pub(crate) struct Stage {
@@ -232,4 +230,37 @@ fn word(token: &str, prefix: &str, cleanup: bool, first: bool) -> String {
         None => format!(" {token}"),
     };
     if cleanup { tokenizers::decoders::wordpiece::cleanup(&text) } else { text }
+}
+
+/// Appends the characters of `bytes`, U+FFFD for what is none, and returns how many bytes at the end may become one.
+pub(crate) fn finished(bytes: &[u8], text: &mut String) -> usize {
+    let mut left = bytes.len();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        let invalid = chunk.invalid();
+        left -= chunk.valid().len() + invalid.len();
+        // Only what stands at the end can lack something.
+        let unfinished = std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
+        if left == 0 && unfinished {
+            return invalid.len();
+        }
+        if !invalid.is_empty() {
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+    0
+}
+
+/// The byte that each character stands for in a byte-level vocabulary: itself where it is printable, and the others from
+/// 256 on.
+pub(crate) fn stand_ins() -> Vec<Option<u8>> {
+    let mut bytes = vec![None; 256];
+    for byte in 0..=u8::MAX {
+        if matches!(byte, 33..=126 | 161..=172 | 174..=255) {
+            bytes[usize::from(byte)] = Some(byte);
+        } else {
+            bytes.push(Some(byte));
+        }
+    }
+    bytes
 }

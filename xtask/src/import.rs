@@ -20,10 +20,9 @@ use model_assets::{
 };
 
 use crate::{
-    exit::Failure,
+    exit::{Failure, refused},
     export::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish},
     sign, supervise,
-    verify::refused,
 };
 
 /// Largest log that is taken along.
@@ -43,7 +42,7 @@ pub(crate) fn import(dir: &ModelDir, artifact: &Utf8Path, work: &Utf8Path) -> Re
     let claim = Claim { recipe, policy, manifest, tokenizer, chat_template };
     stage(&claim, artifact, work)?;
     let pte = fs::File::open(work.join(WORK_PTE))?;
-    let validated = check::validate(pte, &claim, Profile::Dev).map_err(|refusal| refused(refusal.into()))?;
+    let validated = check::validate(pte, &claim, Profile::Dev).map_err(refused)?;
     // The proof of a large file takes a second; nothing is published after Ctrl-C.
     ensure_wanted()?;
     if let Some(signature) = sign::brought(dir, artifact, &claim, &validated)? {

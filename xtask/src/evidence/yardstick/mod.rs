@@ -18,11 +18,12 @@ use model_assets::{
 use serde::Deserialize;
 use serde_json::json;
 
+use super::{Bench, Checkpoint, eager, quality};
+
 use self::rows::Question;
 use crate::{
     datasets::Dataset,
     engine::{self, Engine},
-    evidence::{Bench, Checkpoint, eager, quality},
     exit::Failure,
 };
 

@@ -93,7 +93,7 @@ pub(super) fn arc(path: &Utf8Path) -> anyhow::Result<Vec<Question>> {
 }
 
 #[cfg(test)]
-#[path = "../../tests/parquet_file/mod.rs"]
+#[path = "../../../tests/parquet_file/mod.rs"]
 mod parquet_file;
 
 #[cfg(test)]

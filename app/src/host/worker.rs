@@ -7,10 +7,10 @@ use std::{collections::VecDeque, ops::ControlFlow, sync::mpsc::Receiver, time::I
 use anyhow::Context as _;
 use engine::generate::{Finish, Reply as Generated};
 
+use super::{Config, Gone, Outlet, Stopper};
 use crate::{
     Card,
     chat::{Chat, Turn, Wish},
-    host::{Config, Gone, Outlet, Stopper},
     install::{self, Refusal},
     message::{Cause, Command, Event, Memory, Reply, Statistics},
     model::MODEL,

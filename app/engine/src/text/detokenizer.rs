@@ -13,9 +13,9 @@
 
 use tokenizers::Model as _;
 
+use super::Tokenizer;
+use super::stream::{self, Stage, finished, stand_ins};
 use crate::error::Result;
-use crate::stream::{self, Stage};
-use crate::text::Tokenizer;
 
 /// Turns a stream of tokens into pieces of text.
 #[derive(Debug)]
@@ -84,25 +84,6 @@ impl<'a> Detokenizer<'a> {
     }
 }
 
-/// Appends the characters of `bytes`, U+FFFD for what is none, and returns how many bytes at the end may become one.
-pub(crate) fn finished(bytes: &[u8], text: &mut String) -> usize {
-    let mut left = bytes.len();
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        let invalid = chunk.invalid();
-        left -= chunk.valid().len() + invalid.len();
-        // Only what stands at the end can lack something.
-        let unfinished = std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
-        if left == 0 && unfinished {
-            return invalid.len();
-        }
-        if !invalid.is_empty() {
-            text.push(char::REPLACEMENT_CHARACTER);
-        }
-    }
-    0
-}
-
 /// The bytes of every token of a byte-level tokenizer, special ones left out.
 #[derive(Debug)]
 pub(crate) struct TokenBytes {
@@ -135,18 +116,4 @@ impl TokenBytes {
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         self.ends.get(index).and_then(|&end| self.bytes.get(start..end)).unwrap_or_default()
     }
-}
-
-/// The byte that each character stands for in a byte-level vocabulary: itself where it is printable, and the others from
-/// 256 on.
-pub(crate) fn stand_ins() -> Vec<Option<u8>> {
-    let mut bytes = vec![None; 256];
-    for byte in 0..=u8::MAX {
-        if matches!(byte, 33..=126 | 161..=172 | 174..=255) {
-            bytes[usize::from(byte)] = Some(byte);
-        } else {
-            bytes.push(Some(byte));
-        }
-    }
-    bytes
 }

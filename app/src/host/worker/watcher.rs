@@ -9,11 +9,10 @@ use std::{
 use anyhow::Context as _;
 use engine::generate::Piece;
 
-use super::Numbered;
+use super::{Numbered, Outlet, Stopper};
 use crate::{
     chat::Watch,
     document,
-    host::{Outlet, Stopper},
     message::{Command, Event, Memory},
     store::Store,
 };
