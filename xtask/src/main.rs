@@ -33,6 +33,7 @@ mod package;
 mod packages;
 mod pinned_venv;
 mod predict;
+mod protocol;
 mod refused;
 mod release;
 mod report;

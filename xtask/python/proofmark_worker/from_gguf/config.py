@@ -7,7 +7,7 @@ change the arithmetic.
 import json
 import math
 
-from ..protocol import Architecture, RopeScaling
+from ..architecture import Architecture, Llama3
 from .head import Head, bad
 from .tokenizer import Tokens
 
@@ -61,7 +61,7 @@ def _decimal(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _scaling(scaling: RopeScaling | None) -> dict | None:
+def _scaling(scaling: Llama3 | None) -> dict | None:
     """The recipe's, which `check_rope` held against the factors in the file."""
     return scaling and {
         "rope_type": "llama3",

@@ -5,8 +5,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..architecture import Architecture, parse_architecture
 from ..checkpoint import File
-from ..protocol import PROTOCOL, Architecture, Fields, WorkerError, parse_architecture
+from ..fields import Fields, WorkerError
+from ..protocol import PROTOCOL
 from . import config, head, tokenizer, weights
 
 SPARE_BYTES = 64 << 20

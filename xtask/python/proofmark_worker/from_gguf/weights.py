@@ -9,8 +9,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import EMBEDDING, FINAL_NORM, HEAD, Tensor, demanded
-from ..protocol import Architecture, WorkerError
+from ..architecture import Architecture
+from ..fields import WorkerError
+from ..tensors import EMBEDDING, FINAL_NORM, HEAD, Tensor, demanded
 from .head import Head, Stored, bad
 
 CHUNK_ELEMENTS = 1 << 20
