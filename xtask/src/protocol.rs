@@ -222,7 +222,12 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(name: &str, quantization: Quantization, recipe: &Recipe, asked: &AnswerRequest) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        quantization: Quantization,
+        recipe: &Recipe,
+        asked: &AnswerRequest,
+    ) -> Self {
         let AnswerRequest { prompts, temperature, seed, tokens_max } = asked.clone();
         Self {
             name: name.to_owned(),

@@ -272,7 +272,8 @@ impl Architecture {
             let expected = format!("a divisor of `architecture.heads` = {}", self.heads);
             return refused("architecture.kv_heads", self.kv_heads.to_string(), expected);
         }
-        for (key, got) in [("architecture.head_dim", self.head_dim), ("architecture.rotary_dim", self.rotary_dim())]
+        for (key, got) in
+            [("architecture.head_dim", self.head_dim), ("architecture.rotary_dim", self.rotary_dim())]
         {
             if !got.is_multiple_of(2) {
                 return refused(key, got.to_string(), "an even number".into());
@@ -289,7 +290,11 @@ impl Architecture {
         }
         if self.layer_kinds.contains(&LayerKind::Local) != self.local_rope_theta.is_some() {
             let expected = "a number if layers are local, else none".into();
-            return refused("architecture.local_rope_theta", format!("{:?}", self.local_rope_theta), expected);
+            return refused(
+                "architecture.local_rope_theta",
+                format!("{:?}", self.local_rope_theta),
+                expected,
+            );
         }
         if let Some(RopeScaling::LongRope { short_factor, .. }) = &self.rope_scaling
             && short_factor.len() != self.rotary_dim() as usize / 2

@@ -64,7 +64,8 @@ impl Recipe {
         a.check(self.export.seq_len)?;
         if a.post_norms && self.export.activations() == Some(Activations::Rotated) {
             let (key, got) = ("export.activations", Activations::Rotated.as_str());
-            let expected = "`two-rows` or `one-row`: a norm before the residual does not commute with a rotation";
+            let expected =
+                "`two-rows` or `one-row`: a norm before the residual does not commute with a rotation";
             return Err(ContractError::value(FILE, key, got, expected));
         }
         if self.tokens.eos.is_empty() {

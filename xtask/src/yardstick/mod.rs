@@ -168,8 +168,7 @@ impl Asked<'_> {
         let command = quality::with_text(&runtime, &place, window);
         self.bench.console.step(&format!("{}: unquantized model and engine", self.task.as_str()));
         let question = protocol::Question::Choice { window, texts: place, engine: command };
-        let Response { engine: ran, items } =
-            eager::work(&self.bench.subject(), self.checkpoint, question)?;
+        let Response { engine: ran, items } = eager::work(&self.bench.subject(), self.checkpoint, question)?;
         let expected = (RUNTIME_VERSION, self.bench.claim.manifest.sha256);
         engine::ran("the engine", expected, &ran.runtime, &ran.sha256.to_string())?;
         let item = |it: &Answered| YardstickItem {
@@ -196,7 +195,8 @@ impl Asked<'_> {
             |it: &&instructions::Item| Prompt { id: it.id.clone(), messages: vec![Turn::user(&it.prompt)] };
         let prompts = picked.iter().map(prompt).collect();
         let request = AnswerRequest { prompts, temperature: 0.0, seed: 1, tokens_max: REPLY_TOKENS_MAX };
-        let run = eager::Run { name: "ifeval-lite", quantization: Quantization::Fp32, request: request.clone() };
+        let run =
+            eager::Run { name: "ifeval-lite", quantization: Quantization::Fp32, request: request.clone() };
         let mut eager = eager::ask(&self.bench.subject(), self.checkpoint, &[run])?;
         let eager = eager.remove("ifeval-lite").context("the eager model answered nothing")?;
         let own = self.engine.answers(self.bench.claim, &self.bench.files, &request, self.bench.console)?;

@@ -42,8 +42,11 @@ class Family:
     # Settings that `describe` reads although most families have no such thing.
     implemented: frozenset[str] = frozenset()
     place: Callable[[Architecture, str], Place] = same
-    # By the names of GGUF: its architecture, and tensors of a layer that only this family has.
-    gguf: str = "llama"
+    # By the names of GGUF: its architecture, none where a file cannot be turned into a checkpoint;
+    # and tensors of a layer that only this family has.
+    gguf: str | None = "llama"
     gguf_names: Mapping[str, str] = field(default_factory=dict)
     # Whether GGUF has queries and keys with the rows of a head interleaved.
     gguf_turned: bool = False
+    # What a `config.json` says of a description beside the sizes: the way back from `describe`.
+    written: Callable[[Architecture], dict] = lambda _arch: {}

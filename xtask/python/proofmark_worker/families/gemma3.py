@@ -9,7 +9,7 @@ follows, scaled positions of the layers with a window, windows shorter than the 
 import math
 from types import MappingProxyType
 
-from ..architecture import GELU, GLOBAL, LOCAL
+from ..architecture import GELU, GLOBAL, LOCAL, Architecture
 from ..tensors import AFTER_ATTENTION, AFTER_FFN, BEFORE_FFN, KEY_NORM, QUERY_NORM
 from .family import Family, renamed
 from .rope import flat, kind, scaling
@@ -81,6 +81,18 @@ def describe(settings: Settings) -> dict:
     }
 
 
+def written(arch: Architecture) -> dict:
+    names = {GLOBAL: "full_attention", LOCAL: "sliding_attention"}
+    scalar = arch.head_dim if arch.attention_scale is None else arch.attention_scale**-2.0
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": round(scalar, 6),
+        "sliding_window": arch.window,
+        "layer_types": [names[arch.kind(layer)] for layer in range(arch.layers)],
+        "rope_local_base_freq": arch.local_rope_theta,
+    }
+
+
 FAMILY = Family(
     "gemma3",
     "gemma3_text",
@@ -89,6 +101,7 @@ FAMILY = Family(
     implemented=frozenset({"hidden_activation", "query_pre_attn_scalar"}),
     place=renamed(NAMES),
     gguf="gemma3",
+    written=written,
     gguf_names=MappingProxyType(
         {
             "attn_q_norm": QUERY_NORM,

@@ -18,4 +18,11 @@ def describe(settings: Settings) -> dict:
     return found
 
 
-FAMILY = Family("mistral", "mistral", "MistralForCausalLM", describe, gguf_turned=True)
+FAMILY = Family(
+    "mistral",
+    "mistral",
+    "MistralForCausalLM",
+    describe,
+    gguf_turned=True,
+    written=lambda arch: {"sliding_window": arch.window},
+)

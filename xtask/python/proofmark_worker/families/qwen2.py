@@ -3,6 +3,9 @@
 Refused by name: windows shorter than the text.
 """
 
+from types import MappingProxyType
+
+from ..architecture import Architecture
 from .family import Family
 from .settings import Settings, whole_heads
 
@@ -27,6 +30,14 @@ def describe(settings: Settings) -> dict:
     return {**found, "qkv_bias": True, "window": windows(settings, found["layers"])}
 
 
+def written(arch: Architecture) -> dict:
+    return {
+        "use_sliding_window": arch.window is not None,
+        "sliding_window": arch.window,
+        "max_window_layers": 0,
+    }
+
+
 FAMILY = Family(
     "qwen2",
     "qwen2",
@@ -35,4 +46,6 @@ FAMILY = Family(
     # Its own way to say what it always has.
     implemented=frozenset({"qkv_bias"}),
     gguf="qwen2",
+    gguf_names=MappingProxyType({f"attn_{it}": f"self_attn.{it}_proj" for it in "qkv"}),
+    written=written,
 )

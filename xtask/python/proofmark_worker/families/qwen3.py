@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from ..tensors import KEY_NORM, QUERY_NORM
 from .family import Family
-from .qwen2 import windows
+from .qwen2 import windows, written
 from .settings import Settings, whole_heads
 
 HEAD_DIM = 128
@@ -27,5 +27,6 @@ FAMILY = Family(
     "Qwen3ForCausalLM",
     describe,
     gguf="qwen3",
+    written=written,
     gguf_names=MappingProxyType({"attn_q_norm": QUERY_NORM, "attn_k_norm": KEY_NORM}),
 )

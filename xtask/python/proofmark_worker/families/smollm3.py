@@ -31,4 +31,9 @@ FAMILY = Family(
     implemented=frozenset({"no_rope_layers", "no_rope_layer_interval"}),
     gguf="smollm3",
     gguf_turned=True,
+    written=lambda arch: {
+        "no_rope_layers": [int(arch.kind(n) == GLOBAL) for n in range(arch.layers)],
+        "use_sliding_window": arch.window is not None,
+        "sliding_window": arch.window,
+    },
 )

@@ -72,7 +72,7 @@ def run(value: object, stages) -> dict:
     with stages.stage("preflight"):
         file = _open(request.gguf)
         found = head.read(file)
-        config.check_family(found)
+        config.check_family(found, arch)
         parts = weights.plan(file, found, arch)
         weights.check_rope(file, found, arch)
         special = tokenizer.special(found, arch.vocab)

@@ -54,7 +54,12 @@ struct Kind {
 }
 
 impl Kind {
-    const fn new(name: &'static str, quantization: Quantization, activations: Activations, tied: bool) -> Self {
+    const fn new(
+        name: &'static str,
+        quantization: Quantization,
+        activations: Activations,
+        tied: bool,
+    ) -> Self {
         let (family, backend) = (Family::Llama, Backend::Xnnpack);
         Self { name, family, quantization, activations, backend, tied }
     }

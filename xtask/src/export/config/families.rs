@@ -41,7 +41,8 @@ pub(super) fn describe(config: &Object, seq_len: u32) -> anyhow::Result<Architec
     let kinds: Vec<_> = ALL.iter().map(|known| known.kind).collect();
     let got = config.get("model_type").unwrap_or(&Value::Null);
     let known = ALL.iter().find(|known| got == known.kind);
-    let known = known.with_context(|| format!("model_type: got {got}, expected one of {}", kinds.join(", ")))?;
+    let known =
+        known.with_context(|| format!("model_type: got {got}, expected one of {}", kinds.join(", ")))?;
     let found = (known.describe)(&Settings { config, seq_len })?;
     let settings: Vec<_> =
         UNIMPLEMENTED.iter().filter(|(key, _)| !known.implemented.contains(key)).copied().collect();

@@ -131,7 +131,8 @@ fn longrope(rope: &Object, longest: u32, seq_len: u32) -> anyhow::Result<RopeSca
     );
     let got = rope.get("short_factor").cloned().unwrap_or_default();
     let short = got.as_array().and_then(|list| list.iter().map(Value::as_f64).collect::<Option<Vec<_>>>());
-    let short_factor = short.with_context(|| format!("short_factor: got {got}, expected a list of numbers"))?;
+    let short_factor =
+        short.with_context(|| format!("short_factor: got {got}, expected a list of numbers"))?;
     let factor = number(rope, "factor", Some(f64::from(longest) / f64::from(original)))?;
     let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / f64::from(original).ln()).sqrt() };
     let attention_factor = number(rope, "attention_factor", Some(default))?;

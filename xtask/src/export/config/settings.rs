@@ -23,7 +23,9 @@ impl Settings<'_> {
         };
         // 64 and 64.0 are one number.
         let whole = got.as_f64().filter(|it| it.fract() == 0.0 && (1.0..=f64::from(u32::MAX)).contains(it));
-        whole.map(|it| it as u32).with_context(|| format!("{key}: got {got}, expected a whole number above 0"))
+        whole
+            .map(|it| it as u32)
+            .with_context(|| format!("{key}: got {got}, expected a whole number above 0"))
     }
 
     pub(super) fn number(&self, key: &str, default: f64) -> anyhow::Result<f64> {
@@ -55,7 +57,9 @@ impl Settings<'_> {
         };
         if let Some(window) = window.filter(|window| *window < self.seq_len) {
             let seq_len = self.seq_len;
-            bail!("{key}: got {window}, expected none below the {seq_len} tokens of the export: windows are not implemented");
+            bail!(
+                "{key}: got {window}, expected none below the {seq_len} tokens of the export: windows are not implemented"
+            );
         }
         Ok(window)
     }

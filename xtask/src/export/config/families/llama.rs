@@ -7,13 +7,8 @@ use super::{
     Known,
 };
 
-pub(super) const KNOWN: Known = Known {
-    family: Family::Llama,
-    kind: "llama",
-    program: "LlamaForCausalLM",
-    implemented: &[],
-    describe,
-};
+pub(super) const KNOWN: Known =
+    Known { family: Family::Llama, kind: "llama", program: "LlamaForCausalLM", implemented: &[], describe };
 
 fn describe(settings: &Settings<'_>) -> anyhow::Result<Architecture> {
     let found = whole_heads(settings.decoder(Family::Llama, Defaults::USUAL)?)?;

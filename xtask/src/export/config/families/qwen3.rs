@@ -8,13 +8,8 @@ use super::{
     qwen2::window,
 };
 
-pub(super) const KNOWN: Known = Known {
-    family: Family::Qwen3,
-    kind: "qwen3",
-    program: "Qwen3ForCausalLM",
-    implemented: &[],
-    describe,
-};
+pub(super) const KNOWN: Known =
+    Known { family: Family::Qwen3, kind: "qwen3", program: "Qwen3ForCausalLM", implemented: &[], describe };
 
 const HEAD_DIM: u32 = 128;
 
