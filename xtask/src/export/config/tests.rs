@@ -145,6 +145,10 @@ fn positions_are_read_as_transformers_reads_them() {
         let settings = settings::Settings { config: config.as_object().unwrap(), seq_len: 16 };
         let found = rope::read(&settings, 1e4)?;
         ensure!(found.theta == theta && found.share == 1.0, "rope_theta: got {}", found.theta);
+        if let (true, Some(RopeScaling::Llama3 { original_max_position: got, .. })) = (scaled, &found.scaling)
+        {
+            ensure!(*got == 64, "original_max_position_embeddings: got {got}, expected 64");
+        }
         ensure!(found.scaling == scaled.then_some(llama3), "rope_type: got {:?}", found.scaling);
         Ok(())
     };
