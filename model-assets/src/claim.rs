@@ -164,7 +164,6 @@ fn small_linears(recipe: &Recipe) -> (u32, u64) {
     let it = &recipe.architecture;
     let [dim, head] = [it.dim, it.head_dim].map(u64::from);
     let square = |size: u64| size.saturating_mul(size);
-    let (means, turns) = (dim.saturating_mul(2), square(head).saturating_mul(2));
     let before_down = match (recipe.export.activations(), recipe.export.quantization) {
         (Some(Activations::Rotated), _) => Some(square(rotated_group(it.ffn))).filter(|&params| params > 1),
         (Some(Activations::TwoRows), Quantization::Int8) => Some(it.ffn.into()),
@@ -172,13 +171,18 @@ fn small_linears(recipe: &Recipe) -> (u32, u64) {
     };
     let rotates = recipe.export.activations() == Some(Activations::Rotated);
     let before_head = (rotates && it.tied).then(|| square(dim));
-    let count = it.layers.saturating_mul(4 + u32::from(before_down.is_some()));
-    let layer = means.saturating_add(turns).saturating_add(before_down.unwrap_or_default());
-    let last = dim.saturating_add(before_head.unwrap_or_default());
-    (
-        count.saturating_add(1 + u32::from(before_head.is_some())),
-        layer.saturating_mul(it.layers.into()).saturating_add(last),
-    )
+    // How often, and of how many parameters.
+    let parts = [
+        (it.layers.saturating_mul(if it.post_norms { 4 } else { 2 }), dim),
+        (it.layers.saturating_mul(if it.qk_norm { 2 } else { 0 }), head),
+        (it.rotated_layers().saturating_mul(2), square(head)),
+        (if before_down.is_some() { it.layers } else { 0 }, before_down.unwrap_or_default()),
+        (1, dim),
+        (u32::from(before_head.is_some()), before_head.unwrap_or_default()),
+    ];
+    parts.iter().fold((0, 0), |(count, params), &(times, each)| {
+        (count.saturating_add(times), params.saturating_add(each.saturating_mul(times.into())))
+    })
 }
 
 /// Channels that a rotated model mixes before `down`: the largest power of two up to 128 that divides their number.
@@ -266,6 +270,16 @@ mod tests {
         let two_rows = with(text, "int8", "two-rows");
         assert_eq!(two_rows.two_row_linears, Some(97));
         assert_eq!(two_rows.small_linears, Some((16 * 5 + 1, plain + 16 * 8192)));
+        // What other families have of their own: norms of heads, norms before the residual, layers without positions.
+        let shape = |more: &str| text.replace("tied = true", &format!("tied = true\n{more}"));
+        let heads = promise(&shape("qk_norm = true")).small_linears.unwrap();
+        let plain_rotated = int8.small_linears.unwrap();
+        assert_eq!((heads.0 - plain_rotated.0, heads.1 - plain_rotated.1), (32, 32 * 64));
+        let kinds = format!("layer_kinds = [{}\"global\"]", "\"unrotated\", ".repeat(15));
+        let unrotated = promise(&shape(&kinds)).small_linears.unwrap();
+        assert_eq!((plain_rotated.0 - unrotated.0, plain_rotated.1 - unrotated.1), (30, 30 * 64 * 64));
+        let normed = with(&shape("post_norms = true"), "int8", "two-rows").small_linears.unwrap();
+        assert_eq!(normed, (16 * 7 + 1, plain + 16 * 8192 + 32 * 2048));
         let text = include_str!("../models/llama3.2-1b-int4/recipe.toml");
         let (int4, values) = (promise(text), 16 * 512 * 2048);
         assert_eq!(int4.eight_bit_linears, Some((17, 128_256 * 2048 + values)));

@@ -22,8 +22,26 @@ pub const NAME_BYTES_MAX: usize = 96;
 pub const SIGNER_CHARS_MAX: usize = 64;
 /// Largest vocabulary; four times the largest in use.
 pub const VOCAB_ROWS_MAX: u32 = 1 << 20;
+/// Smallest vocabulary: a model of one token says nothing.
+pub const VOCAB_ROWS_MIN: u32 = 2;
 /// Largest context window in tokens.
 pub const SEQ_LEN_TOKENS_MAX: u32 = 1 << 17;
+/// Smallest context window in tokens: room for a prompt and a reply.
+pub const SEQ_LEN_TOKENS_MIN: u32 = 8;
+/// Most heads of a layer.
+pub const HEADS_MAX: u32 = 1024;
+/// Channels of a head: what the engine's attention has room for (`ENGINE_HEAD_DIM_MAX`), and whole pairs.
+pub const HEAD_DIM_MAX: u32 = 256;
+/// Fewest channels of a head.
+pub const HEAD_DIM_MIN: u32 = 2;
+/// Longest text that a model was ever trained on, or sees at once, tokens.
+pub const POSITIONS_MAX: u32 = 1 << 30;
+/// What no number of a model's description reaches.
+pub const NUMBER_MAX: f64 = 1e12;
+/// Largest seed or count in a request to the worker.
+pub const COUNT_MAX: u64 = 1 << 62;
+/// Most threads of the worker.
+pub const WORKER_THREADS_MAX: u32 = 1024;
 /// Most layers of a model.
 pub const LAYERS_MAX: u32 = 1024;
 /// Largest width (`dim`, `ffn`) of a model.

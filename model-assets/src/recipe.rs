@@ -4,6 +4,7 @@
 //! nothing about the machine; two people with the same recipe, checkpoint and lock get the same `.pte`.
 //! Deliberately absent: any switch that turns a check off.
 
+mod architecture;
 mod demands;
 mod validate;
 
@@ -18,6 +19,7 @@ use crate::{
     limits,
 };
 
+pub use self::architecture::{Activation, Architecture, Family, LayerKind, RopeScaling};
 pub use self::demands::{BenchmarkLimits, Demands, EqLimits, EvidenceKind, ParityLimits, Profile};
 pub use crate::scheme::Quantization;
 
@@ -99,88 +101,6 @@ pub enum Source {
     },
 }
 
-/// The shape of a Llama-family decoder, in the terms of Hugging Face's `config.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Architecture {
-    /// Model family.
-    pub family: Family,
-    /// `hidden_size`.
-    pub dim: u32,
-    /// `num_hidden_layers`.
-    pub layers: u32,
-    /// `num_attention_heads`.
-    pub heads: u32,
-    /// `num_key_value_heads`.
-    pub kv_heads: u32,
-    /// `head_dim`.
-    pub head_dim: u32,
-    /// `intermediate_size`.
-    pub ffn: u32,
-    /// `vocab_size`.
-    pub vocab: u32,
-    /// `tie_word_embeddings`: the output head is the embedding matrix.
-    pub tied: bool,
-    /// `rms_norm_eps`.
-    pub norm_eps: f64,
-    /// `rope_theta`.
-    pub rope_theta: f64,
-    /// `rope_scaling`.
-    pub rope_scaling: Option<RopeScaling>,
-}
-
-impl Architecture {
-    /// Weights of the network; a tied matrix counts once.
-    pub fn parameters(&self) -> u64 {
-        let [dim, layers, heads, kv_heads, head_dim, ffn, vocab] =
-            [self.dim, self.layers, self.heads, self.kv_heads, self.head_dim, self.ffn, self.vocab]
-                .map(u64::from);
-        // Saturating: limits bound each factor, not their product.
-        let product = |factors: &[u64]| factors.iter().fold(1_u64, |all, factor| all.saturating_mul(*factor));
-        let attention = product(&[2, dim, head_dim, heads + kv_heads]);
-        let block = attention.saturating_add(product(&[3, dim, ffn])).saturating_add(2 * dim);
-        let matrices = if self.tied { 1 } else { 2 };
-        layers.saturating_mul(block).saturating_add(product(&[matrices, vocab, dim])).saturating_add(dim)
-    }
-}
-
-/// Supported model families.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum Family {
-    /// RMSNorm, rotary positions, grouped-query attention, SwiGLU.
-    Llama,
-}
-
-impl Family {
-    /// The name used in files.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-        }
-    }
-}
-
-/// Rotary position scaling.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum RopeScaling {
-    /// Llama 3.1's frequency-dependent scaling.
-    Llama3 {
-        /// Context extension factor.
-        factor: f64,
-        /// `low_freq_factor`.
-        low_freq_factor: f64,
-        /// `high_freq_factor`.
-        high_freq_factor: f64,
-        /// `original_max_position_embeddings`, tokens.
-        original_max_position: u32,
-    },
-}
-
 /// How the network is quantized and lowered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -210,7 +130,7 @@ impl Export {
 
 /// How a linear of quantized weights takes its input.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(any(test, feature = "schema"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Activations {
     /// One int8 row in another basis, where no channel is much larger than the others.
@@ -235,7 +155,7 @@ impl Activations {
 
 /// ExecuTorch delegates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(any(test, feature = "schema"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// XNNPACK on the CPU.

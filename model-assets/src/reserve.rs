@@ -18,7 +18,7 @@ use crate::{
     limits,
     manifest::{Bound, SUITE_VERSION, SourceRecord, WeightsKind},
     policy::Policy,
-    recipe::{EvidenceKind, Quantization, Recipe},
+    recipe::{EvidenceKind, Family, Quantization, Recipe, RopeScaling},
 };
 
 /// The format version that this crate reads and writes.
@@ -237,6 +237,14 @@ pub fn expect(
     if recipe.export.quantization != Quantization::Int8 {
         let got = recipe.export.quantization.as_str();
         return Err(format!("export.quantization: got {got}, expected int8: the reserve is written as Q8_0"));
+    }
+    if a.family != Family::Llama {
+        let got = a.family.as_str();
+        return Err(format!("architecture.family: got {got}, expected llama: the reserve knows no other"));
+    }
+    if !matches!(a.rope_scaling, None | Some(RopeScaling::Llama3 { .. })) {
+        let expected = "expected llama3 or none: the reserve knows no other";
+        return Err(format!("architecture.rope_scaling: got another kind, {expected}"));
     }
     let inner = a.heads.saturating_mul(a.head_dim);
     for (key, width) in [("dim", a.dim), ("ffn", a.ffn), ("heads x head_dim", inner)] {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Weight quantization schemes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(any(test, feature = "schema"), derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Quantization {
     /// Linears 8da8w (int8 per channel, dynamic int8 activations), embedding 8-bit per row.

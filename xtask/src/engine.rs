@@ -27,7 +27,7 @@ use crate::{
     child,
     console::{Console, ENGINE_STAGE},
     failed::{Cause, Failed},
-    supervise,
+    supervise::{self, Peaks},
     workspace::Workspace,
 };
 
@@ -109,13 +109,7 @@ impl Engine {
     ) -> anyhow::Result<Checked> {
         console.step("engine: load and parity");
         let began = Instant::now();
-        let response = self.place("check.json")?;
-        let arguments = ["--reference", reference.as_str(), "--response", response.as_str()];
-        let command = &mut self.command("check", files, &arguments.map(str::to_owned));
-        let (output, peaks) = supervise::metered(command)?;
-        output_text(files, output)?;
-        let EngineCheck { runtime, pte_sha256, load, parity } = self.answer(&response)?;
-        ensure_same_model(claim.manifest.sha256, &runtime, &pte_sha256)?;
+        let (EngineCheck { load, parity, .. }, peaks) = self.ran(files, claim.manifest.sha256, reference)?;
         let stage = Stage {
             name: ENGINE_STAGE.to_owned(),
             seconds: began.elapsed().as_secs_f64(),
@@ -124,6 +118,30 @@ impl Engine {
             peak_anon_bytes: peaks.anon_bytes,
         };
         Ok(Checked { load, parity, stage })
+    }
+
+    /// What the engine says of a file without a claim.
+    ///
+    /// # Errors
+    /// It does not load or run, or what ran is another file.
+    pub(crate) fn measured(&self, files: &Files, reference: &Utf8Path) -> anyhow::Result<EngineCheck> {
+        Ok(self.ran(files, files.sha256, reference)?.0)
+    }
+
+    fn ran(
+        &self,
+        files: &Files,
+        sha256: Digest,
+        reference: &Utf8Path,
+    ) -> anyhow::Result<(EngineCheck, Peaks)> {
+        let response = self.place("check.json")?;
+        let arguments = ["--reference", reference.as_str(), "--response", response.as_str()];
+        let command = &mut self.command("check", files, &arguments.map(str::to_owned));
+        let (output, peaks) = supervise::metered(command)?;
+        output_text(files, output)?;
+        let found: EngineCheck = self.answer(&response)?;
+        ensure_same_model(sha256, &found.runtime, &found.pte_sha256)?;
+        Ok((found, peaks))
     }
 
     /// Replies to prompts that do not depend on each other.

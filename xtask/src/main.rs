@@ -34,6 +34,7 @@ mod package;
 mod packages;
 mod pinned_venv;
 mod predict;
+mod protocol;
 mod published;
 mod refused;
 mod release;

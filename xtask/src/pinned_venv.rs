@@ -48,10 +48,10 @@ pub(crate) fn interop() -> Utf8PathBuf {
     ensure(&workspace, "interop-venv", lock).expect("needs Python with venv and the package index")
 }
 
-/// `transformers`, whose rendering of chat templates both halves are held against.
-#[cfg(test)]
-pub(crate) fn transformers() -> Utf8PathBuf {
-    let workspace = Workspace::find(None).expect("a workspace");
-    let lock = include_bytes!("../python/templates.lock");
-    ensure(&workspace, "templates-venv", lock).expect("needs Python with venv and the package index")
+/// `transformers`, whose templates and networks both halves are held against. It has no torch: who computes adds the export's.
+///
+/// # Errors
+/// There is no Python with venv, or no package index.
+pub(crate) fn transformers(workspace: &Workspace) -> anyhow::Result<Utf8PathBuf> {
+    ensure(workspace, "templates-venv", include_bytes!("../python/templates.lock"))
 }

@@ -50,6 +50,7 @@ const STARTED: &[(&str, &str, &str)] = &[
     // `cargo xtask test` runs these.
     ("dev mutate", "xtask/src/dev/mod.rs", "mutate::run(workspace, &mutate::Args::smallest())"),
     ("dev operators", "xtask/src/dev/mod.rs", "operators::run(workspace, &operators::Args::comparing())"),
+    ("dev families", "xtask/src/dev/mod.rs", "families::run(workspace, &families::Args::eager())"),
     ("dev schemas", "xtask/src/dev/mod.rs", "schemas::run(workspace, &schemas::Args::comparing())"),
     ("dev fuzz", "xtask/src/dev/mod.rs", "fuzz::run(workspace, &fuzz::Args::short())"),
     ("dev lint-workflows", "xtask/tests/lint_workflows.rs", r#".args(["dev", "lint-workflows"])"#),

@@ -72,8 +72,9 @@ mod tests {
     fn every_admitted_operator_is_linked_and_can_be_judged() {
         let table: AdmittedTable = serde_json::from_str(TABLE).expect("the table parses");
         assert_eq!(table.runtime, linked_runtime().runtime);
-        for backend in [Backend::Xnnpack, Backend::Portable] {
-            let admitted = admitted(Family::Llama.as_str(), backend.as_str());
+        let pairs = Family::ALL.into_iter().flat_map(|it| [(it, Backend::Xnnpack), (it, Backend::Portable)]);
+        for (family, backend) in pairs {
+            let admitted = admitted(family.as_str(), backend.as_str());
             assert!(!admitted.operators.is_empty(), "{}", backend.as_str());
             assert_eq!(admitted.nodes.is_empty(), backend == Backend::Portable);
             for name in admitted.names() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{EvidenceKind, FILE, Limits, Recipe, Source};
+use super::{Activations, EvidenceKind, FILE, Limits, Recipe, Source};
 use crate::{digest::Digest, error::ContractError, evidence::QualityBounds, limits, name::is_plain};
 
 impl Recipe {
@@ -61,31 +61,12 @@ impl Recipe {
 
     fn check_shape(&self) -> Result<(), ContractError> {
         let a = &self.architecture;
-        for (key, got, max) in [
-            ("architecture.dim", a.dim, limits::WIDTH_MAX),
-            ("architecture.layers", a.layers, limits::LAYERS_MAX),
-            ("architecture.heads", a.heads, limits::WIDTH_MAX),
-            ("architecture.kv_heads", a.kv_heads, limits::WIDTH_MAX),
-            ("architecture.head_dim", a.head_dim, limits::WIDTH_MAX),
-            ("architecture.ffn", a.ffn, limits::WIDTH_MAX),
-            ("architecture.vocab", a.vocab, limits::VOCAB_ROWS_MAX),
-            ("export.seq_len", self.export.seq_len, limits::SEQ_LEN_TOKENS_MAX),
-        ] {
-            if got == 0 || got > max {
-                return Err(ContractError::value(FILE, key, got, format!("1 to {max}")));
-            }
-        }
-        if !a.heads.is_multiple_of(a.kv_heads) {
-            let expected = format!("a divisor of `architecture.heads` = {}", a.heads);
-            return Err(ContractError::value(FILE, "architecture.kv_heads", a.kv_heads, expected));
-        }
-        if !a.head_dim.is_multiple_of(2) {
-            return Err(ContractError::value(FILE, "architecture.head_dim", a.head_dim, "an even number"));
-        }
-        for (key, got) in [("architecture.norm_eps", a.norm_eps), ("architecture.rope_theta", a.rope_theta)] {
-            if !(got.is_finite() && got > 0.0) {
-                return Err(ContractError::value(FILE, key, got, "a finite number above 0"));
-            }
+        a.check(self.export.seq_len)?;
+        if a.post_norms && self.export.activations() == Some(Activations::Rotated) {
+            let (key, got) = ("export.activations", Activations::Rotated.as_str());
+            let expected =
+                "`two-rows` or `one-row`: a norm before the residual does not commute with a rotation";
+            return Err(ContractError::value(FILE, key, got, expected));
         }
         if self.tokens.eos.is_empty() {
             return Err(ContractError::value(FILE, "tokens.eos", "[]", "at least one id"));

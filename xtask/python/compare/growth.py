@@ -17,6 +17,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import asked
+
 LLAMA = {
     "family": "llama",
     "head_dim": 64,
@@ -52,30 +56,15 @@ MB = 1e6
 
 
 def request(folder: Path, shape: dict, layers: int) -> dict:
-    return {
-        "protocol": 1,
-        "model": "growth",
-        "source": {"kind": "random", "seed": 7},
-        "architecture": {**shape, "layers": layers},
-        "quantization": "int8",
-        "activations": "rotated",
-        "seq_len": 512,
-        "backend": "xnnpack",
-        "bos_id": 1,
-        "eos_ids": [2],
-        "expected_partitions": None,
-        "expected_delegated_linears": None,
-        "file_bytes_min": 1,
-        "file_bytes_max": 1 << 36,
-        "threads": 2,
-        "work_dir": str(folder / "work"),
-        "pte": str(folder / "model.pte"),
-        "reference": str(folder / "reference.safetensors"),
-        "response": str(folder / "response.json"),
-        "reference_prompt": list(range(24)),
-        "reference_decode": list(range(8)),
-        "words": None,
-    }
+    return asked.export(
+        folder,
+        {**shape, "layers": layers},
+        model="growth",
+        seq_len=512,
+        file_bytes_max=1 << 36,
+        reference_prompt=list(range(24)),
+        reference_decode=list(range(8)),
+    )
 
 
 def export(folder: Path, shape: dict, layers: int) -> tuple[int, int, int, float]:

@@ -23,17 +23,14 @@ import torch
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "xtask/python"))
 
+import asked  # noqa: E402
 from proofmark_worker import protocol, reference, scheme, weights  # noqa: E402
+from proofmark_worker.architecture import parse_architecture  # noqa: E402
 from proofmark_worker.calibrate import Pass  # noqa: E402
-from proofmark_worker.checkpoint import (  # noqa: E402
-    EMBEDDING,
-    FINAL_NORM,
-    HEAD,
-    SafetensorsSource,
-    demanded,
-)
+from proofmark_worker.checkpoint import SafetensorsSource  # noqa: E402
 from proofmark_worker.eager import unquantized  # noqa: E402
 from proofmark_worker.quantize import Weight  # noqa: E402
+from proofmark_worker.tensors import EMBEDDING, FINAL_NORM, HEAD, demanded  # noqa: E402
 
 TEXT = ROOT / "model-assets/evidence/text-general.jsonl"
 SCHEMES = [(bits, way) for bits in ("int8", "int4") for way in protocol.ACTIVATIONS]
@@ -180,7 +177,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     torch.set_grad_enabled(False)
     recipe = tomllib.loads((options.model / "recipe.toml").read_text(encoding="utf-8"))
-    arch = protocol.parse_architecture({"rope_scaling": None, **recipe["architecture"]})
+    arch = parse_architecture(asked.described(recipe["architecture"]))
     length, tokenizer = recipe["export"]["seq_len"], options.checkpoint / "tokenizer.json"
     model = Model(arch, tokenizer, length, recipe["tokens"]["bos"], options.threads)
     tokens = windows(model, options.windows)

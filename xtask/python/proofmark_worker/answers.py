@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import scheme
-from .checkpoint import RandomSource, SafetensorsSource, demanded
+from .architecture import Architecture, parse_architecture
+from .checkpoint import RandomSource, SafetensorsSource
+from .fields import Fields, WorkerError
 from .protocol import (
     ACTIVATIONS,
     PROTOCOL,
     QUANTIZATIONS,
-    Architecture,
-    Fields,
-    WorkerError,
-    parse_architecture,
+    SEQ_LEN_MAX,
+    THREADS_MAX,
+    read_seq_len,
+    read_source,
 )
+from .tensors import demanded
 
 PREFILL_PROMPTS = 16
 MASK = (1 << 64) - 1
@@ -95,8 +98,8 @@ def _run(value: object) -> Run:
         quantization=fields.choice("quantization", QUANTIZATIONS),
         activations=fields.choice("activations", ACTIVATIONS),
         temperature=fields.typed("temperature", float),
-        seed=fields.integer("seed", 0),
-        tokens_max=fields.integer("tokens_max", 1, 1 << 16),
+        seed=fields.count("seed"),
+        tokens_max=fields.integer("tokens_max", 1, SEQ_LEN_MAX),
         prompts=tuple(fields.typed("prompts", list)),
     )
     fields.done()
@@ -106,22 +109,18 @@ def _run(value: object) -> Run:
 def parse_model(fields: Fields, task: str) -> Model:
     fields.integer("protocol", PROTOCOL, PROTOCOL)
     fields.choice("task", (task,))
-    source = Fields(fields.raw("source"), "source")
-    kind = source.choice("kind", ("safetensors", "random"))
-    source_dir = source.path("dir") if kind == "safetensors" else None
-    source_seed = source.integer("seed", 0) if kind == "random" else None
-    source.done()
+    source_dir, source_seed = read_source(fields)
     architecture = parse_architecture(fields.raw("architecture"))
     return Model(
         source_dir=source_dir,
         source_seed=source_seed,
         architecture=architecture,
-        seq_len=fields.integer("seq_len", 8, 1 << 17),
+        seq_len=read_seq_len(fields, architecture),
         bos_id=fields.integer("bos_id", 0, architecture.vocab - 1),
         eos_ids=fields.tokens("eos_ids", architecture.vocab, 1),
         tokenizer=fields.path("tokenizer"),
         chat_template=fields.path("chat_template"),
-        threads=fields.integer("threads", 1, 1024),
+        threads=fields.integer("threads", 1, THREADS_MAX),
         work_dir=fields.path("work_dir"),
     )
 

@@ -11,10 +11,21 @@ import math
 
 import torch
 
-from .checkpoint import EMBEDDING, FINAL_NORM, HEAD
-from .protocol import Architecture
+from .architecture import GELU, Architecture
 from .quantize import Weight
-from .reference import embed, frequencies, linear, norm, rotate, unit_size
+from .reference import embed, linear, norm, unit_size
+from .tensors import (
+    AFTER_ATTENTION,
+    AFTER_FFN,
+    BEFORE_ATTENTION,
+    BEFORE_FFN,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    KEY_NORM,
+    QUERY_NORM,
+)
+from .turns import Turns
 
 
 class Blocks:
@@ -22,12 +33,11 @@ class Blocks:
 
     def __init__(self, arch: Architecture, weights: dict[str, Weight], linear=linear) -> None:
         self.arch, self.weights, self.linear = arch, weights, linear
-        self.frequencies = torch.tensor(frequencies(arch), dtype=torch.float64)
+        self.turns = Turns(arch)
 
     def angles(self, begin: int, count: int) -> torch.Tensor:
-        """Of the positions from `begin` on: [count, head_dim / 2]."""
-        place = torch.arange(begin, begin + count, dtype=torch.float64)
-        return torch.outer(place, self.frequencies)
+        """Of the positions from `begin` on: [count, pairs of all kinds]."""
+        return self.turns.angles(begin, count)
 
     def embed(self, tokens: list[int]) -> torch.Tensor:
         return embed(torch.tensor(tokens), self.weights[EMBEDDING])
@@ -38,14 +48,18 @@ class Blocks:
     def qkv(self, layer: int, x: torch.Tensor, angle: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Residual to rotated query and key, and value: each [n, heads, head_dim]."""
         prefix = f"model.layers.{layer}."
-        h = self._normed(x, f"{prefix}input_layernorm.weight")
-        q, k, v = (
-            self.linear(h, self.weights[f"{prefix}self_attn.{name}_proj.weight"]).view(
-                x.shape[0], -1, self.arch.head_dim
-            )
-            for name in "qkv"
-        )
-        return rotate(q, angle), rotate(k, angle), v
+        h = self._normed(x, f"{prefix}{BEFORE_ATTENTION}.weight")
+        q, k, v = (self._heads(h, f"{prefix}self_attn.{name}_proj") for name in "qkv")
+        if self.arch.qk_norm:
+            q = self._normed(q, f"{prefix}{QUERY_NORM}.weight")
+            k = self._normed(k, f"{prefix}{KEY_NORM}.weight")
+        return self.turns.turn(layer, q, angle), self.turns.turn(layer, k, angle), v
+
+    def _heads(self, h: torch.Tensor, name: str) -> torch.Tensor:
+        found = self.linear(h, self.weights[f"{name}.weight"])
+        if self.arch.qkv_bias:
+            found = found + self.weights[f"{name}.bias"].data.double()
+        return found.view(h.shape[0], -1, self.arch.head_dim)
 
     def attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """The last tokens of a sequence over all of it, causally: [n, heads * head_dim]."""
@@ -60,13 +74,25 @@ class Blocks:
     def out(self, layer: int, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Residual and attention's output to the next layer's residual."""
         prefix, weights = f"model.layers.{layer}.", self.weights
-        x = x + self.linear(y, weights[f"{prefix}self_attn.o_proj.weight"])
-        h = self._normed(x, f"{prefix}post_attention_layernorm.weight")
+        mixed = self.linear(y, weights[f"{prefix}self_attn.o_proj.weight"])
+        if self.arch.post_norms:
+            mixed = self._normed(mixed, f"{prefix}{AFTER_ATTENTION}.weight")
+        x = x + mixed
+        h = self._normed(x, f"{prefix}{BEFORE_FFN}.weight")
         gate = self.linear(h, weights[f"{prefix}mlp.gate_proj.weight"])
         up = self.linear(h, weights[f"{prefix}mlp.up_proj.weight"])
-        h, down = gate * torch.sigmoid(gate) * up, weights[f"{prefix}mlp.down_proj.weight"]
+        h, down = self._bent(gate) * up, weights[f"{prefix}mlp.down_proj.weight"]
         size = unit_size(h, down)
-        return x + self.linear(h / size, down) * size
+        fed = self.linear(h / size, down) * size
+        if self.arch.post_norms:
+            fed = self._normed(fed, f"{prefix}{AFTER_FFN}.weight")
+        return x + fed
+
+    def _bent(self, gate: torch.Tensor) -> torch.Tensor:
+        if self.arch.activation == GELU:
+            inner = math.sqrt(2.0 / math.pi) * (gate + 0.044715 * gate**3)
+            return 0.5 * gate * (1.0 + torch.tanh(inner))
+        return gate * torch.sigmoid(gate)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Residual after the last layer to logits."""

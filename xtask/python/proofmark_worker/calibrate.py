@@ -14,9 +14,18 @@ from types import MappingProxyType
 import torch
 from torch.nn import functional
 
-from .checkpoint import EMBEDDING
-from .protocol import Architecture, Request
-from .reference import frequencies, rotate
+from .architecture import GELU, Architecture
+from .protocol import Request
+from .tensors import (
+    AFTER_ATTENTION,
+    AFTER_FFN,
+    BEFORE_ATTENTION,
+    BEFORE_FFN,
+    EMBEDDING,
+    KEY_NORM,
+    QUERY_NORM,
+)
+from .turns import Turns
 
 TEXT = Path(__file__).with_name("calibration.txt")
 # Tokens times parameters, so that a large model's pass takes seconds, too.
@@ -60,8 +69,8 @@ class Pass:
 
     def __init__(self, source, arch: Architecture, threads: int, count: int) -> None:
         self.source, self.arch, self.threads, self.count = source, arch, threads, count
-        angle = torch.tensor(frequencies(arch), dtype=torch.float64)
-        self.angle = torch.outer(torch.arange(count, dtype=torch.float64), angle).float()
+        self.turns = Turns(arch)
+        self.angle = self.turns.angles(0, count).float()
 
     def meet(self, x: torch.Tensor, names: list[str]) -> None:
         """Called with the input [tokens, in] that these linears are about to get."""
@@ -82,7 +91,7 @@ class Pass:
         return out
 
     def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        gain = self.source.rows(name, 0, self.arch.dim)
+        gain = self.source.rows(name, 0, x.shape[-1])
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.arch.norm_eps) * gain
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -90,41 +99,57 @@ class Pass:
         rows = [self.source.rows(EMBEDDING, int(row), int(row) + 1) for row in wanted]
         return torch.cat(rows)[place]
 
-    def attention(self, x: torch.Tensor, prefix: str) -> torch.Tensor:
+    def heads(self, x: torch.Tensor, name: str, number: int) -> torch.Tensor:
+        """`[tokens, heads, head_dim]` of queries, keys or values."""
+        size = self.arch.head_dim
+        found = self.linear(x, f"{name}.weight", number * size)
+        if self.arch.qkv_bias:
+            found += self.source.rows(f"{name}.bias", 0, number * size)
+        return found.unflatten(-1, (number, size))
+
+    def attention(self, x: torch.Tensor, layer: int) -> torch.Tensor:
         arch, windows = self.arch, x.shape[0] // self.count
+        prefix = f"model.layers.{layer}."
         heads = {"q": arch.heads, "k": arch.kv_heads, "v": arch.kv_heads}
-        self.meet(x, [f"{prefix}{name}_proj.weight" for name in heads])
+        self.meet(x, [f"{prefix}self_attn.{name}_proj.weight" for name in heads])
         q, k, v = (
-            self.linear(x, f"{prefix}{name}_proj.weight", number * arch.head_dim).unflatten(
-                -1, (number, arch.head_dim)
-            )
+            self.heads(x, f"{prefix}self_attn.{name}_proj", number)
             for name, number in heads.items()
         )
+        if arch.qk_norm:
+            q = self.norm(q, f"{prefix}{QUERY_NORM}.weight")
+            k = self.norm(k, f"{prefix}{KEY_NORM}.weight")
         angle = self.angle.repeat(windows, 1)
-        q, k, v = (
-            part.unflatten(0, (windows, self.count)).transpose(1, 2)
-            for part in (rotate(q, angle), rotate(k, angle), v)
-        )
+        q, k = (self.turns.turn(layer, part, angle) for part in (q, k))
+        q, k, v = (part.unflatten(0, (windows, self.count)).transpose(1, 2) for part in (q, k, v))
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         y = y.transpose(1, 2).reshape(x.shape[0], -1)
-        name = f"{prefix}o_proj.weight"
+        name = f"{prefix}self_attn.o_proj.weight"
         self.meet(y, [name])
         return self.linear(y, name, arch.dim)
 
-    def block(self, x: torch.Tensor, layer: int) -> torch.Tensor:
-        arch, prefix = self.arch, f"model.layers.{layer}."
-        before = self.norm(x, f"{prefix}input_layernorm.weight")
-        x = x + self.attention(before, f"{prefix}self_attn.")
-        after = self.norm(x, f"{prefix}post_attention_layernorm.weight")
+    def feed(self, x: torch.Tensor, prefix: str) -> torch.Tensor:
         names = [f"{prefix}mlp.{name}_proj.weight" for name in ("gate", "up")]
-        self.meet(after, names)
-        gate, up = (self.linear(after, name, arch.ffn) for name in names)
-        hidden, name = functional.silu(gate) * up, f"{prefix}mlp.down_proj.weight"
+        self.meet(x, names)
+        gate, up = (self.linear(x, name, self.arch.ffn) for name in names)
+        if self.arch.activation == GELU:
+            hidden = functional.gelu(gate, approximate="tanh") * up
+        else:
+            hidden = functional.silu(gate) * up
+        name = f"{prefix}mlp.down_proj.weight"
         if name in self.rotations:
             matrix = self.rotations[name]
             hidden = (hidden.unflatten(-1, (-1, matrix.shape[0])) @ matrix.T).flatten(-2)
         self.meet(hidden, [name])
-        return x + self.linear(hidden, name, arch.dim)
+        return self.linear(hidden, name, self.arch.dim)
+
+    def block(self, x: torch.Tensor, layer: int) -> torch.Tensor:
+        prefix, normed = f"model.layers.{layer}.", self.arch.post_norms
+        before = self.norm(x, f"{prefix}{BEFORE_ATTENTION}.weight")
+        mixed = self.attention(before, layer)
+        x = x + (self.norm(mixed, f"{prefix}{AFTER_ATTENTION}.weight") if normed else mixed)
+        fed = self.feed(self.norm(x, f"{prefix}{BEFORE_FFN}.weight"), prefix)
+        return x + (self.norm(fed, f"{prefix}{AFTER_FFN}.weight") if normed else fed)
 
     def end(self, x: torch.Tensor) -> None:
         """Called with the residual [tokens, dim] after the last layer."""

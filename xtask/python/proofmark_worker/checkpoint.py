@@ -12,60 +12,18 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .protocol import Architecture, WorkerError
+from . import families
+from .architecture import Architecture
+from .fields import WorkerError
+from .tensors import EMBEDDING, HEAD, demanded
 
 HEADER_BYTES_MAX = 100 << 20
 DIGEST_CHUNK_BYTES = 4 << 20
 DTYPE_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 # Tables that old exporters saved beside the weights; they follow from the configuration.
 IGNORED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
-FINAL_NORM = "model.norm.weight"
 RANDOM_STD = 0.02
 RANDOM_BLOCK_ELEMENTS = 1 << 16
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One weight the architecture demands. `kind` is embedding, linear, head or norm."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: str
-
-
-def demanded(arch: Architecture) -> list[Tensor]:
-    query, keys = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
-    tensors = [Tensor(EMBEDDING, (arch.vocab, arch.dim), "embedding")]
-    for layer in range(arch.layers):
-        prefix = f"model.layers.{layer}."
-        for name, shape in (
-            ("self_attn.q_proj", (query, arch.dim)),
-            ("self_attn.k_proj", (keys, arch.dim)),
-            ("self_attn.v_proj", (keys, arch.dim)),
-            ("self_attn.o_proj", (arch.dim, query)),
-            ("mlp.gate_proj", (arch.ffn, arch.dim)),
-            ("mlp.up_proj", (arch.ffn, arch.dim)),
-            ("mlp.down_proj", (arch.dim, arch.ffn)),
-        ):
-            tensors.append(Tensor(f"{prefix}{name}.weight", shape, "linear"))
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            tensors.append(Tensor(f"{prefix}{name}.weight", (arch.dim,), "norm"))
-    tensors.append(Tensor(FINAL_NORM, (arch.dim,), "norm"))
-    if not arch.tied:
-        tensors.append(Tensor(HEAD, (arch.vocab, arch.dim), "head"))
-    return tensors
-
-
-def parameters(arch: Architecture) -> int:
-    total = 0
-    for tensor in demanded(arch):
-        count = 1
-        for extent in tensor.shape:
-            count *= extent
-        total += count
-    return total
 
 
 def _weights(what: str, hint: str | None = None) -> WorkerError:
@@ -197,6 +155,8 @@ class SafetensorsSource:
 
     def __init__(self, directory: Path, arch: Architecture) -> None:
         self.arch = arch
+        self.tensors = {tensor.name: tensor for tensor in demanded(arch)}
+        self.places = families.places(arch)
         paths = sorted(directory.glob("*.safetensors"))
         if not paths:
             raise _weights(f"{directory}: no *.safetensors file")
@@ -226,10 +186,10 @@ class SafetensorsSource:
                     )
 
     def _check_names(self, arch: Architecture) -> None:
-        wanted = {tensor.name: tensor for tensor in demanded(arch)}
+        wanted = families.stored(arch)
         if arch.tied and HEAD in self.entries:
             # Some exporters store the tied matrix twice; `check_tied` compares the bytes.
-            wanted[HEAD] = Tensor(HEAD, (arch.vocab, arch.dim), "head")
+            wanted[HEAD] = (arch.vocab, arch.dim)
         missing = sorted(wanted.keys() - self.entries.keys())
         extra = sorted(n for n in self.entries.keys() - wanted.keys() if not IGNORED.fullmatch(n))
         if missing:
@@ -239,10 +199,10 @@ class SafetensorsSource:
                 f"unexpected tensor {extra[0]} ({len(extra)} unexpected in all)",
                 "the checkpoint is of another architecture, or tied is set wrongly",
             )
-        for name, tensor in wanted.items():
+        for name, shape in wanted.items():
             got = self.entries[name].shape
-            if got != tensor.shape:
-                raise _weights(f"{name}: got shape {list(got)}, expected {list(tensor.shape)}")
+            if got != shape:
+                raise _weights(f"{name}: got shape {list(got)}, expected {list(shape)}")
 
     def check_tied(self) -> None:
         """A second copy of the tied matrix may only be a copy."""
@@ -271,10 +231,12 @@ class SafetensorsSource:
         ]
 
     def rows(self, name: str, first: int, last: int):
-        """Rows `first..last` as fp32."""
+        """Rows `first..last` as fp32, as the description means them."""
         import torch
 
-        entry = self.entries[name]
+        tensor, place = self.tensors[name], self.places[name]
+        entry = self.entries[place.name]
+        first, last = first + place.first, last + place.first
         dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[entry.dtype]
         width = DTYPE_BYTES[entry.dtype]
         for extent in entry.shape[1:]:
@@ -282,7 +244,10 @@ class SafetensorsSource:
         offset, size = entry.offset + first * width, (last - first) * width
         raw = torch.frombuffer(entry.file.read(offset, size), dtype=dtype)
         entry.file.forget(offset, size)
-        return raw.view(last - first, *entry.shape[1:]).float()
+        data = raw.view(last - first, *entry.shape[1:]).float()
+        if tensor.kind == "norm" and self.arch.gain_offset:
+            data = data + self.arch.gain_offset
+        return data if tensor.factor == 1.0 else data * tensor.factor
 
     def finish(self) -> None:
         for file in self.files:
@@ -322,6 +287,7 @@ class RandomSource:
             out[low - begin : high - begin] = values[low - at : high - at]
         if tensor.kind == "norm":
             out += 1.0
+        out *= tensor.factor
         return out.view(last - first, *tensor.shape[1:])
 
     def finish(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import answers, quality
-from .protocol import Fields, WorkerError
+from .fields import Fields, WorkerError
 
 
 @dataclass(frozen=True)

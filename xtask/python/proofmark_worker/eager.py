@@ -11,11 +11,11 @@ but for the order of fp64 sums.
 
 import torch
 
+from .architecture import Architecture
 from .blocks import Blocks
-from .checkpoint import EMBEDDING, HEAD
-from .protocol import Architecture
 from .quantize import Weight
 from .scheme import FP32
+from .tensors import EMBEDDING, HEAD, VECTORS
 
 
 class Rows:
@@ -36,7 +36,7 @@ def unquantized(source, tensors) -> dict[str, Weight]:
     """All weights as the checkpoint has them; a tied head is the embedding's."""
     weights = {}
     for tensor in tensors:
-        if tensor.kind == "norm":
+        if tensor.kind in VECTORS:
             data = source.rows(tensor.name, 0, tensor.shape[0]).clone()
         else:
             data = Rows(source, tensor.name, tensor.shape)

@@ -12,8 +12,8 @@ from the model at hand. A block is a delegate: from one attention call to the ne
 
 import torch
 
+from .architecture import Architecture
 from .blocks import Blocks
-from .protocol import Architecture
 from .quantize import Weight
 from .reference import check_logits, linear
 from .rows import SHIFT

@@ -9,10 +9,11 @@ inputs go together in a calibration text. Rows do not depend on each other, so t
 import torch
 
 from .calibrate import Pass
-from .checkpoint import EMBEDDING, FINAL_NORM, HEAD, Tensor, demanded
-from .protocol import Request, WorkerError
+from .fields import WorkerError
+from .protocol import Request
 from .quantize import Quantizer, Weight, row_scales
 from .scheme import Scheme, part
+from .tensors import EMBEDDING, FINAL_NORM, HEAD, Tensor, demanded
 
 # Of the mean of the diagonal, added to it: the fewer the tokens, the more it holds back.
 DAMPING = 0.01

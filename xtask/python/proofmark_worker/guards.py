@@ -6,7 +6,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .protocol import Request, WorkerError
+from .fields import WorkerError
+from .protocol import Request
 
 HEADER_BYTES = 40
 HINT = "upstream no longer recognises the graph, so that part of it would run slowly"

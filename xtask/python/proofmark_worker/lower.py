@@ -12,7 +12,7 @@ from executorch.exir import (
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 
-from .model import Llama
+from .model import Decoder
 from .partition import LevelPartitioner, forget_compile_specs
 from .protocol import Request
 from .quantize import Weight
@@ -36,7 +36,7 @@ def metadata(request: Request) -> dict:
 
 
 def export(request: Request, weights: dict[str, Weight]):
-    model = Llama(request.architecture, request.seq_len, weights).eval()
+    model = Decoder(request.architecture, request.seq_len, weights).eval()
     example = (torch.zeros(1, EXAMPLE_TOKENS, dtype=torch.long), torch.zeros(1, dtype=torch.long))
     count = torch.export.Dim("count", min=1, max=request.seq_len)
     return torch.export.export(model, example, dynamic_shapes=({1: count}, None), strict=False)

@@ -1,9 +1,10 @@
-"""The exported graph: a Llama whose arithmetic all goes to XNNPACK.
+"""The exported graph: a decoder whose arithmetic all goes to XNNPACK.
 
 Between two attention calls everything is one delegate. What would break it up is rewritten:
 - rotate-half is a linear with a signed permutation matrix (exact, and tiny beside the others),
   not slices and a concatenation;
 - the mean of squares is a linear with a row of 1/dim, its bias the norm's epsilon;
+- GELU by a tanh is a product with a sigmoid;
 - shapes are fixed but for one inferred dimension;
 - the last token is taken right after the last attention, so that a prompt does not pay for the
   last layer's feed-forward.
@@ -13,45 +14,31 @@ Outside stay the embedding, two table look-ups, cache update and attention.
 **Invariant:** with L layers there are L + 1 delegates and 7 L + 1 linears with weights.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401 (registers the operators)
 from torch.nn import functional
 
-from .checkpoint import EMBEDDING, FINAL_NORM, HEAD
-from .protocol import Architecture
+from .architecture import GELU, GLOBAL, LOCAL, UNROTATED, Architecture
 from .quantize import Weight
+from .rope import half_turn, rope_tables
 from .rows import SHIFT, TINY, WIDEST, unit_step
 from .scheme import Scheme
+from .tensors import (
+    AFTER_ATTENTION,
+    AFTER_FFN,
+    BEFORE_ATTENTION,
+    BEFORE_FFN,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    KEY_NORM,
+    QUERY_NORM,
+)
 
-
-def rope_frequencies(arch: Architecture) -> torch.Tensor:
-    exponent = torch.arange(0, arch.head_dim, 2, dtype=torch.float64) / arch.head_dim
-    frequency = 1.0 / arch.rope_theta**exponent
-    scaling = arch.rope_scaling
-    if scaling is None:
-        return frequency
-    wavelength = 2 * torch.pi / frequency
-    ramp = (scaling.original_max_position / wavelength - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    ramp = ramp.clamp(0.0, 1.0)
-    return (1.0 - ramp) * frequency / scaling.factor + ramp * frequency
-
-
-def rope_tables(arch: Architecture, seq_len: int) -> tuple[torch.Tensor, torch.Tensor]:
-    angle = torch.outer(torch.arange(seq_len, dtype=torch.float64), rope_frequencies(arch))
-    angle = torch.cat((angle, angle), -1)
-    return angle.cos().float(), angle.sin().float()
-
-
-def half_turn(head_dim: int) -> torch.Tensor:
-    """`x @ half_turn.T` is rotate-half of x: the second half negated, then the first."""
-    half = head_dim // 2
-    matrix = torch.zeros(head_dim, head_dim)
-    matrix[:half, half:] = -torch.eye(half)
-    matrix[half:, :half] = torch.eye(half)
-    return matrix
+NAMES = {GLOBAL: ("cos", "sin"), LOCAL: ("local_cos", "local_sin")}
 
 
 def fake_quantize(x: torch.Tensor) -> torch.Tensor:
@@ -91,7 +78,7 @@ def rotated(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
 class Linear(nn.Module):
     """Expects an input that `spread` made ready for it."""
 
-    def __init__(self, weight: Weight) -> None:
+    def __init__(self, weight: Weight, bias: Weight | None = None) -> None:
         super().__init__()
         self.scheme, self.rows = weight.scheme, weight.scheme.rows
         self.weight = nn.Parameter(weight.data, requires_grad=False)
@@ -103,10 +90,13 @@ class Linear(nn.Module):
             self.scale = nn.Parameter(scale, requires_grad=False)
             zero = torch.zeros_like(scale, dtype=torch.int8)
             self.zero = nn.Parameter(zero, requires_grad=False)
+        given = None if bias is None else bias.data
         if self.scheme.rows == 2:
             # Each of the two rows gets it, so that each takes half of the shift back.
-            bias = (-SHIFT / 2 * weight.scale.squeeze(-1).double() * weight.sums).float()
-            self.bias = nn.Parameter(bias, requires_grad=False)
+            shift = -SHIFT / 2 * weight.scale.squeeze(-1).double() * weight.sums
+            given = (shift if given is None else shift + given.double() / 2).float()
+        if given is not None:
+            self.bias = nn.Parameter(given, requires_grad=False)
 
     def forward(self, x):
         scheme, weight, ops = self.scheme, self.weight, torch.ops.quantized_decomposed
@@ -189,28 +179,54 @@ class Norm(nn.Module):
         return x if self.weight is None else x * self.weight
 
 
-class Attention(nn.Module):
-    def __init__(self, arch, seq_len, weights, prefix, turn) -> None:
+class Gelu(nn.Module):
+    """By its approximation with a tanh: 0.5 (1 + tanh(y / 2)) is a sigmoid of y."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.arch = arch
+        slope = 2.0 * math.sqrt(2.0 / math.pi)
+        self.slope = nn.Parameter(torch.tensor([slope]), requires_grad=False)
+        self.cubic = nn.Parameter(torch.tensor([slope * 0.044715]), requires_grad=False)
+
+    def forward(self, x):
+        return x * torch.sigmoid(x * (x * x * self.cubic + self.slope))
+
+
+class Attention(nn.Module):
+    def __init__(self, arch, seq_len, weights, layer, *, norm, turn) -> None:
+        super().__init__()
+        prefix = f"model.layers.{layer}."
+        self.arch, self.kind = arch, arch.kind(layer)
         self.query, self.key, self.value, self.output = (
-            Linear(weights[f"{prefix}self_attn.{name}_proj.weight"]) for name in "qkvo"
+            Linear(weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+            for name in (f"{prefix}self_attn.{letter}_proj" for letter in "qkvo")
         )
-        self.turn = nn.Parameter(turn, requires_grad=False)
+        self.query_norm = self.key_norm = None
+        if arch.qk_norm:
+            self.query_norm = norm(f"{prefix}{QUERY_NORM}.weight")
+            self.key_norm = norm(f"{prefix}{KEY_NORM}.weight")
+        self.turn = None if self.kind == UNROTATED else nn.Parameter(turn, requires_grad=False)
         shape = (1, seq_len, arch.kv_heads, arch.head_dim)
         self.register_buffer("keys", torch.zeros(shape))
         self.register_buffer("values", torch.zeros(shape))
 
-    def rope(self, x, cos, sin):
+    def placed(self, x, norm, tables):
+        """Queries or keys [1, n, heads, head_dim], normed and rotated where the layer does."""
+        if norm is not None:
+            x = norm(x)
+        if self.turn is None:
+            return x
+        cos, sin = tables[self.kind]
         return x * cos + functional.linear(x, self.turn) * sin
 
-    def forward(self, x, cos, sin, position):
+    def forward(self, x, tables, position):
         arch = self.arch
         query, key, value = spread(x, self.query, self.key, self.value)
         query = query.view(1, -1, arch.heads, arch.head_dim)
         key = key.view(1, -1, arch.kv_heads, arch.head_dim)
         value = value.view(1, -1, arch.kv_heads, arch.head_dim)
-        query, key = self.rope(query, cos, sin), self.rope(key, cos, sin)
+        query = self.placed(query, self.query_norm, tables)
+        key = self.placed(key, self.key_norm, tables)
         torch.ops.llama.update_cache(key, self.keys, position)
         torch.ops.llama.update_cache(value, self.values, position)
         return torch.ops.llama.custom_sdpa(query, self.keys, self.values, position, None, 0.0, True)
@@ -222,36 +238,42 @@ class Block(nn.Module):
         prefix = f"model.layers.{layer}."
         self.width = arch.heads * arch.head_dim
         self.last = layer == arch.layers - 1
-        self.before = norm(f"{prefix}input_layernorm.weight")
-        self.attention = Attention(arch, seq_len, weights, prefix, turn)
-        self.after = norm(f"{prefix}post_attention_layernorm.weight")
+        self.before = norm(f"{prefix}{BEFORE_ATTENTION}.weight")
+        self.attention = Attention(arch, seq_len, weights, layer, norm=norm, turn=turn)
+        self.after = norm(f"{prefix}{BEFORE_FFN}.weight")
         self.gate, self.up = (
             Linear(weights[f"{prefix}mlp.{name}_proj.weight"]) for name in ("gate", "up")
         )
         self.down = unit(f"{prefix}mlp.down_proj.weight")
+        self.mixed = self.fed = nn.Identity()
+        if arch.post_norms:
+            self.mixed = norm(f"{prefix}{AFTER_ATTENTION}.weight")
+            self.fed = norm(f"{prefix}{AFTER_FFN}.weight")
+        self.activation = Gelu() if arch.activation == GELU else functional.silu
 
-    def forward(self, x, cos, sin, position):
-        y = self.attention(self.before(x), cos, sin, position)
+    def forward(self, x, tables, position):
+        y = self.attention(self.before(x), tables, position)
         if self.last:
             x, y = x[:, -1], y[:, -1].view(1, self.width)
         else:
             y = y.view(1, -1, self.width)
-        x = x + spread(y, self.attention.output)[0]
+        x = x + self.mixed(spread(y, self.attention.output)[0])
         gate, up = spread(self.after(x), self.gate, self.up)
-        return x + self.down(functional.silu(gate) * up)
+        return x + self.fed(self.down(self.activation(gate) * up))
 
 
-class Llama(nn.Module):
+class Decoder(nn.Module):
     """`forward(tokens [1, n] i64, position [1] i64) -> logits [1, vocab] f32` of the last token."""
 
     def __init__(self, arch: Architecture, seq_len: int, weights: dict[str, Weight]) -> None:
         super().__init__()
         self.arch, self.seq_len = arch, seq_len
-        mean = torch.full((1, arch.dim), 1.0 / arch.dim)
-        epsilon, turn = torch.tensor([arch.norm_eps]), half_turn(arch.head_dim)
+        means = {n: torch.full((1, n), 1.0 / n) for n in (arch.dim, arch.head_dim)}
+        epsilon = torch.tensor([arch.norm_eps])
+        turn = half_turn(arch.head_dim, arch.rotary_dim)
 
         def norm(name: str) -> Norm:
-            return Norm(weights[name], mean, epsilon)
+            return Norm(weights[name], means[len(weights[name].data)], epsilon)
 
         square = torch.full((1, arch.ffn), unit_step(arch.ffn) ** 2 / arch.ffn)
         tiny = torch.tensor([TINY])
@@ -266,17 +288,23 @@ class Llama(nn.Module):
         )
         self.norm = norm(FINAL_NORM)
         self.head = Linear(weights[HEAD])
-        cos, sin = rope_tables(arch, seq_len)
-        self.register_buffer("cos", cos.view(1, seq_len, 1, -1))
-        self.register_buffer("sin", sin.view(1, seq_len, 1, -1))
+        kinds = {arch.kind(layer) for layer in range(arch.layers)} - {UNROTATED}
+        # Of each kind the names of its tables.
+        self.tables = {kind: NAMES[kind] for kind in (GLOBAL, LOCAL) if kind in kinds}
+        for kind, names in self.tables.items():
+            for name, table in zip(names, rope_tables(arch, seq_len, kind), strict=True):
+                self.register_buffer(name, table.view(1, seq_len, 1, -1))
 
     def forward(self, tokens, input_pos):
         count = tokens.shape[1]
         position = input_pos[0].item()
         torch._check(position >= 0)
         torch._check(position + count <= self.seq_len)
-        cos, sin = self.cos.narrow(1, position, count), self.sin.narrow(1, position, count)
+        tables = {
+            kind: [getattr(self, name).narrow(1, position, count) for name in names]
+            for kind, names in self.tables.items()
+        }
         x = self.embedding(tokens)
         for block in self.blocks:
-            x = block(x, cos, sin, position)
+            x = block(x, tables, position)
         return spread(self.norm(x), self.head)[0]

@@ -1,4 +1,4 @@
-"""The wire: request, events, response, and the one exception that becomes an error response.
+"""The wire: request, events and response. `schemas/worker-request.json` describes the requests.
 
 **Invariant:** an unknown, missing or wrongly typed request key is an error, never a default.
 **Invariant:** a response is complete or absent: temporary sibling, fsync, rename.
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import PROTOCOL
+from .architecture import Architecture, parse_architecture
+from .fields import Fields, WorkerError, bad
+from .scheme import check_form
 
 EVENT_PREFIX = "@proofmark "
 REQUEST_BYTES_MAX = 4 << 20
@@ -19,39 +22,8 @@ QUANTIZATIONS = ("int8", "int4", "fp32")
 # How many int8 rows a linear takes its input in, where the quantization leaves the choice.
 ACTIVATIONS = ("rotated", "two-rows", "one-row")
 BACKENDS = ("xnnpack", "portable")
-
-
-class WorkerError(Exception):
-    """A failure with a name. `kind` is for the machine, `error` and `hint` are for people."""
-
-    def __init__(self, kind: str, error: str, hint: str | None = None) -> None:
-        super().__init__(error)
-        self.kind = kind
-        self.error = error
-        self.hint = hint
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position: int
-
-
-@dataclass(frozen=True)
-class Architecture:
-    dim: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    vocab: int
-    tied: bool
-    norm_eps: float
-    rope_theta: float
-    rope_scaling: RopeScaling | None
+SEQ_LEN_MIN, SEQ_LEN_MAX = 8, 1 << 17
+THREADS_MAX = 1024
 
 
 @dataclass(frozen=True)
@@ -98,122 +70,6 @@ class Request:
         return self.words.tokenizer if self.words else None
 
 
-def _bad(what: str) -> WorkerError:
-    return WorkerError("request", what)
-
-
-class Fields:
-    """Takes typed fields out of a JSON object and complains about what is left over."""
-
-    def __init__(self, value: object, where: str) -> None:
-        if not isinstance(value, dict):
-            raise _bad(f"{where}: got {type(value).__name__}, expected an object")
-        self.left = dict(value)
-        self.where = where
-
-    def raw(self, key: str) -> object:
-        if key not in self.left:
-            raise _bad(f"{self.where}: missing key {key!r}")
-        return self.left.pop(key)
-
-    def typed(self, key: str, kind: type) -> object:
-        value = self.raw(key)
-        # bool is an int in Python; a JSON integer is a fine float, never the other way round.
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise _bad(f"{self.where}.{key}: got {value!r}, expected {kind.__name__}")
-        return value
-
-    def integer(self, key: str, low: int, high: int = 1 << 62) -> int:
-        value = self.typed(key, int)
-        if not low <= value <= high:
-            raise _bad(f"{self.where}.{key}: got {value}, expected {low} to {high}")
-        return value
-
-    def optional_integer(self, key: str) -> int | None:
-        if key in self.left and self.left[key] is None:
-            return self.left.pop(key)
-        return self.integer(key, 0)
-
-    def positive(self, key: str) -> float:
-        value = self.typed(key, float)
-        if not 0.0 < value < 1e12:
-            raise _bad(f"{self.where}.{key}: got {value}, expected a positive number")
-        return value
-
-    def text(self, key: str) -> str:
-        value = self.typed(key, str)
-        if not value:
-            raise _bad(f"{self.where}.{key}: got an empty string")
-        return value
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        value = self.text(key)
-        if value not in choices:
-            raise _bad(f"{self.where}.{key}: got {value!r}, expected one of {', '.join(choices)}")
-        return value
-
-    def path(self, key: str) -> Path:
-        value = Path(self.text(key))
-        if not value.is_absolute():
-            raise _bad(f"{self.where}.{key}: got {value}, expected an absolute path")
-        return value
-
-    def tokens(self, key: str, vocab: int, least: int) -> tuple[int, ...]:
-        value = self.typed(key, list)
-        if len(value) < least:
-            raise _bad(f"{self.where}.{key}: got {len(value)} tokens, expected at least {least}")
-        for token in value:
-            if type(token) is not int or not 0 <= token < vocab:
-                raise _bad(f"{self.where}.{key}: got {token!r}, expected a token below {vocab}")
-        return tuple(value)
-
-    def done(self) -> None:
-        if self.left:
-            raise _bad(f"{self.where}: unknown key {sorted(self.left)[0]!r}")
-
-
-def parse_architecture(value: object) -> Architecture:
-    fields = Fields(value, "architecture")
-    fields.choice("family", ("llama",))
-    scaling = fields.raw("rope_scaling")
-    if scaling is not None:
-        inner = Fields(scaling, "architecture.rope_scaling")
-        inner.choice("kind", ("llama3",))
-        scaling = RopeScaling(
-            factor=inner.positive("factor"),
-            low_freq_factor=inner.positive("low_freq_factor"),
-            high_freq_factor=inner.positive("high_freq_factor"),
-            original_max_position=inner.integer("original_max_position", 1),
-        )
-        inner.done()
-        if scaling.high_freq_factor <= scaling.low_freq_factor:
-            raise _bad("architecture.rope_scaling: high_freq_factor must exceed low_freq_factor")
-    architecture = Architecture(
-        dim=fields.integer("dim", 1, 1 << 16),
-        layers=fields.integer("layers", 1, 1024),
-        heads=fields.integer("heads", 1, 1024),
-        kv_heads=fields.integer("kv_heads", 1, 1024),
-        head_dim=fields.integer("head_dim", 2, 1024),
-        ffn=fields.integer("ffn", 1, 1 << 18),
-        vocab=fields.integer("vocab", 2, 1 << 22),
-        tied=fields.typed("tied", bool),
-        norm_eps=fields.positive("norm_eps"),
-        rope_theta=fields.positive("rope_theta"),
-        rope_scaling=scaling,
-    )
-    fields.done()
-    if architecture.heads % architecture.kv_heads:
-        raise _bad(
-            f"architecture.heads: got {architecture.heads}, expected a multiple of kv_heads "
-            f"{architecture.kv_heads}"
-        )
-    if architecture.head_dim % 2:
-        raise _bad(f"architecture.head_dim: got {architecture.head_dim}, expected an even number")
-    return architecture
-
-
 def _words(value: object) -> Words | None:
     if value is None:
         return None
@@ -240,16 +96,34 @@ def _prompt(value: object) -> dict:
     return found
 
 
+def read_source(fields: Fields) -> tuple[Path | None, int | None]:
+    """Directory of a checkpoint, or seed of random weights."""
+    source = Fields(fields.raw("source"), "source")
+    kind = source.choice("kind", ("safetensors", "random"))
+    folder = source.path("dir") if kind == "safetensors" else None
+    seed = source.count("seed") if kind == "random" else None
+    source.done()
+    return folder, seed
+
+
+def read_seq_len(fields: Fields, arch: Architecture) -> int:
+    found = fields.integer("seq_len", SEQ_LEN_MIN, SEQ_LEN_MAX)
+    if arch.window is not None and found > arch.window:
+        raise WorkerError(
+            "request",
+            f"{fields.where}.seq_len: got {found}, expected at most architecture.window "
+            f"{arch.window}",
+            "windows shorter than the text are not implemented: lower seq_len in the recipe",
+        )
+    return found
+
+
 def parse_request(value: object) -> Request:
     fields = Fields(value, "request")
     version = fields.raw("protocol")
     if version != PROTOCOL or type(version) is not int:
-        raise _bad(f"request.protocol: got {version!r}, expected {PROTOCOL}")
-    source = Fields(fields.raw("source"), "source")
-    kind = source.choice("kind", ("safetensors", "random"))
-    source_dir = source.path("dir") if kind == "safetensors" else None
-    source_seed = source.integer("seed", 0) if kind == "random" else None
-    source.done()
+        raise bad(f"request.protocol: got {version!r}, expected {PROTOCOL}")
+    source_dir, source_seed = read_source(fields)
     architecture = parse_architecture(fields.raw("architecture"))
     vocab = architecture.vocab
     request = Request(
@@ -259,15 +133,15 @@ def parse_request(value: object) -> Request:
         architecture=architecture,
         quantization=fields.choice("quantization", QUANTIZATIONS),
         activations=fields.choice("activations", ACTIVATIONS),
-        seq_len=fields.integer("seq_len", 8, 1 << 17),
+        seq_len=read_seq_len(fields, architecture),
         backend=fields.choice("backend", BACKENDS),
         bos_id=fields.integer("bos_id", 0, vocab - 1),
         eos_ids=fields.tokens("eos_ids", vocab, 1),
-        expected_partitions=fields.optional_integer("expected_partitions"),
-        expected_delegated_linears=fields.optional_integer("expected_delegated_linears"),
+        expected_partitions=fields.optional("expected_partitions", fields.count),
+        expected_delegated_linears=fields.optional("expected_delegated_linears", fields.count),
         file_bytes_min=fields.integer("file_bytes_min", 1),
         file_bytes_max=fields.integer("file_bytes_max", 1),
-        threads=fields.integer("threads", 1, 1024),
+        threads=fields.integer("threads", 1, THREADS_MAX),
         work_dir=fields.path("work_dir"),
         pte=fields.path("pte"),
         reference=fields.path("reference"),
@@ -277,9 +151,10 @@ def parse_request(value: object) -> Request:
         words=_words(fields.raw("words")),
     )
     fields.done()
+    check_form(architecture, request.quantization, request.activations)
     positions = len(request.reference_prompt) + len(request.reference_decode)
     if positions > request.seq_len:
-        raise _bad(f"reference: got {positions} tokens, expected at most seq_len {request.seq_len}")
+        raise bad(f"reference: got {positions} tokens, expected at most seq_len {request.seq_len}")
     if request.backend == "portable" and request.quantization != "fp32":
         raise WorkerError(
             "request",
@@ -293,11 +168,11 @@ def read_request(path: Path) -> object:
     with path.open("rb") as file:
         raw = file.read(REQUEST_BYTES_MAX + 1)
     if len(raw) > REQUEST_BYTES_MAX:
-        raise _bad(f"{path}: larger than {REQUEST_BYTES_MAX} bytes")
+        raise bad(f"{path}: larger than {REQUEST_BYTES_MAX} bytes")
     try:
         return json.loads(raw)
     except ValueError as cause:
-        raise _bad(f"{path}: not json: {cause}") from cause
+        raise bad(f"{path}: not json: {cause}") from cause
 
 
 def emit(event: dict) -> None:

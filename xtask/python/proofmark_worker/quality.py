@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import answers
-from .protocol import Architecture, Fields, WorkerError
+from .architecture import Architecture
+from .fields import Fields, WorkerError
 
 ROWS = 64
 LINE_BYTES_MAX = 4096

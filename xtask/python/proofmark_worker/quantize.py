@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import EMBEDDING, HEAD, Tensor, demanded
-from .protocol import Architecture, WorkerError
+from .architecture import Architecture
+from .fields import WorkerError
 from .scheme import FP32, Scheme, part
+from .tensors import EMBEDDING, HEAD, VECTORS, Tensor, demanded
 
 CHUNK_ELEMENTS = 1 << 20
 # Of the widest scale, tried from the widest on. With 255 steps there is little to win.
@@ -152,7 +153,8 @@ class Quantizer:
 
     def vector(self, tensor: Tensor) -> Weight:
         data = self.source.rows(tensor.name, 0, tensor.shape[0])
-        check_some(tensor.name, bool(data.any()))
+        if tensor.kind == "norm":
+            check_some(tensor.name, bool(data.any()))
         self.report(tensor.shape[0])
         return Weight(FP32, data.clone(), None)
 
@@ -184,7 +186,7 @@ def quantize(
     if arch.tied:
         # The matrix has the spare column that the head needs.
         schemes = {**schemes, "embedding": schemes["head"]}
-    total, done = sum(_elements(tensor) for tensor in tensors), 0
+    total, done = sum(tensor.elements for tensor in tensors), 0
 
     def report(elements: int) -> None:
         nonlocal done
@@ -198,7 +200,7 @@ def quantize(
             quantizer = Quantizer(source, work_dir, pool, report)
             weights = layers(quantizer) if layers else {}
             for tensor in tensors:
-                if tensor.kind == "norm":
+                if tensor.kind in VECTORS:
                     weights[tensor.name] = quantizer.vector(tensor)
                 elif tensor.name not in weights:
                     weights[tensor.name] = quantizer.matrix(tensor, schemes[part(tensor)])
@@ -222,7 +224,3 @@ def large_matrices(weights: dict[str, Weight], bytes_min: int) -> int:
         if name != EMBEDDING
     ]
     return sum(size >= bytes_min for size in sizes)
-
-
-def _elements(tensor: Tensor) -> int:
-    return tensor.shape[0] * (tensor.shape[1] if len(tensor.shape) > 1 else 1)

@@ -1,6 +1,6 @@
 """Parts of the eager model, by other code than the exported graph, and the reference file.
 
-Rope by slices instead of a matrix, norms by a mean. The model itself is in `eager`.
+Norms by a mean; positions are in `turns`, the model itself is in `blocks` and `eager`.
 
 **Invariant:** a weight is widened by row chunks, never whole.
 **Invariant:** sums run in fp64. Products of int8 activations and int8 or (int4 x bf16) weights are
@@ -9,11 +9,11 @@ they err by the last bits of fp64.
 """
 
 import json
-import math
 
 import torch
 
-from .protocol import Architecture, WorkerError, publish
+from .fields import WorkerError
+from .protocol import publish
 from .quantize import Weight
 from .rows import SHIFT, TINY, unit_step
 
@@ -97,30 +97,6 @@ def embed(tokens: torch.Tensor, weight: Weight) -> torch.Tensor:
 
 def norm(x: torch.Tensor, weight: Weight, epsilon: float) -> torch.Tensor:
     return x / torch.sqrt((x * x).mean(-1, keepdim=True) + epsilon) * weight.data.double()
-
-
-def frequencies(arch: Architecture) -> list[float]:
-    """Scaled as Llama 3.1 does: keep short waves, stretch long ones, blend in between."""
-    found, scaling = [], arch.rope_scaling
-    for pair in range(arch.head_dim // 2):
-        value = arch.rope_theta ** (-2.0 * pair / arch.head_dim)
-        if scaling is not None:
-            turns = scaling.original_max_position * value / (2.0 * math.pi)
-            if turns < scaling.low_freq_factor:
-                value /= scaling.factor
-            elif turns <= scaling.high_freq_factor:
-                span = scaling.high_freq_factor - scaling.low_freq_factor
-                smooth = (turns - scaling.low_freq_factor) / span
-                value = (1.0 - smooth) * value / scaling.factor + smooth * value
-        found.append(value)
-    return found
-
-
-def rotate(x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
-    """`x` is [tokens, heads, head_dim]: pairs are (i, i + head_dim / 2)."""
-    first, second = x.chunk(2, -1)
-    cos, sin = angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
 def check_logits(logits: torch.Tensor) -> None:

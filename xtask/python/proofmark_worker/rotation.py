@@ -3,7 +3,10 @@
 One int8 row for a token is coarse because a few channels are much larger than the others. In
 another basis no channel stands out. The residual is rotated as a whole: each matrix that reads it
 takes the rotation back, each that writes it applies it, and a norm whose gain was moved into its
-readers does not notice. What `down` reads has no such freedom, since a product of two values made
+readers does not notice. A norm between a writer and the residual would: its gain does not commute
+with the rotation. A model with such norms has no rotated form (`scheme.check_form`).
+
+What `down` reads has no such freedom, since a product of two values made
 it: the program rotates it, in groups, and `down` takes that back.
 
 **Invariant:** the rotated model is the model but for the rounding of its fp32 weights.
@@ -16,9 +19,9 @@ from threading import Lock
 
 import torch
 
-from .checkpoint import EMBEDDING, FINAL_NORM, HEAD, demanded
-from .protocol import Architecture
+from .architecture import Architecture
 from .quantize import check_some, map_file
+from .tensors import BEFORE_ATTENTION, BEFORE_FFN, EMBEDDING, FINAL_NORM, HEAD, demanded
 
 # What `down` reads is rotated in groups of this many channels at most: wide enough to spread the
 # largest, and a product that hardly shows beside those of the layer.
@@ -29,6 +32,12 @@ SEED = 20_404
 PIECE = 64
 # Of a matrix at a time.
 COLUMNS, ELEMENTS = 1024, 1 << 20
+
+
+# Norms of the residual, whose gains move into what reads them.
+MOVED = (f"{BEFORE_ATTENTION}.weight", f"{BEFORE_FFN}.weight", FINAL_NORM)
+# What has to do with single heads alone: no rotation reaches it.
+KEPT = ("q_norm.weight", "k_norm.weight", ".bias")
 
 
 def even_group(width: int) -> int:
@@ -110,8 +119,10 @@ class Rotated:
         return self.basis.apply(left.T.contiguous()).float()
 
     def rows(self, name: str, first: int, last: int) -> torch.Tensor:
-        if "norm" in name:
+        if name.endswith(MOVED):
             return torch.ones_like(self._gain(name)[first:last])
+        if name.endswith(KEPT):
+            return self.source.rows(name, first, last)
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             with self.lock:
                 # The next matrix is written into the same file.
@@ -126,8 +137,8 @@ class Rotated:
             return None
         prefix = name.rsplit(".", 3)[0]
         norm = {
-            "self_attn": f"{prefix}.input_layernorm.weight",
-            "mlp": f"{prefix}.post_attention_layernorm.weight",
+            "self_attn": f"{prefix}.{BEFORE_ATTENTION}.weight",
+            "mlp": f"{prefix}.{BEFORE_FFN}.weight",
         }
         wanted = FINAL_NORM if name == HEAD else norm[name.split(".")[-3]]
         return self._gain(wanted)

@@ -8,8 +8,9 @@ a batch twice as high.
 
 from dataclasses import dataclass, replace
 
-from .checkpoint import Tensor
-from .protocol import WorkerError
+from .architecture import Architecture
+from .fields import WorkerError
+from .tensors import VECTORS, Tensor
 
 GROUP = 32
 
@@ -71,10 +72,21 @@ def schemes(quantization: str, activations: str) -> dict[str, Scheme]:
 def check_widths(tensors: list[Tensor], found: dict[str, Scheme]) -> None:
     """Upstream leaves a linear that a group does not divide unquantized and says nothing."""
     for tensor in tensors:
-        group = found[part(tensor)].group if tensor.kind != "norm" else 0
+        group = found[part(tensor)].group if tensor.kind not in VECTORS else 0
         if group and tensor.shape[1] % group:
             raise WorkerError(
                 "config",
                 f"{tensor.name}: width {tensor.shape[1]} is not a multiple of the group {group}",
                 "use int8, which has one scale per row",
             )
+
+
+def check_form(arch: Architecture, quantization: str, activations: str) -> None:
+    """Whether the model has a form that takes its inputs so."""
+    if arch.post_norms and quantization != "fp32" and activations == "rotated":
+        raise WorkerError(
+            "request",
+            "activations: got rotated, expected two-rows or one-row: a norm before the residual "
+            "does not commute with a rotation",
+            'write activations = "two-rows" under [export] in the recipe',
+        )

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import linear
 
+from .architecture import Architecture
 from .blocks import Blocks
-from .checkpoint import demanded
 from .eager import unquantized
-from .protocol import Architecture
 from .quantize import Weight
+from .tensors import demanded
 
 # A larger matrix (the head of any real vocabulary) is applied in pieces and not kept.
 HELD_ELEMENTS_MAX = 1 << 25

@@ -14,7 +14,7 @@ from executorch.backends.xnnpack.operators import node_visitor
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
 from executorch.backends.xnnpack.partition.config.generic_node_configs import SliceCopyConfig
 
-from .protocol import WorkerError
+from .fields import WorkerError
 
 TARGET = "aten.slice_copy.Tensor"
 

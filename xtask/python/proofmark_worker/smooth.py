@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .architecture import Architecture
 from .calibrate import Seen
-from .checkpoint import FINAL_NORM, HEAD
-from .protocol import Architecture
 from .rows import step_for
 from .scheme import Scheme
+from .tensors import BEFORE_ATTENTION, BEFORE_FFN, FINAL_NORM, HEAD
 
 # What reads an input, by the part of the block that makes it.
 READERS = {
-    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+    BEFORE_ATTENTION: ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    BEFORE_FFN: ("mlp.gate_proj", "mlp.up_proj"),
 }
 
 

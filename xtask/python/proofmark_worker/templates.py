@@ -15,7 +15,8 @@ import resource
 from datetime import datetime
 from pathlib import Path
 
-from .protocol import Words, WorkerError
+from .fields import WorkerError
+from .protocol import Words
 
 # What `Clock::FIXED` of the contract says: a prompt must not depend on the day of its proof.
 CLOCK = datetime(2024, 7, 26, 12, 0, 0)  # noqa: DTZ001 (templates ask for a local time)

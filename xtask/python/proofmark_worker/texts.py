@@ -7,7 +7,7 @@ must get is recorded here.
 from dataclasses import dataclass
 from pathlib import Path
 
-from .protocol import WorkerError
+from .fields import WorkerError
 from .templates import Template
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from .protocol import WorkerError
+from .fields import WorkerError
 
 PINNED = {"torch": "2.15.0", "executorch": "1.5.1", "torchao": "0.18.0"}
 SPILL_BYTES_MIN = 1 << 16

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from . import calibrate, gptq, smooth
-from .checkpoint import parameters
-from .protocol import WorkerError
+from .fields import WorkerError
 from .quantize import Weight, quantize
 from .rotation import Rotated
 from .scheme import Scheme
+from .tensors import parameters
 
 
 class Finite:

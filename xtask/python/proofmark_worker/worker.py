@@ -9,9 +9,11 @@ import traceback
 from pathlib import Path
 
 from . import answers, choice, from_gguf, guards, memory, quality, scheme, templates, upstream
-from .checkpoint import EMBEDDING, HEAD, RandomSource, SafetensorsSource, demanded, parameters
-from .protocol import Request, WorkerError, parse_request, publish, read_request, write_response
+from .checkpoint import RandomSource, SafetensorsSource
+from .fields import WorkerError
+from .protocol import Request, parse_request, publish, read_request, write_response
 from .stages import Stages
+from .tensors import EMBEDDING, HEAD, demanded, parameters
 
 # What upstream's allocators say when there is no memory left.
 NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory")

@@ -11,15 +11,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import asked
 from proofmark_worker import worker
 
 ARCHITECTURE = {
+    **asked.FEATURES,
     "family": "llama",
     "dim": 96,
     "layers": 2,
     "heads": 4,
     "kv_heads": 2,
     "head_dim": 32,
+    "rotary_dim": 32,
     "ffn": 160,
     "vocab": 1024,
     "tied": True,
@@ -41,31 +44,8 @@ DECODE = [9, 250, 31, 700]
 def request(directory: Path, **changes) -> dict:
     """`architecture` changes are merged, all other keys replaced."""
     arch = {**ARCHITECTURE, **changes.pop("architecture", {})}
-    return {
-        "protocol": 1,
-        "model": "test",
-        "source": {"kind": "random", "seed": 7},
-        "architecture": arch,
-        "quantization": "int8",
-        "activations": "rotated",
-        "seq_len": 64,
-        "backend": "xnnpack",
-        "bos_id": 1,
-        "eos_ids": [2],
-        "expected_partitions": None,
-        "expected_delegated_linears": None,
-        "file_bytes_min": 1,
-        "file_bytes_max": 100_000_000,
-        "threads": 2,
-        "work_dir": str(directory / "work"),
-        "pte": str(directory / "model.pte"),
-        "reference": str(directory / "reference.safetensors"),
-        "response": str(directory / "response.json"),
-        "reference_prompt": PROMPT,
-        "reference_decode": DECODE,
-        "words": None,
-        **changes,
-    }
+    known = {"reference_prompt": PROMPT, "reference_decode": DECODE}
+    return asked.export(directory, arch, **{**known, **changes})
 
 
 def weights(arch: dict, seed: int = 3) -> dict:

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from proofmark_worker import answers, eager, protocol, texts
-from proofmark_worker.checkpoint import SafetensorsSource, demanded
+from proofmark_worker.checkpoint import SafetensorsSource
+from proofmark_worker.tensors import demanded
 
 from . import plain
 from .support import ARCHITECTURE, Case, weights

@@ -15,13 +15,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from proofmark_worker import (
+    architecture,
     checkpoint,
-    model,
     protocol,
     reference,
+    rope,
     stages,
     upstream,
 )
+from proofmark_worker.tensors import EMBEDDING
+from proofmark_worker.turns import frequencies
 
 from . import plain
 from .support import ARCHITECTURE, DECODE, PROMPT, Case, request, weights
@@ -292,8 +295,8 @@ class Parts(Case):
                     tensors.update({k: v.to(dtype) for k, v in tensors.items()})
 
                 value = self.checkpoint(change=narrow)
-                want = weights(value["architecture"])[checkpoint.EMBEDDING].to(dtype).float()
-                got = self.source(value).rows(checkpoint.EMBEDDING, 100, 900)
+                want = weights(value["architecture"])[EMBEDDING].to(dtype).float()
+                got = self.source(value).rows(EMBEDDING, 100, 900)
                 self.assertTrue(torch.equal(got, want[100:900]))
 
     def test_reference_file_has_metadata_and_aligned_data(self):
@@ -307,13 +310,10 @@ class Parts(Case):
 
     def test_rope_frequencies_of_llama_3_2(self):
         """Against figures worked out by hand from the published formula."""
-        scaling = protocol.RopeScaling(32.0, 1.0, 4.0, 8192)
-        arch = protocol.Architecture(
-            **{k: v for k, v in ARCHITECTURE.items() if k not in ("family", "rope_scaling")}
-            | {"head_dim": 64, "rope_theta": 500000.0},
-            rope_scaling=scaling,
-        )
-        got = model.rope_frequencies(arch).tolist()
+        scaling = architecture.Llama3(32.0, 1.0, 4.0, 8192)
+        shape = {"head_dim": 64, "rotary_dim": 64, "rope_theta": 500000.0}
+        arch = architecture.Architecture(**{**ARCHITECTURE, **shape, "rope_scaling": scaling})
+        got = rope.rope_frequencies(arch, architecture.GLOBAL).tolist()
         for pair, value in enumerate(got):
             base = 500000.0 ** (-2 * pair / 64)
             turns = 8192 * base / (2 * math.pi)
@@ -327,11 +327,11 @@ class Parts(Case):
         named = {**ARCHITECTURE, "head_dim": 64, "rope_theta": 500000.0}
         named["rope_scaling"] = scaling.__dict__
         torch.testing.assert_close(torch.tensor(got), plain.frequencies(named))
-        torch.testing.assert_close(torch.tensor(reference.frequencies(arch)), torch.tensor(got))
+        torch.testing.assert_close(torch.tensor(frequencies(arch)), torch.tensor(got))
 
     def test_random_rows_do_not_depend_on_the_chunks(self):
         arch = protocol.parse_request(request(self.directory())).architecture
-        source, name = checkpoint.RandomSource(7, arch), checkpoint.EMBEDDING
+        source, name = checkpoint.RandomSource(7, arch), EMBEDDING
         whole = source.rows(name, 0, 1024)
         parts = [source.rows(name, at, min(at + 77, 1024)) for at in range(0, 1024, 77)]
         self.assertTrue(torch.equal(torch.cat(parts), whole))

@@ -1,8 +1,10 @@
 """A checkpoint from a GGUF: what comes out is what went in, and what cannot is refused by name."""
 
 import json
+import math
 import struct
 from pathlib import Path
+from types import MappingProxyType
 
 import gguf
 import numpy as np
@@ -10,6 +12,11 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+
+from proofmark_worker import families
+from proofmark_worker.architecture import parse_architecture
+from proofmark_worker.checkpoint import SafetensorsSource
+from proofmark_worker.tensors import AFTER_ATTENTION, AFTER_FFN, KEY_NORM, QUERY_NORM, demanded
 
 from .support import ARCHITECTURE, Case, weights
 
@@ -113,7 +120,7 @@ def write(path: Path, arch: dict, tensors: dict, *, kind: Kind, keys: dict, fami
 
 
 class FromGguf(Case):
-    def made(self, kind=Kind.F32, keys=None, change=None, family="llama", **arch) -> dict:
+    def made(self, kind=Kind.F32, keys=None, change=None, gguf_family="llama", **arch) -> dict:
         """A request for a fresh GGUF; `keys` changes its metadata (`None` removes a key) and
         `change(tensors)` its tensors."""
         directory, shape = self.directory(), {**ARCH, **arch}
@@ -122,7 +129,7 @@ class FromGguf(Case):
             change(tensors)
         found = {**metadata(shape), **(keys or {})}
         found = {key: value for key, value in found.items() if value is not None}
-        write(directory / "model.gguf", shape, tensors, kind=kind, keys=found, family=family)
+        write(directory / "model.gguf", shape, tensors, kind=kind, keys=found, family=gguf_family)
         (directory / "out").mkdir()
         return {
             "protocol": 1,
@@ -277,8 +284,8 @@ class Words(FromGguf):
         for keys, *parts in (
             ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model: got 'llama'"),
             (
-                {"tokenizer.ggml.pre": "qwen2"},
-                "tokenizer.ggml.pre: got 'qwen2'",
+                {"tokenizer.ggml.pre": "deepseek-llm"},
+                "tokenizer.ggml.pre: got 'deepseek-llm'",
                 "gpt-2, gpt2, llama",
             ),
             ({"tokenizer.ggml.pre": None}, "got None"),
@@ -296,9 +303,94 @@ class Words(FromGguf):
                 self.refused(self.made(keys=keys), *parts)
 
 
+class Families(FromGguf):
+    """Files as llama.cpp's converter writes them: names, order of rows, and gains with the 1."""
+
+    NORMS = MappingProxyType({QUERY_NORM: "attn_q_norm", KEY_NORM: "attn_k_norm"})
+    SHAPES = MappingProxyType(
+        {
+            "qwen2": {"qkv_bias": True},
+            "qwen3": {"qk_norm": True, "head_dim": 64, "rotary_dim": 64},
+            "mistral": {"window": 4096},
+            "smollm3": {"layers": 4, "layer_kinds": ["global"] * 3 + ["unrotated"]},
+            "gemma3": {
+                "qk_norm": True,
+                "post_norms": True,
+                "activation": "gelu-tanh",
+                "embedding_scale": math.sqrt(96),
+                "attention_scale": 0.25,
+                "gain_offset": 1.0,
+                "layer_kinds": ["local", "global"],
+                "local_rope_theta": 1000.0,
+                "window": 512,
+            },
+        }
+    )
+
+    def stored(self, arch, tensors: dict) -> dict:
+        """The tensors of a GGUF, by name: rows and gains as the file has them."""
+        post = {AFTER_ATTENTION: "post_attention_norm", AFTER_FFN: "post_ffw_norm"}
+        names = {**NAMES, **self.NORMS, **post}
+        turned = families.ALL[arch.family].gguf_turned
+        found = {}
+        for tensor in demanded(arch):
+            data, end = tensors[tensor.name], tensor.name.rsplit(".", 1)[1]
+            if tensor.name.startswith("model.layers."):
+                _, _, layer, part = tensor.name.removesuffix(f".{end}").split(".", 3)
+                name = f"blk.{layer}.{names[part]}.{end}"
+                if turned and part.endswith(("q_proj", "k_proj")):
+                    data = turn(data, arch.heads if "q_proj" in part else arch.kv_heads)
+            else:
+                name = named(tensor.name)
+            found[name] = data.contiguous()
+        return found
+
+    def test_a_checkpoint_of_every_family_comes_back(self):
+        for family, shape in self.SHAPES.items():
+            with self.subTest(family=family):
+                value = self.made(**{**shape, "family": family})
+                arch = parse_architecture(value["architecture"])
+                generator = torch.Generator().manual_seed(5)
+                tensors = {
+                    it.name: torch.randn(it.shape, generator=generator) for it in demanded(arch)
+                }
+                prefix = families.ALL[family].gguf
+                keys = {
+                    key.replace("llama.", f"{prefix}.", 1) if key.startswith("llama.") else key: it
+                    for key, it in metadata(value["architecture"]).items()
+                }
+                stored, writer = self.stored(arch, tensors), gguf.GGUFWriter(value["gguf"], prefix)
+                for key, it in keys.items():
+                    add(writer, key, it)
+                for name, tensor in stored.items():
+                    writer.add_tensor(name, tensor.numpy())
+                writer.write_header_to_file()
+                writer.write_kv_data_to_file()
+                writer.write_tensors_to_file()
+                writer.close()
+                self.succeed_with(value)
+                folder = Path(value["dir"])
+                described = families.describe(json.loads((folder / "config.json").read_text()), 64)
+                self.assertEqual(parse_architecture(described), arch)
+                source = SafetensorsSource(folder, arch)
+                for it in demanded(arch):
+                    got = source.rows(it.name, 0, it.shape[0])
+                    want = tensors[it.name] * it.factor
+                    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6, msg=it.name)
+
+    def succeed_with(self, value: dict) -> None:
+        _, response, log = self.run_request(value)
+        self.assertTrue(response["ok"], f"{response}\n{log[-2000:]}")
+
+    def test_what_gguf_has_not_whole_is_refused_by_name(self):
+        value = self.made()
+        value["architecture"] = {**value["architecture"], "family": "phi3", "fused": True}
+        self.refused(value, "general.architecture: got a recipe of family phi3")
+
+
 class Refusals(FromGguf):
     def test_what_the_worker_has_not(self):
-        self.refused(self.made(family="qwen2"), "general.architecture: got 'qwen2'")
+        self.refused(self.made(gguf_family="qwen2"), "general.architecture: got 'qwen2'")
         for key, value in (
             ("llama.expert_count", 8),
             ("llama.rope.scaling.factor", 2.0),

@@ -11,11 +11,11 @@ from torch import nn
 
 from proofmark_worker import gptq, lower, model, quantize, reference, rotation, rows, smooth
 from proofmark_worker.calibrate import Seen
-from proofmark_worker.checkpoint import EMBEDDING, HEAD
 from proofmark_worker.partition import LevelPartitioner
 from proofmark_worker.protocol import parse_architecture
 from proofmark_worker.scheme import BLOCK4, FP32, ROW8, TWO8, schemes
 from proofmark_worker.slices import dynamic_slices
+from proofmark_worker.tensors import EMBEDDING, HEAD
 
 from . import plain
 from .support import ARCHITECTURE, weights

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
-from proofmark_worker import protocol
+from proofmark_worker import answers, architecture, choice, protocol, quality
+from proofmark_worker.from_gguf import task as from_gguf
 
 from .support import ARCHITECTURE, Case, request
 
@@ -82,6 +84,182 @@ class Requests(Case):
         ):
             with self.subTest(change=change):
                 self.refuse(lambda r, change=change: r["architecture"].update(change), part)
+
+
+SCHEMA = json.loads((RUN.parent.parent / "schemas/worker-request.json").read_text(encoding="utf-8"))
+
+
+def resolved(schema: dict) -> list[dict]:
+    """What a value may be, one schema for each kind, references followed."""
+    if "$ref" in schema:
+        return resolved(SCHEMA["$defs"][schema["$ref"].rsplit("/", 1)[1]])
+    parts = schema.get("anyOf") or schema.get("oneOf")
+    if parts and "properties" not in schema:
+        bounds = {k: v for k, v in schema.items() if k.startswith(("exclusive", "minimum", "max"))}
+        return [{**bounds, **found} for part in parts for found in resolved(part)]
+    return [schema]
+
+
+def fits(value: dict, schema: dict) -> bool:
+    kind = schema["properties"].get("kind")
+    return kind is None or kind["const"] == value["kind"]
+
+
+def wrong(kind: dict):
+    """Values that a schema refuses, and what the refusal must name."""
+    types = kind.get("type", "")
+    if "integer" in types and "maximum" in kind:
+        low, high = kind.get("minimum", 0), kind["maximum"]
+        expected = [high] if low == high else [f"{low} to {high}"]
+        yield from ((low - 1, expected), (high + 1, expected), (str(low), []), (low + 0.5, []))
+    if "number" in types:
+        for key in ("exclusiveMinimum", "exclusiveMaximum"):
+            if key in kind:
+                yield kind[key], ["positive"]
+        if "minimum" in kind:
+            yield from ((kind["minimum"] - 0.5, []), (kind["maximum"] + 0.5, []))
+    if "enum" in kind or "const" in kind:
+        yield "no such thing", []
+    if "boolean" in types:
+        yield 1, []
+    if "array" in types and "maxItems" in kind:
+        yield [0] * (kind["maxItems"] + 1), [kind["maxItems"]]
+    if "array" in types and kind.get("minItems"):
+        yield [], []
+    if types == "string" and kind.get("minLength"):
+        yield "", []
+
+
+class Schema(Case):
+    """The reader takes what the committed schema says, and nothing else.
+
+    That file is written from the types of those who write requests.
+    """
+
+    def setUp(self) -> None:
+        words = {
+            "tokenizer": "/t",
+            "chat_template": "/c",
+            "bos_token": "",
+            "eos_token": "",
+            "reference": [{"messages": [], "add_generation_prompt": True, "prompt": ""}],
+        }
+        self.export = {**request(self.directory()), "words": words}
+        keys = ("protocol", "source", "architecture", "seq_len", "bos_id", "eos_ids", "threads")
+        self.model = {key: self.export[key] for key in (*keys, "work_dir", "response")}
+        self.model |= {"tokenizer": "/t", "chat_template": "/c"}
+
+    def refused(self, read, place: str) -> str:
+        with self.assertRaises(protocol.WorkerError, msg=place) as caught:
+            read()
+        self.assertEqual(caught.exception.kind, "request", place)
+        return caught.exception.error
+
+    def walk(self, read, value: dict, schema: dict, place: str) -> None:
+        """`value`, a part of what `read` reads, has the keys of the schema, each within bounds."""
+        keys = schema["properties"]
+        self.assertEqual(set(value), set(keys), place)
+        self.assertEqual(set(schema["required"]), set(keys), place)
+        closed = schema.get("additionalProperties", schema.get("unevaluatedProperties"))
+        self.assertIs(closed, False, place)
+        value["surprise"] = 1
+        self.assertIn("surprise", self.refused(read, place))
+        del value["surprise"]
+        for key in list(value):
+            kept = value.pop(key)
+            self.refused(read, f"{place}.{key} missing")
+            value[key] = kept
+            self.bounds(read, value, key, resolved(keys[key]), place)
+
+    def bounds(self, read, value: dict, key: str, kinds: list, place: str) -> None:
+        kept, place = value[key], f"{place}.{key}"
+        if not any("null" in kind.get("type", "") for kind in kinds):
+            value[key] = None
+            self.refused(read, f"{place} is null")
+        for bad, said in (pair for kind in kinds for pair in wrong(kind)):
+            value[key] = bad
+            error = self.refused(read, f"{place} is {bad!r}")
+            for part in said:
+                self.assertIn(str(part), error, place)
+        value[key] = kept
+        read()
+        self.inside(read, kept, kinds, place)
+
+    def inside(self, read, kept: object, kinds: list, place: str) -> None:
+        if isinstance(kept, list) and kept and isinstance(kept[0], dict):
+            lists = [kind["items"] for kind in kinds if "items" in kind]
+            (inner,) = (one for items in lists for one in resolved(items))
+            if inner.get("additionalProperties") is False:
+                self.walk(read, kept[0], inner, f"{place}[0]")
+        if isinstance(kept, dict):
+            named = [k for k in kinds if "properties" in k and fits(kept, k)]
+            self.walk(read, kept, named[0], place)
+
+    def test_an_export_is_read_as_its_schema_says(self):
+        schema = SCHEMA["$defs"]["Export"]
+        self.walk(lambda: protocol.parse_request(self.export), self.export, schema, "export")
+
+    def test_every_scaling_is_read_as_its_schema_says(self):
+        kinds = SCHEMA["$defs"]["RopeScaling"]["oneOf"]
+        number = {"factor": 2.0, "attention_factor": 1.0}
+        yarn = {"beta_fast": 32.0, "beta_slow": 1.0, "original_max_position": 8, "truncate": True}
+        scalings = [
+            ARCHITECTURE["rope_scaling"],
+            {"kind": "linear", "factor": 2.0},
+            {"kind": "yarn", **number, **yarn},
+            {"kind": "longrope", "short_factor": [1.0] * 16, "attention_factor": 1.0},
+        ]
+        known = {kind["properties"]["kind"]["const"] for kind in kinds}
+        self.assertEqual(known, {scaling["kind"] for scaling in scalings})
+        for scaling in scalings:
+            value = {**self.export["architecture"], "rope_scaling": scaling}
+            schema = SCHEMA["$defs"]["Architecture"]
+            read = partial(architecture.parse_architecture, value)
+            self.walk(read, value, schema, "architecture")
+
+    def test_a_source_of_weights_is_a_folder_or_a_seed(self):
+        for source in ({"kind": "random", "seed": 1}, {"kind": "safetensors", "dir": "/c"}):
+            value = {**self.export, "source": source}
+            (kind,) = (k for k in resolved(SCHEMA["$defs"]["Source"]) if fits(source, k))
+            self.walk(partial(protocol.parse_request, value), source, kind, "source")
+
+    def test_questions_are_read_as_their_schemas_say(self):
+        run = {
+            "name": "r",
+            "quantization": "int8",
+            "activations": "rotated",
+            "temperature": 0.0,
+            "seed": 1,
+            "tokens_max": 1,
+            "prompts": [],
+        }
+        scored = {"window": 8, "texts": "/x", "engine": ["e"]}
+        asked = {
+            "answers": (answers.parse, {"runs": [run]}),
+            "choice": (choice.parse, scored),
+            "quality": (quality.parse, {**scored, "tokens_max": 9, "tokens_file": "/f"}),
+        }
+        schema = SCHEMA["$defs"]["Ask"]
+        for part in schema["oneOf"]:
+            task = part["properties"]["task"]["const"]
+            read, more = asked.pop(task)
+            properties = {**schema["properties"], **part["properties"]}
+            # The window of a question ends with the model's, which a test of its own shows.
+            properties["window"] = {"type": "integer"}
+            if "window" not in part["properties"]:
+                del properties["window"]
+            required = schema["required"] + part["required"]
+            whole = {**schema, "properties": properties, "required": required}
+            value = {**self.model, "task": task, **more}
+            self.walk(partial(read, value), value, whole, task)
+        self.assertEqual(asked, {})
+
+    def test_a_conversion_is_read_as_its_schema_says(self):
+        keys = ("protocol", "architecture", "bos_id", "eos_ids", "response")
+        value = {key: self.export[key] for key in keys}
+        value |= {"task": "from-gguf", "gguf": "/g", "tokenizer": "t", "dir": "/d"}
+        schema = SCHEMA["$defs"]["FromGguf"]
+        self.walk(partial(from_gguf.parse, value), value, schema, "from-gguf")
 
 
 class Process(Case):

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from proofmark_worker import eager, protocol, quality, single, texts, worker
-from proofmark_worker.checkpoint import SafetensorsSource, demanded
+from proofmark_worker.checkpoint import SafetensorsSource
 from proofmark_worker.stages import Stages
+from proofmark_worker.tensors import demanded
 
 from .support import Case
 

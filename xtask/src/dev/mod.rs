@@ -1,6 +1,7 @@
 //! `cargo xtask dev`: what only the developers of this repository need.
 
 mod docs;
+mod families;
 mod fuzz;
 mod lint_workflows;
 mod mutate;
@@ -27,6 +28,11 @@ enum Dev {
     Operators(operators::Args),
     /// Derive the arguments of every operator of the runtime
     Schemas(schemas::Args),
+    /// Compare small models of every family with `transformers`
+    ///
+    /// From `config.json` to the engine: what a family's settings mean, the eager model, and exports in fp32, int8 and int4. Some
+    /// minutes.
+    Families(families::Args),
     /// Fuzz the parsers with coverage feedback
     ///
     /// Runs on the pinned compiler; needs no nightly one.
@@ -47,6 +53,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args, groups: &[(&str, clap::Com
         Dev::Mutate(args) => mutate::run(workspace, args),
         Dev::Operators(args) => operators::run(workspace, args),
         Dev::Schemas(args) => schemas::run(workspace, args),
+        Dev::Families(args) => families::run(workspace, args),
         Dev::Fuzz(args) => fuzz::run(workspace, args),
         Dev::LintWorkflows(args) => lint_workflows::run(workspace, args),
         Dev::TrainTiny(args) => train_tiny::run(workspace, args),
@@ -67,6 +74,7 @@ pub(crate) fn fuzz_shortly(workspace: &Workspace) -> Outcome {
 /// Compares what was derived from exports and operators with what is committed, and studies a few mutants of each kind.
 pub(crate) fn check_exports(workspace: &Workspace) -> Outcome {
     schemas::run(workspace, &schemas::Args::comparing())?;
+    families::run(workspace, &families::Args::eager())?;
     operators::run(workspace, &operators::Args::comparing())?;
     mutate::run(workspace, &mutate::Args::smallest())?;
     mutate::run(workspace, &mutate::Args::smallest_of_operators())

@@ -39,7 +39,7 @@ use mutant::{Layout, Mutant, Region};
 use probe::{Probe, Task, Verdict};
 use table::Tally;
 
-pub(crate) use corpus::export as export_models;
+pub(crate) use corpus::{digest_of, export_families};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

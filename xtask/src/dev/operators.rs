@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use model_assets::{
     manifest::RUNTIME_VERSION,
     pte::{self, Admitted, AdmittedTable, Expect, Level},
-    recipe::{Backend, Family},
+    recipe::Backend,
 };
 
 use super::mutate;
@@ -39,8 +39,8 @@ impl Args {
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     setup::ensure(workspace)?;
-    let mut backends: BTreeMap<String, Admitted> = BTreeMap::new();
-    for subject in mutate::export_models(workspace, SEED, args.reexport)? {
+    let mut families: BTreeMap<String, BTreeMap<String, Admitted>> = BTreeMap::new();
+    for (shown, subject) in mutate::export_families(workspace, SEED, args.reexport)? {
         let file = fs::File::open(&subject.path).with_context(|| subject.path.to_string())?;
         let expect = Expect { kernels: Some(pte::linked_runtime().clone()), ..Expect::default() };
         let report = pte::verify(&file, Level::Structure, &expect);
@@ -49,9 +49,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         }
         let summary = report.summary.with_context(|| format!("{}: cannot be read", subject.path))?;
         let backend = if summary.backends.is_empty() { Backend::Portable } else { Backend::Xnnpack };
-        backends.entry(backend.as_str().to_owned()).or_default().merge(&report.calls);
+        for family in shown {
+            let backends = families.entry(family.as_str().to_owned()).or_default();
+            backends.entry(backend.as_str().to_owned()).or_default().merge(&report.calls);
+        }
     }
-    let families = BTreeMap::from([(Family::Llama.as_str().to_owned(), backends)]);
     let table = AdmittedTable { runtime: RUNTIME_VERSION.to_owned(), families };
     let text = serde_json::to_string_pretty(&table)? + "\n";
     let path = workspace.root().join(TABLE);

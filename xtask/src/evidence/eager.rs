@@ -9,15 +9,16 @@ use camino::Utf8PathBuf;
 use model_assets::{
     evidence::{Answer, AnswerRequest},
     manifest::FileRecord,
-    recipe::{Recipe, Source},
+    recipe::{Quantization, Source},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::json;
 
 use super::Subject;
 use crate::{
     exit::Failure,
-    export, failed, setup,
+    export, failed,
+    protocol::{self, Question},
+    setup,
     supervise::{self, Bounds},
     weights,
 };
@@ -25,7 +26,7 @@ use crate::{
 const STALL: Duration = Duration::from_secs(600);
 /// Widened weights come and go by chunks: more than this is a leak.
 const MEMORY_BYTES_MAX: u64 = 12_000_000_000;
-const THREADS: usize = 2;
+const THREADS: u32 = 2;
 
 /// Where the weights are, when not where the recipe says.
 #[derive(Debug, Clone, Default)]
@@ -34,8 +35,8 @@ pub(crate) struct Checkpoint(pub(crate) Option<Utf8PathBuf>);
 /// One run of one model.
 pub(crate) struct Run {
     pub(crate) name: &'static str,
-    /// `fp32`, or the scheme of the recipe.
-    pub(crate) quantization: &'static str,
+    /// None, or the scheme of the recipe.
+    pub(crate) quantization: Quantization,
     pub(crate) request: AnswerRequest,
 }
 
@@ -59,8 +60,9 @@ struct Answered {
 /// There is no checkpoint, it is another than the manifest names, or the worker fails.
 pub(crate) fn ask(subject: &Subject<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> anyhow::Result<Replies> {
     subject.console.step("eager model");
-    let asked = json!({"runs": runs.iter().map(|it| run(it, subject.recipe)).collect::<Vec<_>>()});
-    let Answered { answers } = work(subject, checkpoint, "answers", asked)?;
+    let run = |it: &Run| protocol::Run::new(it.name, it.quantization, subject.recipe, &it.request);
+    let question = Question::Answers { runs: runs.iter().map(run).collect() };
+    let Answered { answers } = work(subject, checkpoint, question)?;
     for run in runs {
         let ids = answers.get(run.name).map(|answers| answers.iter().map(|a| &a.id));
         let asked = run.request.prompts.iter().map(|prompt| &prompt.id);
@@ -76,8 +78,7 @@ pub(crate) fn ask(subject: &Subject<'_>, checkpoint: &Checkpoint, runs: &[Run]) 
 pub(crate) fn work<T: DeserializeOwned>(
     subject: &Subject<'_>,
     checkpoint: &Checkpoint,
-    task: &str,
-    more: serde_json::Value,
+    question: Question,
 ) -> anyhow::Result<T> {
     // The caller's failure has the hint; the set-up's own is in the chain.
     setup::ensure(subject.workspace).map_err(|failure| failure.into_error())?;
@@ -85,18 +86,20 @@ pub(crate) fn work<T: DeserializeOwned>(
     let folder = tempfile::tempdir_in(&work)?;
     let place = Utf8PathBuf::try_from(folder.path().to_owned())?;
     let (request, response) = (place.join("request.json"), place.join("response.json"));
-    let mut asked = shape(subject.recipe, task)?;
-    let object = asked.as_object_mut().context("a request is an object")?;
-    let words = subject.words.as_ref();
+    let (recipe, words) = (subject.recipe, subject.words.as_ref());
     let (tokenizer, template) = words.context("got no tokenizer, expected one beside the recipe")?;
-    object.extend([
-        ("source".to_owned(), source(subject, checkpoint)?),
-        ("tokenizer".to_owned(), json!(tokenizer)),
-        ("chat_template".to_owned(), json!(template)),
-        ("work_dir".to_owned(), json!(place.join("weights"))),
-        ("response".to_owned(), json!(response)),
-    ]);
-    object.extend(more.as_object().cloned().unwrap_or_default());
+    let model = protocol::Model {
+        source: source(subject, checkpoint)?,
+        architecture: (&recipe.architecture).into(),
+        seq_len: recipe.export.seq_len,
+        bos_id: recipe.tokens.bos,
+        eos_ids: recipe.tokens.eos.clone(),
+        tokenizer: tokenizer.clone(),
+        chat_template: template.clone(),
+        threads: THREADS,
+        work_dir: place.join("weights"),
+    };
+    let asked = protocol::Ask { protocol: protocol::PROTOCOL, model, question, response: response.clone() };
     fs::write(&request, serde_json::to_vec(&asked)?)?;
     supervise::watch_interrupts()?;
     let bounds = Bounds { memory_bytes_max: MEMORY_BYTES_MAX, stall: STALL };
@@ -115,25 +118,9 @@ pub(crate) fn work<T: DeserializeOwned>(
     serde_json::from_value(all).with_context(|| format!("{response}"))
 }
 
-fn run(run: &Run, recipe: &Recipe) -> serde_json::Value {
-    let activations = recipe.export.activations().unwrap_or_default().as_str();
-    let AnswerRequest { prompts, temperature, seed, tokens_max } = &run.request;
-    json!({
-        "name": run.name, "quantization": run.quantization, "activations": activations, "prompts": prompts, "seed": seed,
-        "temperature": f64::from(*temperature), "tokens_max": tokens_max,
-    })
-}
-
-fn shape(recipe: &Recipe, task: &str) -> anyhow::Result<serde_json::Value> {
-    Ok(json!({
-        "protocol": 1, "task": task, "architecture": weights::shape(recipe)?, "seq_len": recipe.export.seq_len,
-        "bos_id": recipe.tokens.bos, "eos_ids": recipe.tokens.eos, "threads": THREADS,
-    }))
-}
-
-fn source(subject: &Subject<'_>, checkpoint: &Checkpoint) -> anyhow::Result<serde_json::Value> {
+fn source(subject: &Subject<'_>, checkpoint: &Checkpoint) -> anyhow::Result<protocol::Source> {
     let folder = match (&checkpoint.0, &subject.source.source) {
-        (_, Source::Random { seed }) => return Ok(json!({"kind": "random", "seed": seed})),
+        (_, Source::Random { seed }) => return Ok(protocol::Source::Random { seed: *seed }),
         (Some(given), _) => given
             .canonicalize_utf8()
             .with_context(|| format!("{given}: cannot be opened, expected a checkpoint directory"))?,
@@ -145,5 +132,5 @@ fn source(subject: &Subject<'_>, checkpoint: &Checkpoint) -> anyhow::Result<serd
                 .with_context(|| format!("{repo}@{revision}: got no checkpoint, expected --checkpoint DIR"))?
         }
     };
-    Ok(json!({"kind": "safetensors", "dir": folder}))
+    Ok(protocol::Source::Safetensors { dir: folder })
 }

@@ -9,6 +9,7 @@ use model_assets::{
     digest::Digest,
     eq::{self, ANSWER_TOKENS_MAX, Item, SEED, TALK_TOKENS_MAX, TEMPERATURE},
     evidence::{Answer, AnswerRequest, Eq, EqItem, Prompt, Talk, TalkRequest, Talked, Turn},
+    recipe::Quantization,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,7 @@ const RUN: &str = "eq";
 pub(crate) struct Plan {
     items: Vec<Item>,
     says: Vec<String>,
-    quantization: &'static str,
+    quantization: Quantization,
 }
 
 /// The whole test, word by word: `eq-transcript.json`.
@@ -66,7 +67,7 @@ impl Plan {
     pub(crate) fn new(claim: &Claim) -> anyhow::Result<Self> {
         let set = claim.recipe.eq.items;
         let items = set.items().context("the items of the EQ test")?;
-        Ok(Self { items, says: set.talk(), quantization: claim.recipe.export.quantization.as_str() })
+        Ok(Self { items, says: set.talk(), quantization: claim.recipe.export.quantization })
     }
 
     fn request(&self) -> AnswerRequest {

@@ -4,7 +4,10 @@ use std::fs;
 
 use anyhow::{Context as _, ensure};
 use camino::Utf8PathBuf;
-use model_assets::evidence::{Acceptance, Answer, AnswerRequest, Grammar, Prompt};
+use model_assets::{
+    evidence::{Acceptance, Answer, AnswerRequest, Grammar, Prompt},
+    recipe::Quantization,
+};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -27,7 +30,7 @@ const QUANTIZED: &str = "grammar-quantized";
 /// What will be asked.
 pub(crate) struct Plan {
     request: AnswerRequest,
-    quantization: &'static str,
+    quantization: Quantization,
 }
 
 impl Plan {
@@ -38,11 +41,11 @@ impl Plan {
             serde_json::from_slice(&fs::read(&out)?).with_context(|| format!("{out}"))?;
         ensure!(!prompts.is_empty(), "{out}: got no prompts");
         let request = AnswerRequest { prompts, temperature: TEMPERATURE, seed: SEED, tokens_max: TOKENS_MAX };
-        Ok(Self { request, quantization: bench.claim.recipe.export.quantization.as_str() })
+        Ok(Self { request, quantization: bench.claim.recipe.export.quantization })
     }
 
     pub(crate) fn eager_runs(&self) -> Vec<Run> {
-        [(FP32, "fp32"), (QUANTIZED, self.quantization)]
+        [(FP32, Quantization::Fp32), (QUANTIZED, self.quantization)]
             .map(|(name, quantization)| Run { name, quantization, request: self.request.clone() })
             .into()
     }

@@ -18,10 +18,12 @@ use model_assets::{
     manifest::RUNTIME_VERSION,
 };
 use serde::Deserialize;
-use serde_json::json;
 
 use super::{Bench, Checkpoint, Subject, eager};
-use crate::engine::{self, Engine};
+use crate::{
+    engine::{self, Engine},
+    protocol::Question,
+};
 
 /// Results per token, below `.proofmark`.
 const TOKENS_FILE: &str = "tokens.jsonl";
@@ -101,12 +103,15 @@ pub(crate) fn scored(
     tokens_max: u64,
 ) -> anyhow::Result<Vec<QualityWindow>> {
     subject.console.step("quality: unquantized model and engine, token by token");
-    let asked = json!({
-        "window": window, "tokens_max": tokens_max, "texts": text,
-        "engine": with_text(runtime, text, window), "tokens_file": tokens_file(subject)?,
-    });
+    let question = Question::Quality {
+        window,
+        tokens_max,
+        texts: text.to_owned(),
+        engine: with_text(runtime, text, window),
+        tokens_file: tokens_file(subject)?,
+    };
     let Response { engine: Scored { runtime: ran, sha256: file }, windows } =
-        eager::work(subject, checkpoint, "quality", asked)?;
+        eager::work(subject, checkpoint, question)?;
     engine::ran(runtime.who, (runtime.version, runtime.sha256), &ran, &file.to_string())?;
     Ok(windows)
 }

@@ -16,10 +16,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     digest::Digest,
-    gguf::{
-        Precision,
-        plan::{self, Origin},
-    },
+    gguf::Precision,
     limits::{TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
     manifest::FileRecord,
     name::is_plain,
@@ -29,7 +26,7 @@ use model_assets::{
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 
-use super::config;
+use super::{config, tensors};
 
 /// Largest safetensors header: a thousand times that of any model in use.
 const HEADER_BYTES_MAX: u64 = 100 << 20;
@@ -224,7 +221,7 @@ impl Checkpoint {
     }
 
     fn check_names(&self, architecture: &Architecture) -> anyhow::Result<()> {
-        let mut wanted = demanded(architecture);
+        let mut wanted = tensors::stored(architecture);
         if architecture.tied && self.entries.contains_key(HEAD) {
             // Some exporters store the tied matrix twice; `check_tied` compares the bytes.
             wanted.insert(HEAD.to_owned(), wanted.get(EMBEDDING).cloned().unwrap_or_default());
@@ -347,17 +344,6 @@ fn listed(folder: &Utf8Path, end: &str) -> anyhow::Result<Vec<Utf8PathBuf>> {
     }
     paths.sort();
     Ok(paths)
-}
-
-/// Names and shapes of the tensors that an architecture has.
-fn demanded(architecture: &Architecture) -> BTreeMap<String, Vec<u64>> {
-    let named = plan::tensors(architecture).into_iter().filter_map(|(tensor, origin)| match origin {
-        Origin::Checkpoint(name) | Origin::Interleaved { name, .. } => {
-            Some((name, tensor.rows.into_iter().chain([tensor.width]).collect()))
-        }
-        Origin::Constant(_) => None,
-    });
-    named.collect()
 }
 
 /// Tables that old exporters saved beside the weights; they follow from the configuration.

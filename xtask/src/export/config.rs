@@ -4,7 +4,9 @@
 //! implements it. Nothing is taken from the files: they can only disagree. They are read as `transformers` reads them: see
 //! `LlamaConfig` and `RotaryEmbeddingConfigMixin` in its sources.
 
+mod families;
 mod rope;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +14,8 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::Utf8Path;
 use model_assets::recipe::{Architecture, Recipe, Tokens};
 use serde_json::{Map, Value, json};
+
+use crate::protocol;
 
 type Object = Map<String, Value>;
 
@@ -24,6 +28,12 @@ pub(super) const GENERATION: &str = "generation_config.json";
 pub(super) fn check(path: &Utf8Path, bytes: &[u8], recipe: &Recipe) -> anyhow::Result<()> {
     agrees(&object(path, bytes)?, recipe)
         .with_context(|| format!("{path}: the recipe describes another model than the checkpoint"))
+}
+
+/// The network that a `config.json` describes; `seq_len` is the longest text of an export.
+pub(crate) fn described(path: &Utf8Path, seq_len: u32) -> anyhow::Result<Architecture> {
+    let bytes = std::fs::read(path).with_context(|| format!("{path}: cannot be read"))?;
+    families::describe(&object(path, &bytes)?, seq_len).with_context(|| path.to_string())
 }
 
 /// Compares the bytes of a `generation_config.json` with the recipe.
@@ -148,75 +158,69 @@ fn agrees(config: &Object, recipe: &Recipe) -> anyhow::Result<()> {
         let quantized = config.get(key).is_some_and(|got| !got.is_null());
         ensure!(!quantized, "{key}: the checkpoint is already quantized");
     }
-    shape(config, &recipe.architecture)?;
-    neutral(config, &UNIMPLEMENTED)?;
-    layers(config, recipe.export.seq_len)?;
-    code(config)?;
-    rope::agrees(config, recipe.architecture.rope_theta, recipe.architecture.rope_scaling.as_ref())?;
+    named(config, &recipe.architecture)?;
+    let found = families::describe(config, recipe.export.seq_len)?;
+    same_description(&found, &recipe.architecture)?;
     tokens(config, &recipe.tokens)
 }
 
-fn shape(config: &Object, a: &Architecture) -> anyhow::Result<()> {
-    let [dim, heads] = [a.dim, a.heads].map(|size| json!(size));
+/// What every configuration has to say.
+fn named(config: &Object, a: &Architecture) -> anyhow::Result<()> {
     for (key, expected) in [
-        ("model_type", json!("llama")),
-        ("hidden_size", dim),
+        ("model_type", json!(families::model_type(a.family))),
+        ("hidden_size", json!(a.dim)),
         ("num_hidden_layers", json!(a.layers)),
-        ("num_attention_heads", heads.clone()),
+        ("num_attention_heads", json!(a.heads)),
         ("intermediate_size", json!(a.ffn)),
         ("vocab_size", json!(a.vocab)),
     ] {
-        compare(config, key, &expected, None)?;
-    }
-    // Both divisors were just compared with the recipe's, which are above zero.
-    let head_dim = a.dim.checked_div(a.heads).unwrap_or_default();
-    for (key, expected, default) in [
-        ("num_key_value_heads", json!(a.kv_heads), heads),
-        ("head_dim", json!(a.head_dim), json!(head_dim)),
-        ("rms_norm_eps", json!(a.norm_eps), json!(1e-6)),
-        ("tie_word_embeddings", json!(a.tied), json!(false)),
-    ] {
-        compare(config, key, &expected, Some(&default))?;
-    }
-    // Two names of one function.
-    let swish = config.get("hidden_act").is_some_and(|got| got == "swish");
-    if swish { Ok(()) } else { compare(config, "hidden_act", &json!("silu"), Some(&json!("silu"))) }
-}
-
-/// Attention that is not over everything before, where it makes a difference within the window of the export.
-fn layers(config: &Object, seq_len: u32) -> anyhow::Result<()> {
-    let kinds = config.get("layer_types").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    if let Some(kind) = kinds.iter().find(|kind| *kind != "full_attention") {
-        bail!("layer_types: got {kind}, expected \"full_attention\" in every layer");
-    }
-    let used = config.get("use_sliding_window").is_none_or(|used| *used != false);
-    let window = config.get("sliding_window").filter(|window| used && !window.is_null());
-    if let Some(window) = window {
-        let wide = window.as_u64().is_some_and(|window| window >= u64::from(seq_len));
-        ensure!(wide, "sliding_window: got {window}, expected none below the window of {seq_len} tokens");
+        compare(config, key, &expected)?;
     }
     Ok(())
 }
 
-/// Which program the weights are for.
-fn code(config: &Object) -> anyhow::Result<()> {
-    let wanted = "LlamaForCausalLM";
-    if let Some(named) = config.get("architectures").filter(|named| !named.is_null()) {
-        let listed = named.as_array().is_some_and(|named| named.iter().any(|name| name == wanted));
-        ensure!(listed, "architectures: got {named}, expected {wanted:?}");
+/// Names of the settings that a description's fields come from, where they have one.
+const NAMES: [(&str, &str); 10] = [
+    ("kv_heads", "num_key_value_heads"),
+    ("tied", "tie_word_embeddings"),
+    ("norm_eps", "rms_norm_eps"),
+    ("rope_scaling", "rope_scaling (rope_type)"),
+    ("rotary_dim", "partial_rotary_factor (rotary_dim)"),
+    ("layer_kinds", "layer_types (layer_kinds)"),
+    ("local_rope_theta", "rope_local_base_freq"),
+    ("window", "sliding_window"),
+    ("activation", "hidden_act"),
+    ("attention_scale", "query_pre_attn_scalar (attention_scale)"),
+];
+
+/// Field by field, numbers but for their last digits.
+fn same_description(found: &Architecture, wanted: &Architecture) -> anyhow::Result<()> {
+    let fields = |it: &Architecture| serde_json::to_value(protocol::Architecture::from(it));
+    let (found, wanted) = (fields(found)?, fields(wanted)?);
+    for (key, wanted) in wanted.as_object().into_iter().flatten() {
+        let got = &found[key];
+        let name = NAMES.iter().find(|(field, _)| field == key).map_or(key.as_str(), |(_, name)| name);
+        ensure!(alike(got, wanted), "{name}: got {got}, expected {wanted}");
     }
-    let own = config.get("auto_map").and_then(|map| map.get("AutoModelForCausalLM"));
-    ensure!(
-        own.is_none_or(Value::is_null),
-        "auto_map: got a network in code of the checkpoint's own, expected {wanted:?}"
-    );
     Ok(())
 }
 
-/// A setting that is absent or null has the default, where there is one.
-fn compare(config: &Object, key: &str, expected: &Value, default: Option<&Value>) -> anyhow::Result<()> {
-    let got = config.get(key).filter(|got| !(got.is_null() && default.is_some())).or(default);
-    let got = got.with_context(|| format!("{key}: got none, expected {expected}"))?;
+/// The same but for the last digits of numbers.
+pub(crate) fn alike(got: &Value, wanted: &Value) -> bool {
+    match (got, wanted) {
+        (Value::Array(got), Value::Array(wanted)) => {
+            got.len() == wanted.len() && got.iter().zip(wanted).all(|(got, wanted)| alike(got, wanted))
+        }
+        (Value::Object(got), Value::Object(wanted)) => {
+            got.len() == wanted.len()
+                && wanted.iter().all(|(key, wanted)| got.get(key).is_some_and(|got| alike(got, wanted)))
+        }
+        _ => same(got, wanted),
+    }
+}
+
+fn compare(config: &Object, key: &str, expected: &Value) -> anyhow::Result<()> {
+    let got = config.get(key).with_context(|| format!("{key}: got none, expected {expected}"))?;
     ensure!(same(got, expected), "{key}: got {got}, expected {expected}");
     Ok(())
 }

@@ -19,7 +19,6 @@ use model_assets::{
     tokenizer,
 };
 use serde::Deserialize;
-use serde_json::json;
 
 use crate::{
     child::{self, cmd},
@@ -27,12 +26,12 @@ use crate::{
     engine,
     evidence::Bench,
     exit::Failure,
-    failed,
+    failed, protocol,
     published::{Proof, now},
     refused,
     setup::{self, Receipt},
     supervise::{self, Run},
-    weights::{self, Origin},
+    weights::Origin,
     workspace::Workspace,
 };
 
@@ -115,38 +114,32 @@ impl Job<'_> {
         self.publish(&run, response, attempt, receipt)
     }
 
-    pub(super) fn request(&self) -> anyhow::Result<serde_json::Value> {
-        let Recipe { architecture, export, tokens, limits, .. } = &self.recipe;
+    pub(super) fn request(&self) -> anyhow::Result<protocol::Export> {
+        let Recipe { architecture, tokens, .. } = &self.recipe;
         let source = match (&self.checkpoint, &self.source) {
-            (Some(folder), _) => json!({"kind": "safetensors", "dir": folder}),
-            (None, Source::Random { seed }) => json!({"kind": "random", "seed": seed}),
+            (Some(folder), _) => protocol::Source::Safetensors { dir: folder.clone() },
+            (None, Source::Random { seed }) => protocol::Source::Random { seed: *seed },
             (None, other) => bail!("{other:?}: got no checkpoint directory"),
         };
-        let shape = weights::shape(&self.recipe)?;
         // Any real token will do: parity compares arithmetic, not meaning. The first is what texts begin with, where trained
         // models have their largest values.
         let token = |index: u32| match index {
             0 => tokens.bos,
             _ => (index * 7919 + 13) % architecture.vocab,
         };
-        let prompt: Vec<_> = (0..REFERENCE_PROMPT_TOKENS).map(token).collect();
-        let decode: Vec<_> =
-            (0..REFERENCE_DECODE_TOKENS).map(|i| token(i + REFERENCE_PROMPT_TOKENS)).collect();
-        Ok(json!({
-            "protocol": 1, "model": self.recipe.name, "source": source, "architecture": shape,
-            "quantization": export.quantization,
-            "activations": export.activations().unwrap_or_default().as_str(), "seq_len": export.seq_len, "backend": export.backend,
-            "bos_id": tokens.bos, "eos_ids": tokens.eos,
-            "expected_partitions": export.partitions, "expected_delegated_linears": export.delegated_linears,
-            "file_bytes_min": limits.file_bytes_min, "file_bytes_max": limits.file_bytes_max,
-            "threads": 2, "work_dir": self.work, "pte": self.work.join(WORK_PTE),
-            "reference": self.work.join(WORK_REFERENCE), "response": self.work.join("response.json"),
-            "reference_prompt": prompt, "reference_decode": decode, "words": self.words()?,
-        }))
+        let all = REFERENCE_PROMPT_TOKENS + REFERENCE_DECODE_TOKENS;
+        Ok(protocol::Export {
+            pte: self.work.join(WORK_PTE),
+            reference: self.work.join(WORK_REFERENCE),
+            reference_prompt: (0..REFERENCE_PROMPT_TOKENS).map(token).collect(),
+            reference_decode: (REFERENCE_PROMPT_TOKENS..all).map(token).collect(),
+            words: self.words()?,
+            ..protocol::Export::of(&self.recipe, source, &self.work)
+        })
     }
 
     /// What turns conversations into tokens, and the prompts that the app makes of some; random weights have none.
-    fn words(&self) -> anyhow::Result<Option<serde_json::Value>> {
+    fn words(&self) -> anyhow::Result<Option<protocol::Words>> {
         let Some(Inputs { words, .. }) = &self.read else { return Ok(None) };
         let (tokenizer, template) = Words::places(&self.work);
         // The worker renders with another Jinja, and must come to the same.
@@ -154,17 +147,19 @@ impl Job<'_> {
             .and_then(|facts| claim::prompts(&self.recipe, &facts, &words.chat_template));
         let prompts = prompts.map_err(|message| anyhow!("{template}: {message}"))?;
         let reference = prompts.renderings.iter().map(|it| {
-            let turn = |(role, content): (&str, &str)| json!({"role": role, "content": content});
-            json!({
-                "messages": it.messages().map(turn).collect::<Vec<_>>(),
-                "add_generation_prompt": it.add_generation_prompt, "prompt": it.prompt,
-            })
+            let message = |(role, content): (&str, &str)| protocol::Message {
+                role: role.to_owned(),
+                content: content.to_owned(),
+            };
+            protocol::Prompt {
+                messages: it.messages().map(message).collect(),
+                add_generation_prompt: it.add_generation_prompt,
+                prompt: it.prompt.clone(),
+            }
         });
-        Ok(Some(json!({
-            "tokenizer": tokenizer, "chat_template": template,
-            "bos_token": prompts.bos_token, "eos_token": prompts.eos_token,
-            "reference": reference.collect::<Vec<_>>(),
-        })))
+        let reference = reference.collect();
+        let (bos_token, eos_token) = (prompts.bos_token, prompts.eos_token);
+        Ok(Some(protocol::Words { tokenizer, chat_template: template, bos_token, eos_token, reference }))
     }
 
     /// Proves the worker's file in Rust and publishes it.

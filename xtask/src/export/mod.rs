@@ -13,6 +13,7 @@ mod job;
 mod publish;
 #[cfg(test)]
 mod template_tests;
+mod tensors;
 mod weights;
 
 use std::{fs, sync::atomic::Ordering, time::Duration};
@@ -45,6 +46,7 @@ use self::{
 };
 
 pub(crate) use self::{
+    config::{alike, described},
     inputs::{configured, weights},
     publish::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest},
 };

@@ -19,7 +19,8 @@ fn both_halves_render_as_transformers_does() {
     let workspace = Workspace::find(None).unwrap();
     let script = workspace.python_sources().join("compare/templates.py");
     let folder = workspace.models().parent().unwrap().join("templates");
-    let mut command = Command::new(pinned_venv::transformers().join("bin/python"));
+    let venv = pinned_venv::transformers(&workspace).unwrap();
+    let mut command = Command::new(venv.join("bin/python"));
     let output = command.args(["-B", script.as_str(), folder.as_str()]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let cases: Vec<Case> = serde_json::from_slice(&output.stdout).unwrap();

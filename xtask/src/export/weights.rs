@@ -53,7 +53,7 @@ impl Generator {
         architecture: &Architecture,
         names: &[String],
     ) -> anyhow::Result<Self> {
-        let request = json!({"seed": seed, "architecture": architecture, "names": names}).to_string();
+        let request = json!({"seed": seed, "architecture": crate::protocol::Architecture::from(architecture), "names": names}).to_string();
         let child = command(workspace, &request)
             .spawn()
             .with_context(|| format!("{}: cannot be started", workspace.python()))?;

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::{
     console::Console,
     exit::{Exit, Failure, Outcome},
-    failed, lock, setup,
+    failed, lock, protocol, setup,
     supervise::{self, Bounds},
     workspace::Workspace,
 };
@@ -113,7 +113,7 @@ pub(super) fn run(workspace: &Workspace, recipe: &Recipe, file: &Utf8Path, args:
         .map_err(refused)?;
     let place = folder(workspace, model);
     if args.dry_run {
-        let plan = json!({"convert": file, "into": place, "architecture": super::shape(recipe)?});
+        let plan = json!({"convert": file, "into": place, "architecture": protocol::Architecture::from(&recipe.architecture)});
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(());
     }
@@ -175,11 +175,17 @@ fn convert(
     fs::create_dir_all(&work).with_context(|| format!("{work}: cannot be made"))?;
     let (request, response) = (work.join("request.json"), work.join("response.json"));
     crate::atomic_file::remove(&response)?;
-    let asked = json!({
-        "protocol": 1, "task": "from-gguf", "gguf": file, "architecture": super::shape(recipe)?,
-        "bos_id": recipe.tokens.bos, "eos_ids": recipe.tokens.eos, "tokenizer": recipe.tokens.tokenizer,
-        "dir": made, "response": response,
-    });
+    let asked = protocol::FromGguf {
+        protocol: protocol::PROTOCOL,
+        task: "from-gguf".to_owned(),
+        gguf: file.to_owned(),
+        architecture: (&recipe.architecture).into(),
+        bos_id: recipe.tokens.bos,
+        eos_ids: recipe.tokens.eos.clone(),
+        tokenizer: recipe.tokens.tokenizer.clone(),
+        dir: made.to_owned(),
+        response: response.clone(),
+    };
     fs::write(&request, serde_json::to_vec_pretty(&asked)?)?;
     let bounds = Bounds { memory_bytes_max: MEMORY_BYTES_MAX, stall: STALL };
     let script = workspace.python_sources().join("proofmark_worker/run.py");

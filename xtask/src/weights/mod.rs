@@ -16,7 +16,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     dir::ModelDir,
     manifest::FileRecord,
-    recipe::{Recipe, RopeScaling, Source},
+    recipe::{Recipe, Source},
 };
 use serde_json::json;
 
@@ -260,15 +260,6 @@ impl Plan {
         }
         Ok(file)
     }
-}
-
-/// The architecture in the form that the worker reads.
-pub(crate) fn shape(recipe: &Recipe) -> anyhow::Result<serde_json::Value> {
-    let mut shape = serde_json::to_value(&recipe.architecture)?;
-    if let Some(RopeScaling::Llama3 { .. }) = recipe.architecture.rope_scaling {
-        shape["rope_scaling"]["kind"] = json!("llama3");
-    }
-    Ok(shape)
 }
 
 /// The checkpoint that an export reads: the hub's, or the one made from a GGUF while the hub's is not here; fetched if there is

@@ -9,7 +9,7 @@ before anything is read or allocated for it, and no tensor lies outside the file
 import struct
 from dataclasses import dataclass
 
-from ..protocol import WorkerError
+from ..fields import WorkerError
 
 MAGIC = b"GGUF"
 VERSION = 3

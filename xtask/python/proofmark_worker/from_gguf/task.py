@@ -5,8 +5,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..architecture import Architecture, parse_architecture
 from ..checkpoint import File
-from ..protocol import PROTOCOL, Architecture, Fields, WorkerError, parse_architecture
+from ..fields import Fields, WorkerError
+from ..protocol import PROTOCOL
 from . import config, head, tokenizer, weights
 
 SPARE_BYTES = 64 << 20
@@ -70,7 +72,7 @@ def run(value: object, stages) -> dict:
     with stages.stage("preflight"):
         file = _open(request.gguf)
         found = head.read(file)
-        config.check_family(found)
+        config.check_family(found, arch)
         parts = weights.plan(file, found, arch)
         weights.check_rope(file, found, arch)
         special = tokenizer.special(found, arch.vocab)

@@ -5,7 +5,7 @@ writes for SmolLM2 is the published one byte for byte (a test compares the diges
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .head import Head, bad
 
@@ -46,6 +46,11 @@ class Kind:
     ignore_merges: bool = False
     # Whether a text begins with the first token where nothing else is said.
     adds_bos: bool = False
+    normalizer: dict | None = None
+    post_processor: dict | None = None
+    decoder: dict = field(default_factory=lambda: _byte_level(True, True))
+    # What the library leaves out or writes as an empty text, by who wrote the original.
+    affix: str | None = None
 
 
 GPT2 = Kind(_byte_level(False, True))
@@ -63,7 +68,26 @@ LLAMA3 = Kind(
     ignore_merges=True,
     adds_bos=True,
 )
+# Digits one by one, and no offsets that are trimmed.
+QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
+PLAIN = {**_byte_level(False, False), "trim_offsets": False}
+QWEN2 = Kind(
+    _sequence(
+        {
+            "type": "Split",
+            "pattern": {"Regex": QWEN2_PATTERN},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        PLAIN,
+    ),
+    normalizer={"type": "NFC"},
+    post_processor=PLAIN,
+    decoder=PLAIN,
+    affix="",
+)
 KINDS = {
+    "qwen2": QWEN2,
     "gpt-2": GPT2,
     "gpt2": GPT2,
     "smollm": SMOLLM,
@@ -147,7 +171,7 @@ def _added(token: str, index: int, control: bool) -> dict:
 
 def _post_processor(head: Head, kind: Kind, tokens: list[str], bos: int) -> dict | None:
     if not head.metadata.get("tokenizer.ggml.add_bos_token", kind.adds_bos):
-        return None
+        return kind.post_processor
     first = {"SpecialToken": {"id": tokens[bos], "type_id": 0}}
     text, other = ({"Sequence": {"id": name, "type_id": index}} for index, name in enumerate("AB"))
     again = {"SpecialToken": {"id": tokens[bos], "type_id": 1}}
@@ -188,16 +212,16 @@ def tokenizer(head: Head, vocab: int, bos: int) -> bytes:
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": None,
+        "normalizer": kind.normalizer,
         "pre_tokenizer": kind.pre_tokenizer,
         "post_processor": _post_processor(head, kind, tokens, bos),
-        "decoder": _byte_level(True, True),
+        "decoder": kind.decoder,
         "model": {
             "type": "BPE",
             "dropout": None,
             "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
+            "continuing_subword_prefix": kind.affix,
+            "end_of_word_suffix": kind.affix,
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": kind.ignore_merges,

@@ -9,8 +9,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import EMBEDDING, FINAL_NORM, HEAD, Tensor, demanded
-from ..protocol import Architecture, WorkerError
+from .. import families
+from ..architecture import Architecture, Linear
+from ..fields import WorkerError
+from ..tensors import EMBEDDING, FINAL_NORM, HEAD, Tensor, demanded
+from .config import family_of
 from .head import Head, Stored, bad
 
 CHUNK_ELEMENTS = 1 << 20
@@ -41,6 +44,8 @@ class Part:
     """A tensor of the checkpoint and where its rows come from."""
 
     tensor: Tensor
+    # In the checkpoint.
+    name: str
     stored: Stored
     dtype: str
     width: int
@@ -54,10 +59,13 @@ class Part:
 
 
 def _names(arch: Architecture) -> dict[str, str]:
-    found = dict(OUTSIDE)
+    found, family = dict(OUTSIDE), family_of(arch)
     for layer in range(arch.layers):
         for ours, theirs in INSIDE.items():
             found[f"blk.{layer}.{ours}.weight"] = f"model.layers.{layer}.{theirs}.weight"
+        for ours, theirs in family.gguf_names.items():
+            end = "weight" if "norm" in ours else "bias"
+            found[f"blk.{layer}.{ours}.{end}"] = f"model.layers.{layer}.{theirs}.{end}"
     return found
 
 
@@ -97,7 +105,7 @@ def plan(file, head: Head, arch: Architecture) -> list[Part]:
     stored = {names[name]: it for name, it in head.tensors.items() if name in names}
     if arch.tied and HEAD in stored:
         raise bad(f"{file.path}: output.weight: got a head of its own, expected a tied one")
-    parts = []
+    parts, placed = [], families.places(arch)
     for tensor in demanded(arch):
         found = stored.get(tensor.name)
         if found is None:
@@ -110,7 +118,8 @@ def plan(file, head: Head, arch: Architecture) -> list[Part]:
         width = tensor.shape[-1]
         row = _row_bytes(found, width)
         dtype, size = FLOATS.get(found.kind, ("F16", HALF_BYTES))
-        part = Part(tensor, found, dtype, width, row, width * size)
+        name = placed[tensor.name].name
+        part = Part(tensor, name, found, dtype, width, row, width * size)
         end = found.offset + part.rows * row
         if end > file.size:
             raise bad(
@@ -136,6 +145,8 @@ def check_rope(file, head: Head, arch: Architecture) -> None:
     import numpy as np
 
     stored, scaling = head.tensors.get(ROPE_FACTORS), arch.rope_scaling
+    # One factor for all frequencies is a setting, which was compared.
+    scaling = None if isinstance(scaling, Linear) else scaling
     if stored is None and scaling is None:
         return
     if stored is None or scaling is None:
@@ -184,7 +195,7 @@ def _header(parts: list[Part]) -> bytes:
     table, at = {}, 0
     for part in parts:
         size = part.rows * part.out_bytes
-        table[part.tensor.name] = {
+        table[part.name] = {
             "dtype": part.dtype,
             "shape": list(part.tensor.shape),
             "data_offsets": [at, at + size],
@@ -220,6 +231,15 @@ def _converted(part: Part, raw: bytearray, rows: int):
     return values.astype("<f2")
 
 
+def _without_offset(part: Part, values, offset: float):
+    """Gains as the checkpoint has them: llama.cpp adds what the model adds."""
+    if part.dtype != "F32":
+        raise bad(f"{part.stored.name}: got {part.dtype}, expected F32 in a norm")
+    import numpy as np
+
+    return values.view("<f4") - np.float32(offset)
+
+
 def _turned(values, head_rows: int):
     """Rows of whole heads, from pairs of neighbours to halves."""
     width = values.shape[1]
@@ -229,10 +249,11 @@ def _turned(values, head_rows: int):
 def write(file, parts: list[Part], arch: Architecture, path: Path, report) -> None:
     """Writes `model.safetensors` and makes it durable."""
     total, done = sum(part.rows * part.row_bytes for part in parts), 0
+    interleaved = family_of(arch).gguf_turned
     with path.open("xb") as out:
         out.write(_header(parts))
         for part in parts:
-            turned = any(name in part.tensor.name for name in TURNED)
+            turned = interleaved and any(name in part.tensor.name for name in TURNED)
             step = max(1, CHUNK_ELEMENTS // part.width)
             if turned:
                 step = max(1, step // arch.head_dim) * arch.head_dim
@@ -240,6 +261,8 @@ def write(file, parts: list[Part], arch: Architecture, path: Path, report) -> No
                 rows = min(step, part.rows - first)
                 offset, size = part.stored.offset + first * part.row_bytes, rows * part.row_bytes
                 values = _converted(part, file.read(offset, size), rows)
+                if part.tensor.kind == "norm" and arch.gain_offset:
+                    values = _without_offset(part, values, arch.gain_offset)
                 out.write((_turned(values, arch.head_dim) if turned else values).tobytes())
                 file.forget(offset, size)
                 done += size

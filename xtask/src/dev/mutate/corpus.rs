@@ -4,11 +4,16 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, bail};
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::{digest::Digest, random::SplitMix64};
-use serde_json::{Value, json};
+use model_assets::{
+    digest::Digest,
+    random::SplitMix64,
+    recipe::{Activation, Activations, Backend, Family, Quantization, RopeScaling},
+};
+use serde_json::Value;
 
 use crate::{
     console::Console,
+    protocol::{self, Architecture},
     supervise::{self, Bounds},
     workspace::Workspace,
 };
@@ -38,23 +43,67 @@ impl Subject {
     }
 }
 
-/// Name, quantization, how linears take their inputs, backend, whether embedding and head are tied.
-const KINDS: [(&str, &str, &str, &str, bool); 8] = [
-    ("int8-tied", "int8", "rotated", "xnnpack", true),
-    ("int8-untied", "int8", "rotated", "xnnpack", false),
-    ("int4-tied", "int4", "rotated", "xnnpack", true),
-    ("int4-untied", "int4", "rotated", "xnnpack", false),
-    ("fp32", "fp32", "one-row", "xnnpack", false),
-    ("portable", "fp32", "one-row", "portable", true),
-    ("int8-two-rows", "int8", "two-rows", "xnnpack", true),
-    ("int4-two-rows", "int4", "two-rows", "xnnpack", false),
+/// One of the small models.
+struct Kind {
+    name: &'static str,
+    family: Family,
+    quantization: Quantization,
+    activations: Activations,
+    backend: Backend,
+    tied: bool,
+}
+
+impl Kind {
+    const fn new(
+        name: &'static str,
+        quantization: Quantization,
+        activations: Activations,
+        tied: bool,
+    ) -> Self {
+        let (family, backend) = (Family::Llama, Backend::Xnnpack);
+        Self { name, family, quantization, activations, backend, tied }
+    }
+
+    const fn of(self, family: Family) -> Self {
+        Self { family, ..self }
+    }
+
+    const fn portable(self) -> Self {
+        Self { backend: Backend::Portable, ..self }
+    }
+}
+
+const KINDS: [Kind; 8] = [
+    Kind::new("int8-tied", Quantization::Int8, Activations::Rotated, true),
+    Kind::new("int8-untied", Quantization::Int8, Activations::Rotated, false),
+    Kind::new("int4-tied", Quantization::Int4, Activations::Rotated, true),
+    Kind::new("int4-untied", Quantization::Int4, Activations::Rotated, false),
+    Kind::new("fp32", Quantization::Fp32, Activations::OneRow, false),
+    Kind::new("portable", Quantization::Fp32, Activations::OneRow, true).portable(),
+    Kind::new("int8-two-rows", Quantization::Int8, Activations::TwoRows, true),
+    Kind::new("int4-two-rows", Quantization::Int4, Activations::TwoRows, false),
+];
+
+/// What other families than Llama have of their own: biases and norms of queries and keys; norms before the residual, and
+/// another activation.
+const FEATURES: [Kind; 10] = [
+    Kind::new("qwen-int8", Quantization::Int8, Activations::Rotated, true).of(Family::Qwen3),
+    Kind::new("qwen-int8-two-rows", Quantization::Int8, Activations::TwoRows, false).of(Family::Qwen3),
+    Kind::new("qwen-int4", Quantization::Int4, Activations::Rotated, false).of(Family::Qwen3),
+    Kind::new("qwen-int4-two-rows", Quantization::Int4, Activations::TwoRows, true).of(Family::Qwen3),
+    Kind::new("qwen-fp32", Quantization::Fp32, Activations::OneRow, true).of(Family::Qwen3),
+    Kind::new("qwen-portable", Quantization::Fp32, Activations::OneRow, false).of(Family::Qwen3).portable(),
+    Kind::new("gemma-int8", Quantization::Int8, Activations::TwoRows, true).of(Family::Gemma3),
+    Kind::new("gemma-int4", Quantization::Int4, Activations::TwoRows, true).of(Family::Gemma3),
+    Kind::new("gemma-fp32", Quantization::Fp32, Activations::OneRow, true).of(Family::Gemma3),
+    Kind::new("gemma-portable", Quantization::Fp32, Activations::OneRow, true).of(Family::Gemma3).portable(),
 ];
 
 const WORKER_MEMORY_BYTES_MAX: u64 = 8_000_000_000;
 const WORKER_STALL: Duration = Duration::from_secs(300);
 
 /// Digest of the Python sources in a folder.
-pub(super) fn digest_of(folder: &Utf8Path) -> anyhow::Result<Digest> {
+pub(crate) fn digest_of(folder: &Utf8Path) -> anyhow::Result<Digest> {
     let mut text = String::new();
     for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
         let entry = entry?;
@@ -69,62 +118,132 @@ pub(super) fn digest_of(folder: &Utf8Path) -> anyhow::Result<Digest> {
 
 /// Exports one model of each kind, or takes what the very same request and sources made before.
 pub(crate) fn export(workspace: &Workspace, seed: u64, again: bool) -> anyhow::Result<Vec<Subject>> {
+    let made = exported(workspace, seed, again, &KINDS)?;
+    Ok(made.into_iter().map(|(_, subject)| subject).collect())
+}
+
+/// The same, and those of every feature that a family has; each with the families whose calls it shows.
+pub(crate) fn export_families(
+    workspace: &Workspace,
+    seed: u64,
+    again: bool,
+) -> anyhow::Result<Vec<(Vec<Family>, Subject)>> {
+    let shown = |family| match family {
+        Family::Qwen3 => vec![Family::Qwen2, Family::Qwen3],
+        Family::Gemma3 => vec![Family::Gemma3],
+        _ => Family::ALL.to_vec(),
+    };
+    let mut made = exported(workspace, seed, again, &KINDS)?;
+    made.extend(exported(workspace, seed, again, &FEATURES)?);
+    Ok(made.into_iter().map(|(family, subject)| (shown(family), subject)).collect())
+}
+
+fn exported(
+    workspace: &Workspace,
+    seed: u64,
+    again: bool,
+    kinds: &[Kind],
+) -> anyhow::Result<Vec<(Family, Subject)>> {
     let mut random = SplitMix64::new(seed);
     let folder = workspace.state().join(format!("mutation/seed-{seed}"));
     let sources = digest_of(&workspace.python_sources().join("proofmark_worker"))?.to_string();
     let mut subjects = Vec::new();
-    for (name, quantization, activations, backend, tied) in KINDS {
-        let architecture = shape(tied, &mut random);
-        let seq_len = 16 + 8 * random.below(6);
+    for kind in kinds {
+        let architecture = shape(kind, &mut random)?;
+        let seq_len = u32::try_from(16 + 8 * random.below(6))?;
         let about = describe(&architecture, seq_len);
-        let folder = folder.join(name);
-        let pte = folder.join("model.pte");
-        let request = json!({
-            "protocol": 1, "model": name, "source": {"kind": "random", "seed": seed},
-            "architecture": architecture, "quantization": quantization, "activations": activations,
-            "seq_len": seq_len, "backend": backend,
-            "bos_id": 1, "eos_ids": [2], "expected_partitions": null, "expected_delegated_linears": null,
-            "file_bytes_min": 1, "file_bytes_max": 50_000_000, "threads": 1,
-            "work_dir": folder, "pte": pte, "reference": folder.join("reference.safetensors"),
-            "response": folder.join("response.json"),
-            "reference_prompt": [1, 5, 9, 2], "reference_decode": [3, 4], "words": null,
-        });
+        let folder = folder.join(kind.name);
+        let request = request(kind, seed, architecture, seq_len, &folder);
+        let pte = request.pte.clone();
+        let request = serde_json::to_value(request)?;
         let receipt = folder.join("made-of");
         let fresh = fs::read_to_string(&receipt).is_ok_and(|made| made == sources);
         if again || !fresh || !is_answered(&folder, &request) {
             make(workspace, &folder, &request)?;
             fs::write(&receipt, &sources)?;
         }
-        subjects.push(Subject { name: format!("{name}-{seed}"), path: pte, about, operator: None });
+        let name = format!("{}-{seed}", kind.name);
+        subjects.push((kind.family, Subject { name, path: pte, about, operator: None }));
     }
     Ok(subjects)
 }
 
-/// A Llama small enough that each of its bytes can be tried.
-fn shape(tied: bool, random: &mut SplitMix64) -> Value {
-    let scaling = json!({"kind": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                         "original_max_position": 8192});
-    let kv_heads = 1 + random.below(2);
-    json!({
-        "family": "llama", "dim": 32 * (1 + random.below(2)), "layers": 1 + random.below(2),
-        "heads": kv_heads * 2, "kv_heads": kv_heads, "head_dim": 16 * (1 + random.below(2)),
-        "ffn": 32 * (1 + random.below(3)), "vocab": 64 + 16 * random.below(4), "tied": tied,
-        "norm_eps": 1e-5, "rope_theta": 10_000.0,
-        "rope_scaling": if random.below(2) == 0 { Value::Null } else { scaling },
+fn request(
+    kind: &Kind,
+    seed: u64,
+    architecture: Architecture,
+    seq_len: u32,
+    folder: &Utf8Path,
+) -> protocol::Export {
+    protocol::Export {
+        protocol: protocol::PROTOCOL,
+        model: kind.name.to_owned(),
+        source: protocol::Source::Random { seed },
+        architecture,
+        quantization: kind.quantization,
+        activations: kind.activations,
+        seq_len,
+        backend: kind.backend,
+        bos_id: 1,
+        eos_ids: vec![2],
+        expected_partitions: None,
+        expected_delegated_linears: None,
+        file_bytes_min: 1,
+        file_bytes_max: 50_000_000,
+        threads: 1,
+        work_dir: folder.to_owned(),
+        pte: folder.join("model.pte"),
+        reference: folder.join("reference.safetensors"),
+        response: folder.join("response.json"),
+        reference_prompt: vec![1, 5, 9, 2],
+        reference_decode: vec![3, 4],
+        words: None,
+    }
+}
+
+/// A decoder small enough that each of its bytes can be tried.
+fn shape(kind: &Kind, random: &mut SplitMix64) -> anyhow::Result<Architecture> {
+    let kv_heads = u32::try_from(1 + random.below(2))?;
+    let mut below = |count: usize| u32::try_from(random.below(count));
+    let (dim, layers) = (32 * (1 + below(2)?), 1 + below(2)?);
+    let (head_dim, ffn, vocab) = (16 * (1 + below(2)?), 32 * (1 + below(3)?), 64 + 16 * below(4)?);
+    let (factor, low_freq_factor, high_freq_factor) = (32.0, 1.0, 4.0);
+    let llama3 =
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position: 8192 };
+    let scaled = below(2)? != 0;
+    let (qwen, gemma) = (kind.family == Family::Qwen3, kind.family == Family::Gemma3);
+    Ok(Architecture {
+        family: kind.family,
+        dim,
+        layers,
+        heads: kv_heads * 2,
+        kv_heads,
+        head_dim,
+        ffn,
+        vocab,
+        tied: kind.tied,
+        norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        rope_scaling: scaled.then_some(llama3),
+        rotary_dim: head_dim,
+        layer_kinds: Vec::new(),
+        local_rope_theta: None,
+        window: None,
+        qkv_bias: qwen,
+        qk_norm: qwen || gemma,
+        post_norms: gemma,
+        activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
+        embedding_scale: if gemma { 8.0 } else { 1.0 },
+        attention_scale: gemma.then_some(0.125),
+        gain_offset: if gemma { 1.0 } else { 0.0 },
+        fused: false,
     })
 }
 
-fn describe(architecture: &Value, seq_len: usize) -> String {
-    let number = |key: &str| architecture[key].as_u64().unwrap_or(0);
+fn describe(it: &Architecture, seq_len: u32) -> String {
+    let Architecture { layers, dim, heads, head_dim, kv_heads, ffn, vocab, .. } = it;
     format!(
-        "{} layers, width {}, {} heads of {} over {} key/value heads, ffn {}, vocabulary {}, sequence {seq_len}",
-        number("layers"),
-        number("dim"),
-        number("heads"),
-        number("head_dim"),
-        number("kv_heads"),
-        number("ffn"),
-        number("vocab"),
+        "{layers} layers, width {dim}, {heads} heads of {head_dim} over {kv_heads} key/value heads, ffn {ffn}, vocabulary {vocab}, sequence {seq_len}"
     )
 }
 

@@ -14,6 +14,7 @@ use model_assets::{
         quality::{Scored, WINDOW_TOKENS_MAX, tokens_max},
     },
     manifest::RUNTIME_VERSION,
+    recipe::Quantization,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -25,6 +26,7 @@ use crate::{
     datasets::Dataset,
     engine::{self, Engine},
     exit::Failure,
+    protocol,
 };
 
 /// Items of a task, spread over the whole set.
@@ -166,9 +168,8 @@ impl Asked<'_> {
         let window = self.bench.claim.recipe.export.seq_len.min(WINDOW_TOKENS_MAX);
         let command = quality::with_text(&runtime, &place, window);
         self.bench.console.step(&format!("{}: unquantized model and engine", self.task.as_str()));
-        let asked = json!({"window": window, "texts": place, "engine": command});
-        let Response { engine: ran, items } =
-            eager::work(&self.bench.subject(), self.checkpoint, "choice", asked)?;
+        let question = protocol::Question::Choice { window, texts: place, engine: command };
+        let Response { engine: ran, items } = eager::work(&self.bench.subject(), self.checkpoint, question)?;
         let expected = (RUNTIME_VERSION, self.bench.claim.manifest.sha256);
         engine::ran("the engine", expected, &ran.runtime, &ran.sha256.to_string())?;
         let item = |it: &Answered| YardstickItem {
@@ -195,7 +196,8 @@ impl Asked<'_> {
             |it: &&instructions::Item| Prompt { id: it.id.clone(), messages: vec![Turn::user(&it.prompt)] };
         let prompts = picked.iter().map(prompt).collect();
         let request = AnswerRequest { prompts, temperature: 0.0, seed: 1, tokens_max: REPLY_TOKENS_MAX };
-        let run = eager::Run { name: "ifeval-lite", quantization: "fp32", request: request.clone() };
+        let run =
+            eager::Run { name: "ifeval-lite", quantization: Quantization::Fp32, request: request.clone() };
         let mut eager = eager::ask(&self.bench.subject(), self.checkpoint, &[run])?;
         let eager = eager.remove("ifeval-lite").context("the eager model answered nothing")?;
         let own = self.engine.answers(self.bench.claim, &self.bench.files, &request, self.bench.console)?;

@@ -135,14 +135,22 @@ fn a_stop_token_is_not_lost_wherever_it_stands() {
 /// As `transformers` 5.24 reads them: `LlamaConfig(**config).rope_parameters`, by hand.
 #[test]
 fn positions_are_read_as_transformers_reads_them() {
-    let read = |config: Value, theta: f64, scaled: bool| {
+    let read = |config: Value, theta: f64, scaled: bool| -> anyhow::Result<()> {
         let llama3 = RopeScaling::Llama3 {
             factor: 8.0,
             low_freq_factor: 1.0,
             high_freq_factor: 4.0,
             original_max_position: 64,
         };
-        rope::agrees(config.as_object().unwrap(), theta, scaled.then_some(&llama3))
+        let settings = settings::Settings { config: config.as_object().unwrap(), seq_len: 16 };
+        let found = rope::read(&settings, 1e4)?;
+        ensure!(found.theta == theta && found.share == 1.0, "rope_theta: got {}", found.theta);
+        if let (true, Some(RopeScaling::Llama3 { original_max_position: got, .. })) = (scaled, &found.scaling)
+        {
+            ensure!(*got == 64, "original_max_position_embeddings: got {got}, expected 64");
+        }
+        ensure!(found.scaling == scaled.then_some(llama3), "rope_type: got {:?}", found.scaling);
+        Ok(())
     };
     let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64});
@@ -176,7 +184,8 @@ fn positions_are_read_as_transformers_reads_them() {
     }
     for config in [
         json!({"rope_scaling": {"rope_type": null, "type": "linear", "factor": 2.0}}),
-        json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+        json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 8}),
+        json!({"rope_scaling": {"type": "proportional"}}),
         json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}}),
         json!({"rope_parameters": {"partial_rotary_factor": 0.5}}),
         json!({"partial_rotary_factor": 0.5}),
