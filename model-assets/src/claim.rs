@@ -281,11 +281,11 @@ mod tests {
         let normed = with(&shape("post_norms = true"), "int8", "two-rows").small_linears.unwrap();
         assert_eq!(normed, (16 * 7 + 1, plain + 16 * 8192 + 32 * 2048));
         let text = include_str!("../models/llama3.2-1b-int4/recipe.toml");
-        let (int4, values) = (promise(text), 16 * 512 * 2048);
-        assert_eq!(int4.eight_bit_linears, Some((17, 128_256 * 2048 + values)));
+        let (int4, layers) = (promise(text), 16 * (512 + 8192) * 2048);
+        assert_eq!(int4.eight_bit_linears, Some((33, 128_256 * 2048 + layers)));
         assert_eq!((int4.two_row_linears, int4.small_linears), (Some(0), int8.small_linears));
         let two_rows = with(text, "int4", "two-rows");
-        assert_eq!(two_rows.eight_bit_linears, Some((17, 128_256 * 2049 + values)));
+        assert_eq!(two_rows.eight_bit_linears, Some((33, 128_256 * 2049 + layers)));
         assert_eq!((two_rows.two_row_linears, two_rows.small_linears), (Some(1), one_row.small_linears));
     }
 }
