@@ -268,9 +268,4 @@ impl Recipe {
     pub fn rehearsal(&self) -> Self {
         Self { source: Source::Random { seed: 7 }, ..self.clone() }
     }
-
-    /// Number of linear layers: seven per block and the head.
-    pub fn linears(&self) -> u32 {
-        self.architecture.layers.saturating_mul(7).saturating_add(1)
-    }
 }

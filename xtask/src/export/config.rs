@@ -4,6 +4,7 @@
 //! implements it. Nothing is taken from the files: they can only disagree. They are read as `transformers` reads them: see
 //! `LlamaConfig` and `RotaryEmbeddingConfigMixin` in its sources.
 
+mod decoder;
 mod families;
 mod rope;
 mod settings;

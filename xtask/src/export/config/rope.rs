@@ -8,7 +8,10 @@ use anyhow::{Context as _, bail, ensure};
 use model_assets::recipe::RopeScaling;
 use serde_json::{Value, json};
 
-use super::{Object, settings::Settings};
+use super::{
+    Object,
+    settings::{Settings, positive},
+};
 
 const ORIGINAL: &str = "original_max_position_embeddings";
 const MAX_POSITION: u32 = 2048;
@@ -92,8 +95,7 @@ fn scaling(rope: &Object, settings: &Settings<'_>) -> anyhow::Result<Option<Rope
 
 fn number(rope: &Object, key: &str, default: Option<f64>) -> anyhow::Result<f64> {
     let got = rope.get(key).cloned().or_else(|| default.map(|it| json!(it))).unwrap_or_default();
-    let number = got.as_f64().filter(|it| it.is_finite() && *it > 0.0);
-    number.with_context(|| format!("{key}: got {got}, expected a number above 0"))
+    positive(key, &got)
 }
 
 /// Where it is left out, the model was trained on all its positions.

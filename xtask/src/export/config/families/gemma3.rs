@@ -7,8 +7,10 @@ use serde_json::Value;
 
 use super::{
     super::{
-        Object, rope,
-        settings::{Defaults, Settings, kinds},
+        Object,
+        decoder::Defaults,
+        rope,
+        settings::{Settings, kinds},
     },
     Known,
 };

@@ -3,7 +3,10 @@
 use model_assets::recipe::{Architecture, Family};
 
 use super::{
-    super::settings::{Defaults, Settings, whole_heads},
+    super::{
+        decoder::{Defaults, whole_heads},
+        settings::Settings,
+    },
     Known,
 };
 

@@ -4,7 +4,7 @@ use model_assets::recipe::{Architecture, Family};
 use serde_json::{Value, json};
 
 use super::{
-    super::settings::{Defaults, Settings},
+    super::{decoder::Defaults, settings::Settings},
     Known,
 };
 

@@ -4,7 +4,10 @@ use model_assets::recipe::{Architecture, Family, LayerKind};
 use serde_json::Value;
 
 use super::{
-    super::settings::{Defaults, Settings, kinds, whole_heads},
+    super::{
+        decoder::{Defaults, whole_heads},
+        settings::{Settings, kinds},
+    },
     Known,
 };
 
