@@ -10,15 +10,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from proofmark_worker.architecture import parse_architecture
 from proofmark_worker.checkpoint import RandomSource
-from proofmark_worker.protocol import Architecture
 
 CHUNK_ELEMENTS = 1 << 20
 
 
 def main() -> None:
     request = json.loads(sys.argv[1])
-    source = RandomSource(request["seed"], architecture(request["architecture"]))
+    source = RandomSource(request["seed"], parse_architecture(request["architecture"]))
     for name in request["names"]:
         shape = source.tensors[name].shape
         step = max(1, CHUNK_ELEMENTS // (shape[1] if len(shape) > 1 else 1))
@@ -26,14 +26,6 @@ def main() -> None:
             rows = source.rows(name, first, min(first + step, shape[0]))
             sys.stdout.buffer.write(rows.contiguous().numpy().tobytes())
     sys.stdout.buffer.flush()
-
-
-def architecture(fields: dict) -> Architecture:
-    """Shapes alone decide which numbers are drawn."""
-    shape = {
-        name: value for name, value in fields.items() if name not in ("family", "rope_scaling")
-    }
-    return Architecture(**shape, rope_scaling=None)
 
 
 if __name__ == "__main__":
