@@ -7,26 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# What the other families have and Llama has not; `rotary_dim` follows from the head.
-FEATURES = {
-    "rope_scaling": None,
-    "layer_kinds": [],
-    "local_rope_theta": None,
-    "window": None,
-    "qkv_bias": False,
-    "qk_norm": False,
-    "post_norms": False,
-    "activation": "silu",
-    "embedding_scale": 1.0,
-    "attention_scale": None,
-    "gain_offset": 0.0,
-    "fused": False,
-}
+from proofmark_worker.architecture import SILU, WITHOUT_FEATURES
 
 
 def described(shape: dict) -> dict:
     """A whole description of what a shape says and leaves out."""
-    return {**FEATURES, "rotary_dim": shape["head_dim"], **shape}
+    usual = {"rope_scaling": None, "activation": SILU, "rotary_dim": shape["head_dim"]}
+    return {**WITHOUT_FEATURES, **usual, **shape}
 
 
 def export(folder: Path, shape: dict, **changes) -> dict:

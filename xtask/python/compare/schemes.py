@@ -97,11 +97,7 @@ class Scheme(Pass):
         return centred * scale
 
     def chunk(self, name: str, first: int, last: int) -> torch.Tensor:
-        weight = self.weights[name]
-        data = weight.data[first:last][:, : weight.width].float()
-        if weight.scheme.bits:
-            scale = weight.scale[first:last].unsqueeze(-1)
-            data = (data.unflatten(-1, (scale.shape[1], -1)) * scale).flatten(1)
+        data = self.weights[name].rows(first, last)
         return q8_0(data) if self.blocks else data
 
     def linear(self, x: torch.Tensor, name: str, rows: int) -> torch.Tensor:

@@ -17,6 +17,19 @@ FAMILIES = ("llama", "smollm3", "mistral", "qwen2", "qwen3", "gemma3", "phi3")
 # window, or none.
 GLOBAL, LOCAL, UNROTATED = KINDS = ("global", "local", "unrotated")
 SILU, GELU = ACTIVATIONS = ("silu", "gelu-tanh")
+# What other families have and Llama has not, as a request says it.
+WITHOUT_FEATURES = {
+    "layer_kinds": [],
+    "local_rope_theta": None,
+    "window": None,
+    "qkv_bias": False,
+    "qk_norm": False,
+    "post_norms": False,
+    "embedding_scale": 1.0,
+    "attention_scale": None,
+    "gain_offset": 0.0,
+    "fused": False,
+}
 WIDTH_MAX = 1 << 17
 HEADS_MAX = 1024
 HEAD_DIM_MAX = 256

@@ -44,13 +44,13 @@ class Spread:
         The largest come first, while there is most left to make up with (Chen et al., 2025,
         arXiv:2507.18553: this is what GPTQ does, without its inverse of H).
         """
-        if not torch.isfinite(x.square().sum()):
+        sizes = x.square().sum(0)
+        if not torch.isfinite(sizes.sum()):
             raise WorkerError("calibrate", "an input of a linear is not finite")
         width = part_width(x.shape[1], width_max)
         first = torch.arange(0, x.shape[1], width).unsqueeze(1)
-        sizes = x.square().sum(0).view(-1, width)
         # [parts, width]: by size, the largest last.
-        self.columns = torch.argsort(sizes, stable=True) + first
+        self.columns = torch.argsort(sizes.view(-1, width), stable=True) + first
         x = x[:, self.columns].transpose(0, 1)
         products = x.mT @ x
         diagonal = products.diagonal(dim1=1, dim2=2)
@@ -126,7 +126,4 @@ class Rounding(Pass):
         self.weights[tensor.name] = self.quantizer.matrix(tensor, scheme, spread)
 
     def chunk(self, name: str, first: int, last: int) -> torch.Tensor:
-        weight = self.weights[name]
-        data = weight.data[first:last, : weight.width].float()
-        scale = weight.scale[first:last].unsqueeze(-1)
-        return (data.unflatten(-1, (scale.shape[1], -1)) * scale).flatten(1)
+        return self.weights[name].rows(first, last)

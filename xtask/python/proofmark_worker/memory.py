@@ -8,7 +8,9 @@ import gc
 import sys
 
 # glibc's `M_MMAP_THRESHOLD`. Left alone it follows the blocks that are freed, up to 32 MB, and
-# blocks of that size in the heap leave holes that nothing fits: 50 MB a layer of calibration.
+# blocks of that size in the heap leave holes that nothing fits: 50 MB a layer of calibration. A
+# chunk of fp32 weights (`quantize.CHUNK_ELEMENTS`) stays below it: new pages for each cost more
+# than its arithmetic.
 _THRESHOLD, _THRESHOLD_BYTES = -3, 5 << 20
 
 

@@ -48,6 +48,14 @@ class Weight:
     def width(self) -> int:
         return self.data.shape[1] - (self.sums is not None)
 
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        """fp32 [last - first, width]: what the codes stand for."""
+        data = self.data[first:last][:, : self.width].float()
+        if not self.scheme.bits:
+            return data
+        scale = self.scale[first:last].unsqueeze(-1)
+        return (data.unflatten(-1, (scale.shape[1], -1)) * scale).flatten(1)
+
 
 def _codes(blocks: torch.Tensor, scale: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     return (blocks * (1.0 / scale).unsqueeze(-1)).round_().clamp_(*scheme.range)
@@ -121,15 +129,15 @@ class Quantizer:
         sums = torch.empty(rows, dtype=torch.int64) if spare else None
         path = self.work_dir / f"weight_{len(self.files)}.bin"
         scale = torch.empty(rows, width // (scheme.group or width)) if scheme.bits else None
-        nonzero, stored = [], width + spare
+        nonzero, stored = False, width + spare
         rounded = by.quantize if by else quantize_rows
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
 
         def chunk(first: int) -> None:
+            nonlocal nonzero
             last = min(first + step, rows)
             data = self.source.rows(tensor.name, first, last)
-            if not nonzero and data.any():
-                nonzero.append(True)
+            nonzero = nonzero or bool(data.any())
             if scheme.bits:
                 data, scale[first:last] = rounded(data, scheme)
             if spare:
@@ -148,7 +156,7 @@ class Quantizer:
             self.files[_sha256(fd, rows * stored * dtype.itemsize)] = path
         finally:
             os.close(fd)
-        check_some(tensor.name, bool(nonzero))
+        check_some(tensor.name, nonzero)
         return Weight(scheme, map_file(path, (rows, stored), dtype), scale, sums)
 
     def vector(self, tensor: Tensor) -> Weight:

@@ -14,29 +14,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import asked
 from proofmark_worker import worker
 
-ARCHITECTURE = {
-    **asked.FEATURES,
-    "family": "llama",
-    "dim": 96,
-    "layers": 2,
-    "heads": 4,
-    "kv_heads": 2,
-    "head_dim": 32,
-    "rotary_dim": 32,
-    "ffn": 160,
-    "vocab": 1024,
-    "tied": True,
-    "norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    # So small an original length that all three regimes of the scaling occur.
-    "rope_scaling": {
-        "kind": "llama3",
-        "factor": 4.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position": 64,
-    },
-}
+ARCHITECTURE = asked.described(
+    {
+        "family": "llama",
+        "dim": 96,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 32,
+        "ffn": 160,
+        "vocab": 1024,
+        "tied": True,
+        "norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        # So small an original length that all three regimes of the scaling occur.
+        "rope_scaling": {
+            "kind": "llama3",
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position": 64,
+        },
+    }
+)
 PROMPT = [1, 17, 400, 5, 1023, 64, 64, 3]
 DECODE = [9, 250, 31, 700]
 

@@ -5,7 +5,7 @@
 
 import math
 
-from ..architecture import GLOBAL
+from ..architecture import GLOBAL, WITHOUT_FEATURES
 from ..fields import WorkerError
 from .rope import positions, scaling
 
@@ -141,6 +141,7 @@ class Settings:
         head_dim = self.integer("head_dim", dim // heads)
         rope = positions(self.config, theta)
         return {
+            **WITHOUT_FEATURES,
             "dim": dim,
             "layers": self.integer("num_hidden_layers"),
             "heads": heads,
@@ -153,17 +154,7 @@ class Settings:
             "rope_theta": float(rope["rope_theta"]),
             "rope_scaling": scaling(rope, self.config, self.seq_len),
             "rotary_dim": self.rotary_dim(rope, head_dim),
-            "layer_kinds": [],
-            "local_rope_theta": None,
-            "window": None,
-            "qkv_bias": False,
-            "qk_norm": False,
-            "post_norms": False,
             "activation": self.activation("hidden_act", {"silu": "silu", "swish": "silu"}),
-            "embedding_scale": 1.0,
-            "attention_scale": None,
-            "gain_offset": 0.0,
-            "fused": False,
         }
 
     @staticmethod

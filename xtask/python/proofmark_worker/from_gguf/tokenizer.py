@@ -33,6 +33,15 @@ def _byte_level(add_prefix_space: bool, use_regex: bool) -> dict:
     }
 
 
+def _split(pattern: str) -> dict:
+    return {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+
+
 def _sequence(*steps: dict) -> dict:
     return {"type": "Sequence", "pretokenizers": list(steps)}
 
@@ -57,12 +66,7 @@ GPT2 = Kind(_byte_level(False, True))
 SMOLLM = Kind(_sequence({"type": "Digits", "individual_digits": True}, _byte_level(False, True)))
 LLAMA3 = Kind(
     _sequence(
-        {
-            "type": "Split",
-            "pattern": {"Regex": LLAMA3_PATTERN},
-            "behavior": "Isolated",
-            "invert": False,
-        },
+        _split(LLAMA3_PATTERN),
         _byte_level(False, False),
     ),
     ignore_merges=True,
@@ -73,12 +77,7 @@ QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 PLAIN = {**_byte_level(False, False), "trim_offsets": False}
 QWEN2 = Kind(
     _sequence(
-        {
-            "type": "Split",
-            "pattern": {"Regex": QWEN2_PATTERN},
-            "behavior": "Isolated",
-            "invert": False,
-        },
+        _split(QWEN2_PATTERN),
         PLAIN,
     ),
     normalizer={"type": "NFC"},
