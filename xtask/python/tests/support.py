@@ -48,7 +48,10 @@ def request(directory: Path, **changes) -> dict:
     return asked.export(directory, arch, **{**known, **changes})
 
 
-def weights(arch: dict, seed: int = 3) -> dict:
+SEED = 3
+
+
+def weights(arch: dict, seed: int = SEED) -> dict:
     """A checkpoint as HF names it, fp32, from plain torch; shares no code with the worker."""
     import torch
 
@@ -133,11 +136,11 @@ class Case(unittest.TestCase):
         self.assertEqual(left, [], "work files left behind")
         return response
 
-    def checkpoint(self, shards: int = 1, change=None, **arch) -> dict:
+    def checkpoint(self, shards: int = 1, change=None, seed: int = SEED, **arch) -> dict:
         """A request for a fresh checkpoint; `change(tensors)` edits it before it is written."""
         directory = self.directory()
         value = request(directory, architecture=arch)
-        tensors = weights(value["architecture"])
+        tensors = weights(value["architecture"], seed)
         if change is not None:
             change(tensors)
         write_checkpoint(directory / "ckpt", tensors, shards)
