@@ -18,9 +18,9 @@ from .tensors import EMBEDDING, FINAL_NORM, HEAD, Tensor, demanded
 # Of the mean of the diagonal, added to it: the fewer the tokens, the more it holds back.
 DAMPING = 0.01
 BLOCK = 32
-# Channels that make up for each other, by bits. At 8 bits more of them win nothing, at 4 bits a
-# tenth of the divergence (`docs/quantization.md`).
-WIDTH_MAX = {8: 256, 4: 2048}
+# Channels that make up for each other, by bits. At 8 bits more of them win nothing and cost time, at
+# 4 bits they win a tenth of the divergence (`docs/quantization.md`).
+WIDTH_MAX = {8: 128, 4: 2048}
 
 
 def part_width(width: int, most: int) -> int:

@@ -4,7 +4,7 @@ Between two attention calls everything is one delegate. What would break it up i
 - rotate-half is a linear with a signed permutation matrix (exact, and tiny beside the others),
   not slices and a concatenation;
 - the mean of squares is a linear with a row of 1/dim, its bias the norm's epsilon;
-- GELU by a tanh is a product with a sigmoid;
+- SiLU, and GELU by a tanh, are products with a sigmoid;
 - shapes are fixed but for one inferred dimension;
 - the last token is taken right after the last attention, so that a prompt does not pay for the
   last layer's feed-forward.
@@ -179,6 +179,10 @@ class Norm(nn.Module):
         return x if self.weight is None else x * self.weight
 
 
+def silu(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(x)
+
+
 class Gelu(nn.Module):
     """By its approximation with a tanh: 0.5 (1 + tanh(y / 2)) is a sigmoid of y."""
 
@@ -249,7 +253,7 @@ class Block(nn.Module):
         if arch.post_norms:
             self.mixed = norm(f"{prefix}{AFTER_ATTENTION}.weight")
             self.fed = norm(f"{prefix}{AFTER_FFN}.weight")
-        self.activation = Gelu() if arch.activation == GELU else functional.silu
+        self.activation = Gelu() if arch.activation == GELU else silu
 
     def forward(self, x, tables, position):
         y = self.attention(self.before(x), tables, position)
@@ -297,7 +301,8 @@ class Decoder(nn.Module):
 
     def forward(self, tokens, input_pos):
         count = tokens.shape[1]
-        position = input_pos[0].item()
+        # What `item` is decomposed into: with it upstream would trace the graph once more.
+        position = torch.ops.aten._local_scalar_dense.default(input_pos[0])
         torch._check(position >= 0)
         torch._check(position + count <= self.seq_len)
         tables = {

@@ -10,9 +10,11 @@ as several linears share one quantized input.
 set of nodes.
 """
 
+import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec
+from executorch.exir.delegate import executorch_call_delegate
 from torch.fx.passes.infra.partitioner import Partition
 
 from .slices import CONFIGS
@@ -25,6 +27,17 @@ class LevelPartitioner(XnnpackPartitioner):
         # every delegate (folding convolutions, padding, resizing) and change nothing in this graph.
         specs = [CompileSpec("dqlinear_partitioner", b"")]
         self.delegation_spec = DelegationSpec(self.delegation_spec.backend_id, specs)
+
+    def ops_to_not_decompose(self, ep):
+        """Linears and what else a delegate takes whole; no filter, which would cost two tracings.
+
+        Upstream asks before it decomposes and after it delegated. Then a node that was kept and that
+        no delegate took is an error.
+        """
+        kept, _filter = super().ops_to_not_decompose(ep)
+        delegated = any(node.target is executorch_call_delegate for node in ep.graph.nodes)
+        # Nothing in the graph is left to decompose, but a size counts as such and would cost another.
+        return (kept if delegated else [*kept, torch.ops.aten.sym_size.int]), None
 
     def generate_partitions(self, ep) -> list[Partition]:
         supported = {n for group in self.get_matched_nodes_from_configs(ep) for n in group}

@@ -123,6 +123,7 @@ class Quantizer:
 
     def matrix(self, tensor: Tensor, scheme: Scheme, by=None) -> Weight:
         """`by.quantize` rounds blocks of rows; to the nearest without it."""
+        self.source.prepare(tensor.name, self.pool)
         rows, width = tensor.shape
         step, spare = max(1, CHUNK_ELEMENTS // width), scheme.rows - 1
         dtype = torch.int8 if scheme.bits else torch.float32

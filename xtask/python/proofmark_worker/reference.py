@@ -3,9 +3,9 @@
 Norms by a mean; positions are in `turns`, the model itself is in `blocks` and `eager`.
 
 **Invariant:** a weight is widened by row chunks, never whole.
-**Invariant:** sums run in fp64. Products of int8 activations and int8 or (int4 x bf16) weights are
-exact there, so that neither order nor thread count shows in the result; of activations in two rows
-they err by the last bits of fp64.
+**Invariant:** sums of codes are exact, so that neither order nor thread count shows in the result: of
+int8 weights and one int8 row in pieces that fp32 holds, of (int4 x bf16) weights in fp64. Of
+activations in two rows they err by the last bits of fp64.
 """
 
 import json
@@ -18,6 +18,8 @@ from .quantize import Weight
 from .rows import SHIFT, TINY, unit_step
 
 CHUNK_ELEMENTS = 1 << 19
+# Products of codes have at most 255 * 128, so that sums of so many are whole numbers below 2^24.
+EXACT_WIDTH = 512
 NONE = slice(0)
 
 
@@ -52,35 +54,53 @@ def two_rows(x: torch.Tensor) -> torch.Tensor:
 def linear(x: torch.Tensor, weight: Weight, exact: slice = NONE) -> torch.Tensor:
     """`x` is fp64 [tokens, in]; the result is fp64 [tokens, out].
 
-    Activations of the tokens `exact` are left as they are: the difference is what quantizing them
-    costs.
+    Activations of the tokens `exact` are left as they are, in fp32 where the others are codes: the
+    difference is what quantizing them costs.
     """
-    scheme, data = weight.scheme, weight.data
+    scheme = weight.scheme
     if weight.rotation is not None:
         matrix = weight.rotation.double()
         x = (x.unflatten(-1, (-1, matrix.shape[0])) @ matrix.T).flatten(-2)
-    rows, width = data.shape[0], weight.width
-    out = torch.empty(x.shape[0], rows, dtype=torch.float64)
-    given, token_scale = x, None
+    given, token_scale, product = x, None, _product
     if scheme.rows == 2:
         x = two_rows(x.float())
     elif scheme.bits:
-        x, token_scale = (part.double() for part in quantize_activations(x.float()))
+        x, token_scale = quantize_activations(x.float())
         token_scale[exact] = 1.0
+        if not scheme.group:
+            product = _product_of_codes
+        else:
+            x = x.double()
     if scheme.bits:
-        x[exact] = given[exact]
-    step = max(1, CHUNK_ELEMENTS // width)
+        x[exact] = given[exact].to(x.dtype)
+    rows, step = weight.data.shape[0], max(1, CHUNK_ELEMENTS // weight.width)
+    out = torch.empty(x.shape[0], rows, dtype=torch.float64)
     for first in range(0, rows, step):
-        last = min(first + step, rows)
-        chunk = data[first:last][:, :width].double()
-        if scheme.group:
-            scale = weight.scale[first:last].double().unsqueeze(-1)
-            chunk = (chunk.view(last - first, -1, scheme.group) * scale).view(last - first, width)
-        part = x @ chunk.T
-        if scheme.bits and not scheme.group:
-            part *= weight.scale[first:last, 0].double()
-        out[:, first:last] = part
-    return out if token_scale is None else out * token_scale
+        chunk = slice(first, min(first + step, rows))
+        out[:, chunk] = product(x, weight, chunk)
+    return out if token_scale is None else out * token_scale.double()
+
+
+def _product(x: torch.Tensor, weight: Weight, rows: slice) -> torch.Tensor:
+    chunk = weight.data[rows][:, : weight.width].double()
+    if weight.scheme.group:
+        scale = weight.scale[rows].double().unsqueeze(-1)
+        chunk = (chunk.unflatten(-1, (scale.shape[1], -1)) * scale).flatten(1)
+        return x @ chunk.T
+    return x @ chunk.T * _row_scales(weight, rows)
+
+
+def _product_of_codes(x: torch.Tensor, weight: Weight, rows: slice) -> torch.Tensor:
+    """By the faster products of fp32."""
+    pieces = weight.data[rows][:, : weight.width].float().split(EXACT_WIDTH, -1)
+    out = sum(
+        (one @ other.T).double() for one, other in zip(x.split(EXACT_WIDTH, -1), pieces, strict=True)
+    )
+    return out * _row_scales(weight, rows)
+
+
+def _row_scales(weight: Weight, rows: slice) -> torch.Tensor | float:
+    return weight.scale[rows, 0].double() if weight.scheme.bits else 1.0
 
 
 def unit_size(x: torch.Tensor, weight: Weight) -> torch.Tensor | float:

@@ -14,8 +14,8 @@ it: the program rotates it, in groups, and `down` takes that back.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 
 import torch
 
@@ -31,11 +31,13 @@ SEED = 20_404
 # Power-of-two factors are applied in pieces of this size.
 PIECE = 64
 # Of a matrix at a time.
-COLUMNS, ELEMENTS = 1024, 1 << 20
+COLUMNS, ELEMENTS = 512, 1 << 20
 
 
 # Norms of the residual, whose gains move into what reads them.
 MOVED = (f"{BEFORE_ATTENTION}.weight", f"{BEFORE_FFN}.weight", FINAL_NORM)
+# What writes to the residual: a rotated row of these mixes all rows.
+WRITERS = ("o_proj.weight", "down_proj.weight")
 # What has to do with single heads alone: no rotation reaches it.
 KEPT = ("q_norm.weight", "k_norm.weight", ".bias")
 
@@ -109,7 +111,6 @@ class Rotated:
                 self.rotations[name] = hadamard(self.group).float()
         if arch.tied:
             self.rotations[HEAD] = self._final()
-        self.lock = Lock()
         self.written: tuple[str, torch.Tensor] | None = None
 
     def _final(self) -> torch.Tensor:
@@ -123,10 +124,11 @@ class Rotated:
             return torch.ones_like(self._gain(name)[first:last])
         if name.endswith(KEPT):
             return self.source.rows(name, first, last)
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            with self.lock:
-                # The next matrix is written into the same file.
-                return self._writer(name)[first:last].clone()
+        if name.endswith(WRITERS):
+            prepared, data = self.written
+            assert prepared == name, f"{name}: not prepared"
+            # The next matrix is written into the same file.
+            return data[first:last].clone()
         data = self.source.rows(name, first, last)
         gain = self._gain_before(name)
         return self.basis.apply(data if gain is None else data * gain)
@@ -149,28 +151,33 @@ class Rotated:
         check_some(name, bool(gain.any()))
         return gain
 
-    def _writer(self, name: str) -> torch.Tensor:
-        """All of it: a rotated row mixes all rows. The one at hand is kept."""
-        if self.written is None or self.written[0] != name:
-            self.written = name, self._written(name)
-        return self.written[1]
+    def prepare(self, name: str, pool: ThreadPoolExecutor) -> None:
+        """Comes before `rows` of a matrix whose rows the rotation mixes; it replaces the last one.
 
-    def _written(self, name: str) -> torch.Tensor:
-        """In a file, by rows and then by columns: hardly any of it is in anonymous memory."""
+        The matrix is written into a file, by rows and then by columns: hardly any of it is in
+        anonymous memory.
+        """
+        if not name.endswith(WRITERS):
+            return
         rows, width = self.shapes[name]
-        step, done = max(1, ELEMENTS // width), None
-        for first in range(0, rows, step):
+        step, dtype = max(1, ELEMENTS // width), self.source.rows(name, 0, 1).dtype
+        done = map_file(self.work_dir / f"rotated_{width}.bin", (rows, width), dtype)
+
+        def read(first: int) -> None:
             part = self.source.rows(name, first, min(first + step, rows))
             if name in self.rotations:
-                matrix = self.rotations[name].to(part.dtype)
+                matrix = self.rotations[name].to(dtype)
                 part = (part.unflatten(-1, (-1, self.group)) @ matrix).flatten(-2)
-            if done is None:
-                done = map_file(self.work_dir / f"rotated_{width}.bin", (rows, width), part.dtype)
             done[first : first + step] = part
-        for first in range(0, width, COLUMNS):
+
+        def mix(first: int) -> None:
             part = done[:, first : first + COLUMNS]
             part.copy_(self.basis.apply(part.T.contiguous()).T)
-        return done
+
+        for work, places in ((read, range(0, rows, step)), (mix, range(0, width, COLUMNS))):
+            for _ in pool.map(work, places):
+                pass
+        self.written = name, done
 
     def finish(self) -> None:
         self.source.finish()

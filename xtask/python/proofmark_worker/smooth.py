@@ -9,6 +9,7 @@ the model by the last bits of fp32 alone; without calibration, by nothing.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -36,6 +37,9 @@ class Folded:
     rotations: dict[str, torch.Tensor] = field(default_factory=dict)
     # Of a head that shares its rows with the embedding.
     head_step: float = 1.0
+
+    def prepare(self, name: str, pool: ThreadPoolExecutor) -> None:
+        """Rows do not need each other."""
 
     def rows(self, name: str, first: int, last: int) -> torch.Tensor:
         data = self.source.rows(name, first, last)

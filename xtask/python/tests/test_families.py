@@ -6,6 +6,7 @@ the oracle (`cargo xtask dev families`).
 
 import tempfile
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,9 @@ class Source:
             noise = torch.randn(it.shape, generator=generator, dtype=torch.float64)
             self.tensors[it.name] = 1.0 + 0.3 * noise if it.kind == "norm" else 0.4 * noise
 
+    def prepare(self, name: str, pool: ThreadPoolExecutor) -> None:
+        """All rows are here."""
+
     def rows(self, name: str, first: int, last: int) -> torch.Tensor:
         return self.tensors[name][first:last]
 
@@ -72,9 +76,12 @@ class Source:
 
 def logits(arch: Architecture, source, head: str) -> torch.Tensor:
     """By the eager model; `head` is whose rows the head has."""
-    weights = {
-        t.name: Weight(FP32, source.rows(t.name, 0, t.shape[0]), None) for t in demanded(arch)
-    }
+    weights = {}
+    with ThreadPoolExecutor(2) as pool:
+        for tensor in demanded(arch):
+            source.prepare(tensor.name, pool)
+            rows = source.rows(tensor.name, 0, tensor.shape[0])
+            weights[tensor.name] = Weight(FP32, rows, None)
     weights[HEAD] = weights[head]
     for name, matrix in getattr(source, "rotations", {}).items():
         weights[name] = replace(weights[name], rotation=matrix)

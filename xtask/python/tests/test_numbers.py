@@ -2,6 +2,7 @@
 
 import tempfile
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -216,10 +217,14 @@ class Fused(unittest.TestCase):
                 arch = parse_architecture(value)
                 tensors = {n: t.double() for n, t in weights(value).items()}
                 rotated = rotation.Rotated(self.Source(tensors), arch, Path(folder))
-                found = {n: rotated.rows(n, 0, t.shape[0]) for n, t in tensors.items()}
-                for name, part in found.items():
+                found = {}
+                for name, part in tensors.items():
+                    with ThreadPoolExecutor(2) as pool:
+                        rotated.prepare(name, pool)
+                    found[name] = rotated.rows(name, 0, part.shape[0])
                     pieces = [rotated.rows(name, at, at + 1) for at in range(0, 7)]
-                    torch.testing.assert_close(torch.cat(pieces), part[:7], rtol=0, atol=1e-12)
+                    first = found[name][:7]
+                    torch.testing.assert_close(torch.cat(pieces), first, rtol=0, atol=1e-12)
                 if arch.tied:
                     found[HEAD] = found[EMBEDDING]
                 for name, matrix in rotated.rotations.items():
