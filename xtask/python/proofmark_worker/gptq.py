@@ -13,14 +13,20 @@ from .fields import WorkerError
 from .protocol import Request
 from .quantize import Quantizer, Weight, row_scales
 from .scheme import Scheme, part
-from .tensors import EMBEDDING, FINAL_NORM, HEAD, Tensor, demanded
+from .tensors import EMBEDDING, FINAL_NORM, HEAD, Tensor, demanded, parameters
 
 # Of the mean of the diagonal, added to it: the fewer the tokens, the more it holds back.
 DAMPING = 0.01
 BLOCK = 32
-# Channels that make up for each other, by bits. At 8 bits more of them win nothing and cost time, at
-# 4 bits they win a tenth of the divergence (`docs/quantization.md`).
-WIDTH_MAX = {8: 128, 4: 2048}
+# Parameters times channels that make up for each other, by bits, so that a large model's rounding
+# takes a minute. The wider, the less is left of an error that all tokens share
+# (`docs/quantization.md`).
+WORK_MAX = {8: 1 << 39, 4: 1 << 42}
+WIDTH_MIN, WIDTH_MAX = 32, 2048
+
+
+def width_max(bits: int, parameters: int) -> int:
+    return min(WIDTH_MAX, max(WIDTH_MIN, WORK_MAX[bits] // parameters))
 
 
 def part_width(width: int, most: int) -> int:
@@ -35,7 +41,7 @@ class Spread:
     take the same step at once.
     """
 
-    def __init__(self, x: torch.Tensor, width_max: int) -> None:
+    def __init__(self, x: torch.Tensor, most: int) -> None:
         """`x` is [tokens, in]. Makes two matrices [parts, width, width].
 
         With H = R^T R for how channels go together, the error of the outputs is a sum of squares,
@@ -47,7 +53,7 @@ class Spread:
         sizes = x.square().sum(0)
         if not torch.isfinite(sizes.sum()):
             raise WorkerError("calibrate", "an input of a linear is not finite")
-        width = part_width(x.shape[1], width_max)
+        width = part_width(x.shape[1], most)
         first = torch.arange(0, x.shape[1], width).unsqueeze(1)
         # [parts, width]: by size, the largest last.
         self.columns = torch.argsort(sizes.view(-1, width), stable=True) + first
@@ -107,11 +113,12 @@ class Rounding(Pass):
         self.rotations = quantizer.source.rotations
         self.tensors: dict[str, Tensor] = {t.name: t for t in demanded(request.architecture)}
         self.weights: dict[str, Weight] = {}
+        self.parameters = parameters(request.architecture)
 
     def meet(self, x: torch.Tensor, names: list[str]) -> None:
         tensors = [self.tensors[name] for name in names]
         schemes = [self.schemes[part(tensor)] for tensor in tensors]
-        spread = Spread(x, max(WIDTH_MAX[scheme.bits] for scheme in schemes))
+        spread = self.spread(x, min(scheme.bits for scheme in schemes))
         for name, tensor, scheme in zip(names, tensors, schemes, strict=True):
             self.weights[name] = self.quantizer.matrix(tensor, scheme, spread)
 
@@ -122,8 +129,11 @@ class Rounding(Pass):
             x = x @ self.rotations[HEAD].T
         tensor = self.tensors[EMBEDDING if self.arch.tied else HEAD]
         scheme = self.schemes["head"]
-        spread = Spread(x, WIDTH_MAX[scheme.bits])
+        spread = self.spread(x, scheme.bits)
         self.weights[tensor.name] = self.quantizer.matrix(tensor, scheme, spread)
+
+    def spread(self, x: torch.Tensor, bits: int) -> Spread:
+        return Spread(x, width_max(bits, self.parameters))
 
     def chunk(self, name: str, first: int, last: int) -> torch.Tensor:
         return self.weights[name].rows(first, last)

@@ -291,6 +291,13 @@ class Rounding(unittest.TestCase):
             loss[name] = (x @ (found - w).T).norm().item()
         self.assertLess(loss["made up"], 0.6 * loss["nearest"])
 
+    def test_channels_that_make_up_for_each_other_are_fewer_in_a_large_model(self):
+        wide = [gptq.width_max(8, count) for count in (2_000_000, 134_515_008, 1_235_814_400)]
+        self.assertEqual(wide, [2048, 2048, 444])
+        self.assertEqual(gptq.width_max(8, 10**12), gptq.WIDTH_MIN)
+        self.assertEqual(gptq.width_max(4, 1_235_814_400), 2048)
+        self.assertEqual([gptq.part_width(width, 444) for width in (2048, 8192, 576)], [256, 256, 288])
+
     def test_it_is_worth_the_effort_at_8_bits_and_in_parts_of_the_width(self):
         x, w = self.correlated()
         codes, scale = quantize.quantize_rows(w, ROW8)
