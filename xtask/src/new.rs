@@ -13,7 +13,7 @@ mod gguf;
 mod recipe;
 mod source;
 
-use anyhow::ensure;
+use anyhow::{anyhow, ensure};
 use camino::Utf8Path;
 use model_assets::{
     dir::ModelDir,
@@ -78,6 +78,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     free(&dir).map_err(|error| Failure::new(Exit::Failure, error, format!("run: {again} --name NAME")))?;
     let policy = dir.policy().map_err(refused)?;
     let found = Checkpoint::find(&args.source, &again)?;
+    // A folder of a moment says nothing to anybody.
+    let judged = |error: anyhow::Error| {
+        judged(match found.link {
+            Some(_) => error,
+            None => anyhow!("{}", format!("{error:#}").replace(found.folder.as_str(), &args.source)),
+        })
+    };
     let facts = Facts::read(&found, args.seq_len).map_err(judged)?;
     let recipe = recipe::of(&name, &found, &facts, args, &policy);
     let text = recipe::text(&recipe, &facts).map_err(judged)?;

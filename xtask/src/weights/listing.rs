@@ -16,7 +16,7 @@ use ureq::http::HeaderMap;
 
 use crate::{
     console::Console,
-    exit::Failure,
+    exit::{Exit, Failure},
     http::{
         client::{Client, Refused, Site},
         download,
@@ -31,6 +31,7 @@ use crate::{
 use super::{
     STALL, TRIES,
     hub::Hub,
+    is_offline,
     tree::{self, CONFIG, CONFIG_BYTES_MAX, GENERATION, INDEX, INDEX_BYTES_MAX, SINGLE, Tree},
 };
 
@@ -66,7 +67,17 @@ pub(crate) struct Listing {
 
 /// Asks the hub; `again` is the command that does.
 pub(crate) fn listing(repo: &str, revision: &str, again: &str) -> Result<Listing, Failure> {
-    listed(repo, revision).map_err(|fault| fault.into_failure(again))
+    if is_offline() {
+        let error = anyhow!("offline: HF_HUB_OFFLINE is set, and {repo} is a repository of the hub");
+        return Err(Failure::new(Exit::Fetch, error, format!("without HF_HUB_OFFLINE, run: {again}")));
+    }
+    listed(repo, revision).map_err(|fault| match fault {
+        Fault::Interrupted => {
+            let hint = format!("nothing was written; run: {again}");
+            Failure::new(Exit::Interrupted, anyhow!("interrupted"), hint)
+        }
+        other => other.into_failure(again),
+    })
 }
 
 fn listed(repo: &str, revision: &str) -> Result<Listing, Fault> {

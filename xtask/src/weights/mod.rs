@@ -142,12 +142,11 @@ impl Plan {
     /// The plan of an export; `None` for a recipe without a hub source.
     pub(crate) fn new(recipe: &Recipe, weights: &Utf8Path, offline: bool, again: String) -> Option<Self> {
         let Source::Hub { repo, revision, .. } = &recipe.source else { return None };
-        let said = environment("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
         Some(Self {
             recipe: recipe.clone(),
             hub: Hub { repo: repo.clone(), revision: revision.clone() },
             folder: cache::folder(weights, repo, revision),
-            offline: offline || ["1", "true", "yes", "on"].contains(&said.as_str()),
+            offline: offline || is_offline(),
             patience: Patience::new(STALL, TRIES),
             again,
         })
@@ -302,6 +301,12 @@ pub(crate) fn checkpoint(
     }
     plan.fetch(console)?;
     Ok(Some(plan.folder))
+}
+
+/// Whether the environment forbids to ask the hub.
+fn is_offline() -> bool {
+    let said = environment("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
+    ["1", "true", "yes", "on"].contains(&said.as_str())
 }
 
 fn sum(parts: impl Iterator<Item = u64>) -> u64 {
