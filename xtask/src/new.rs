@@ -10,6 +10,7 @@ mod end;
 mod facts;
 mod folder;
 mod gguf;
+mod names;
 mod recipe;
 mod source;
 

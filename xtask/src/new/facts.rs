@@ -16,7 +16,11 @@ use serde_json::Value;
 
 use crate::export;
 
-use super::{end, recipe::TOKENIZER, source::Checkpoint};
+use super::{
+    end,
+    names::{TEMPLATE, TOKENIZER},
+    source::Checkpoint,
+};
 
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 const CONFIG: &str = "config.json";
@@ -74,8 +78,7 @@ impl Facts {
         let chat_template = template(folder, &settings)?;
         eos.extend(end::of_turn(&chat_template, &vocabulary, bos, first).filter(|id| !eos.contains(id)));
         let licence = named(found.licence.clone().or_else(|| front_matter(folder)).as_deref());
-        let agreement =
-            if matches!(licence, Licence::Known(OWN_LICENCE)) { None } else { agreement(folder)? };
+        let agreement = if matches!(licence, Licence::Known(OWN_LICENCE)) { None } else { agreement(folder) };
         let tokenizer = found.link.is_some().then_some(bytes);
         Ok(Self { architecture, bos, eos, vocabulary, chat_template, licence, agreement, tokenizer })
     }
@@ -151,7 +154,7 @@ fn token(value: &Value, vocabulary: &Vocabulary) -> Option<u32> {
 
 /// A file of its own, or what the tokenizer's settings have: one template, or several with names.
 fn template(folder: &Utf8Path, settings: &Value) -> anyhow::Result<String> {
-    if let Some(own) = text(folder, super::recipe::TEMPLATE, TEMPLATE_BYTES_MAX)? {
+    if let Some(own) = text(folder, TEMPLATE, TEMPLATE_BYTES_MAX)? {
         return Ok(own);
     }
     let given = &settings["chat_template"];
@@ -164,13 +167,9 @@ fn template(folder: &Utf8Path, settings: &Value) -> anyhow::Result<String> {
     })
 }
 
-fn agreement(folder: &Utf8Path) -> anyhow::Result<Option<String>> {
-    for name in AGREEMENTS {
-        if let Some(text) = text(folder, name, LICENCE_BYTES_MAX)? {
-            return Ok(Some(text));
-        }
-    }
-    Ok(None)
+/// The first that can be read; a release is told where there is none.
+fn agreement(folder: &Utf8Path) -> Option<String> {
+    AGREEMENTS.iter().find_map(|name| text(folder, name, LICENCE_BYTES_MAX).ok().flatten())
 }
 
 /// `license` of the first lines of a `README.md`, between two lines of hyphens.

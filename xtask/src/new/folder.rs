@@ -12,10 +12,10 @@ use rustix::{
 
 use crate::atomic_file;
 
-use super::{facts::Facts, recipe};
-
-/// Where a recipe looks for a checkpoint that lies on this machine: a link beside it, which git does not take.
-pub(super) const LINK: &str = "checkpoint";
+use super::{
+    facts::Facts,
+    names::{AGREEMENT, LINK, NOTICE, TEMPLATE, TOKENIZER},
+};
 
 /// What is in it.
 pub(super) struct Folder<'a> {
@@ -27,10 +27,9 @@ pub(super) struct Folder<'a> {
 
 impl<'a> Folder<'a> {
     pub(super) fn new(recipe: &str, facts: &Facts, link: Option<&'a Utf8Path>) -> Self {
-        let mut texts =
-            vec![(RECIPE_FILE, recipe.to_owned()), (recipe::TEMPLATE, facts.chat_template.clone())];
-        texts.extend(facts.agreement.clone().map(|text| (recipe::AGREEMENT, text)));
-        texts.extend(facts.notice().map(|text| (recipe::NOTICE, format!("{text}\n"))));
+        let mut texts = vec![(RECIPE_FILE, recipe.to_owned()), (TEMPLATE, facts.chat_template.clone())];
+        texts.extend(facts.agreement.clone().map(|text| (AGREEMENT, text)));
+        texts.extend(facts.notice().map(|text| (NOTICE, format!("{text}\n"))));
         Self { texts, link, tokenizer: None }
     }
 
@@ -40,7 +39,7 @@ impl<'a> Folder<'a> {
             println!("{place}/{name}:\n\n{}\n", text.trim_end());
         }
         if let Some(bytes) = &self.tokenizer {
-            println!("{place}/{}: {} bytes", recipe::TOKENIZER, bytes.len());
+            println!("{place}/{}: {} bytes", TOKENIZER, bytes.len());
         }
         if let Some(link) = self.link {
             println!("{place}/{LINK}: a link to {link}");
@@ -63,7 +62,7 @@ impl<'a> Folder<'a> {
     fn fill(&self, folder: &Utf8Path) -> anyhow::Result<()> {
         fs::create_dir(folder).with_context(|| format!("{folder}: cannot be made"))?;
         let texts = self.texts.iter().map(|(name, text)| (*name, text.as_bytes()));
-        let tokenizer = self.tokenizer.iter().map(|bytes| (recipe::TOKENIZER, bytes.as_slice()));
+        let tokenizer = self.tokenizer.iter().map(|bytes| (TOKENIZER, bytes.as_slice()));
         for (name, bytes) in texts.chain(tokenizer) {
             let path: Utf8PathBuf = folder.join(name);
             let written = fs::write(&path, bytes).and_then(|()| fs::File::open(&path)?.sync_all());

@@ -20,14 +20,10 @@ use crate::predict;
 use super::{
     Args,
     facts::{Facts, Licence},
+    names::{AGREEMENT, NOTICE, TEMPLATE, TOKENIZER},
     source::Checkpoint,
 };
 
-pub(super) const TOKENIZER: &str = "tokenizer.json";
-pub(super) const TEMPLATE: &str = "chat_template.jinja";
-/// Files beside the recipe: the licence's own text, and what copies must keep.
-pub(super) const AGREEMENT: &str = "LICENSE.txt";
-pub(super) const NOTICE: &str = "NOTICE";
 /// From this size on models follow the format of the EQ test's answers.
 const EQ_PARAMETERS_MIN: u64 = 500_000_000;
 

@@ -11,7 +11,10 @@ use crate::{
     weights::{self, Listing},
 };
 
-use super::{folder::LINK, gguf, recipe::TOKENIZER};
+use super::{
+    gguf,
+    names::{LINK, TOKENIZER},
+};
 
 /// A checkpoint as far as a recipe needs it.
 pub(super) struct Checkpoint {

@@ -101,9 +101,11 @@ impl Tree {
         self.0.contains_key(name)
     }
 
-    /// A small file, if it is there.
+    /// A small file, if it is there and holds anything.
     pub(super) fn small(&self, name: &str, bytes_max: u64) -> anyhow::Result<Option<Wanted>> {
-        let Some((bytes, listed)) = self.0.get(name).copied() else { return Ok(None) };
+        let Some((bytes, listed)) = self.0.get(name).copied().filter(|(bytes, _)| *bytes > 0) else {
+            return Ok(None);
+        };
         ensure!(bytes <= bytes_max, "{name}: the hub declares {bytes} bytes, expected at most {bytes_max}");
         Ok(Some(Wanted { name: name.to_owned(), size: Size::Exactly(bytes), listed, pin: None }))
     }
