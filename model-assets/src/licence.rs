@@ -69,7 +69,7 @@ fn plain(text: &str) -> String {
 }
 
 /// The sentence that copies of a Llama model must keep in their notice: section 1.b.iii of its licence.
-fn llama_notice(id: &str) -> Option<String> {
+pub fn llama_notice(id: &str) -> Option<String> {
     let name = id.strip_suffix(" Community License").filter(|name| name.starts_with("Llama "))?;
     Some(format!("{name} is licensed under the {id}, Copyright © Meta Platforms, Inc. All Rights Reserved."))
 }

@@ -79,10 +79,20 @@ pub struct Recipe {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
-    /// A checkpoint directory, relative to the recipe.
+    /// A checkpoint directory, relative to the recipe; or where a link to one is expected.
     Path {
         /// Directory with `config.json` and `*.safetensors`.
         path: String,
+        /// SHA-256 of every file that is read, by name. Empty where the files are committed with the recipe.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        files: BTreeMap<String, Digest>,
+    },
+    /// A GGUF, of which a checkpoint is made.
+    Gguf {
+        /// Its name, for people: the digest decides.
+        file: String,
+        /// SHA-256 of the file.
+        sha256: Digest,
     },
     /// A repository of the Hugging Face hub at an immutable revision.
     Hub {

@@ -131,12 +131,28 @@ fn pinned_files_are_plain_names_with_digests_and_are_all_that_an_export_reads() 
     }
     let many: Vec<_> = (0..=limits::CHECKPOINT_FILES_MAX).map(|i| pin(&format!("{i}.safetensors"))).collect();
     assert!(matches!(with(&[whole, many].concat()), Err(ContractError::Value { key: "source.files", .. })));
-    let pins = format!("[source.files]\n{}\n[architecture]\n", pin("config.json"));
-    // Only a hub source has pins: the file of a path is in the repository already.
-    assert!(matches!(
-        Recipe::parse(&TINY.replace("[architecture]\n", &pins)),
-        Err(ContractError::Syntax { .. })
-    ));
+    // A folder that lies elsewhere is pinned in the same way; one in the repository needs none.
+    let of_path = |lines: &[String]| {
+        let pins = format!("[source.files]\n{}\n[architecture]\n", lines.join("\n"));
+        Recipe::parse(&TINY.replace("[architecture]\n", &pins))
+    };
+    let whole = ["config.json", "tokenizer.json", "model.safetensors"].map(pin);
+    assert_ne!(of_path(&whole).unwrap().digest(), Recipe::parse(TINY).unwrap().digest());
+    assert!(matches!(of_path(&whole[..1]), Err(ContractError::Value { key: "source.files", .. })));
+}
+
+#[test]
+fn a_gguf_is_a_source_by_its_digest() {
+    let path = "kind = \"path\"\npath = \".\"";
+    let with = |file: &str, sha256: &str| {
+        Recipe::parse(
+            &TINY.replace(path, &format!("kind = \"gguf\"\nfile = \"{file}\"\nsha256 = \"{sha256}\"")),
+        )
+    };
+    let digest = "0".repeat(64);
+    assert!(matches!(with("m.gguf", &digest).unwrap().source, crate::recipe::Source::Gguf { .. }));
+    assert!(matches!(with("../m.gguf", &digest), Err(ContractError::Value { key: "source.file", .. })));
+    assert!(matches!(with("m.gguf", "main"), Err(ContractError::Syntax { .. })));
 }
 
 #[test]

@@ -53,6 +53,18 @@ impl Facts {
         let known = || self.vocab.iter().find(|(_, known)| **known == id).map(|(text, _)| text);
         self.added.get(&id).or_else(known).map(String::as_str)
     }
+
+    /// The token that a text is, whole.
+    pub fn id(&self, text: &str) -> Option<u32> {
+        let added = || self.added.iter().find(|(_, known)| *known == text).map(|(id, _)| *id);
+        self.vocab.get(text).copied().or_else(added)
+    }
+
+    /// The longest added token that a text begins with: what a template puts between turns.
+    pub fn added_at_start(&self, text: &str) -> Option<u32> {
+        let fits = self.added.iter().filter(|(_, known)| text.starts_with(known.as_str()));
+        fits.max_by_key(|(_, known)| known.len()).map(|(id, _)| *id)
+    }
 }
 
 #[derive(Deserialize)]

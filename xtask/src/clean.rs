@@ -153,7 +153,10 @@ fn again(dir: &ModelDir, recipe: &Recipe, manifest: &Manifest) -> Option<&'stati
     match (&recipe.source, manifest.weights) {
         (_, WeightsKind::Random) => Some("random weights; again: cargo xtask export MODEL --rehearse"),
         (Source::Hub { .. }, _) => Some("published model; again: cargo xtask export MODEL, or fetch"),
-        (Source::Path { path }, _) => {
+        (Source::Gguf { .. }, _) => {
+            Some("published model; again: cargo xtask weights MODEL --from-gguf FILE, export MODEL")
+        }
+        (Source::Path { path, .. }, _) => {
             let weights = |entry: camino::Utf8DirEntry| entry.path().extension() == Some("safetensors");
             let mut entries = dir.path().join(path).read_dir_utf8().ok()?.flatten();
             entries.any(weights).then_some("published model; again: cargo xtask export MODEL")

@@ -5,7 +5,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     app, bench, ci, clean, completions, dev, diff, doctor, eval, exit::Outcome, export, fetch, inspect,
-    mobile, pack, report, sbom, setup, sign, test, verify, weights, workspace::Workspace,
+    mobile, new, pack, report, sbom, setup, sign, test, verify, weights, workspace::Workspace,
 };
 
 #[derive(Parser)]
@@ -74,6 +74,11 @@ pub(crate) enum Everyday {
 
 #[derive(Subcommand)]
 pub(crate) enum Model {
+    /// Write the recipe of a model that has none
+    ///
+    /// From a repository of the Hugging Face hub, a checkpoint's folder or a GGUF: source, architecture, tokens, limits and
+    /// licence come from its own files. Asks nothing, and never overwrites. What cannot be exported is refused by name.
+    New(new::Args),
     /// Fetch a model's checkpoint, or make it from a GGUF
     ///
     /// Fetches from the Hugging Face hub by commit and digest, and resumes an interrupted fetch. With `--from-gguf` it needs no
@@ -171,6 +176,7 @@ impl Everyday {
 impl Model {
     fn run(&self, workspace: &Workspace) -> Outcome {
         match self {
+            Self::New(args) => new::run(workspace, args),
             Self::Weights(args) => weights::run(workspace, args),
             Self::Bench(args) => bench::run(workspace, args),
             Self::Eval(args) => eval::run(workspace, args),

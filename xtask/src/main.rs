@@ -29,6 +29,7 @@ mod inspect;
 mod lock;
 mod meter;
 mod mobile;
+mod new;
 mod pack;
 mod package;
 mod packages;

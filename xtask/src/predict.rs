@@ -37,6 +37,19 @@ pub(crate) fn file_bytes(recipe: &Recipe) -> u64 {
     }
 }
 
+/// Memory that the file plans for its caches and for one prefill, bytes: measured, it is this to the last megabyte.
+pub(crate) fn planned_bytes(recipe: &Recipe) -> u64 {
+    let a = &recipe.architecture;
+    let [dim, ffn, seq] = [a.dim, a.ffn, recipe.export.seq_len].map(u64::from);
+    caches_bytes(recipe) + 4 * seq * (2 * dim + ffn + 128)
+}
+
+fn caches_bytes(recipe: &Recipe) -> u64 {
+    let a = &recipe.architecture;
+    let row = u64::from(a.kv_heads) * u64::from(a.head_dim) * 4;
+    2 * u64::from(a.layers) * row * u64::from(recipe.export.seq_len)
+}
+
 /// Peak memory of an export that no system can take back, bytes: the worker's or, after it, that of the engine.
 pub(crate) fn export_anon_bytes(recipe: &Recipe) -> u64 {
     worker_anon_bytes(recipe).max(engine_anon_bytes(recipe))
@@ -44,10 +57,7 @@ pub(crate) fn export_anon_bytes(recipe: &Recipe) -> u64 {
 
 /// Peak anonymous memory of the engine that proves the file, bytes: it packs the whole model, and its cache is fp32.
 fn engine_anon_bytes(recipe: &Recipe) -> u64 {
-    let a = &recipe.architecture;
-    let row = u64::from(a.kv_heads) * u64::from(a.head_dim) * 4;
-    let caches = 2 * u64::from(a.layers) * row * u64::from(recipe.export.seq_len);
-    ENGINE_ANON_BYTES + file_bytes(recipe) + caches
+    ENGINE_ANON_BYTES + file_bytes(recipe) + caches_bytes(recipe)
 }
 
 /// Peak anonymous memory of the worker, bytes. Weights are streamed and mapped, so it grows with layers and with the
@@ -132,6 +142,16 @@ mod tests {
         assert!(export_anon_bytes(&large) > parameters(&large));
         let tiny = recipe("tiny");
         assert_eq!(export_anon_bytes(&tiny), worker_anon_bytes(&tiny));
+    }
+
+    #[test]
+    fn planned_memory_is_what_the_committed_models_have() {
+        for name in ["tiny", "smollm2-135m"] {
+            let path = format!("{}/../model-assets/models/{name}/manifest.json", env!("CARGO_MANIFEST_DIR"));
+            let manifest = model_assets::manifest::Manifest::parse(&std::fs::read(path).unwrap()).unwrap();
+            let (got, planned) = (planned_bytes(&recipe(name)), manifest.structure.planned_bytes);
+            assert!(got.abs_diff(planned) < 1_000_000, "{name}: {got}, {planned}");
+        }
     }
 
     #[test]

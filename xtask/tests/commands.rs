@@ -19,6 +19,7 @@ const STARTED: &[(&str, &str, &str)] = &[
     ("report", "xtask/tests/refused.rs", r#"tree.run(&["report", "tiny", "#),
     ("inspect", "xtask/tests/inspect.rs", r#"xtask(&["inspect", "#),
     ("clean", "xtask/tests/clean.rs", r#"tree.run(&["clean", "--models"])"#),
+    ("new", "xtask/tests/new.rs", r#"run(&["new", given])"#),
     ("weights", "xtask/tests/weights/scratch.rs", r#"command.args(["weights", "tiny", "#),
     ("bench", HERE, r#"measure(&["bench", "tiny", "#),
     ("eval eq", HERE, r#"measure(&["eval", "eq"])"#),

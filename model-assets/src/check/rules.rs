@@ -71,15 +71,24 @@ pub(super) fn of_source(recipe: &Source, record: &SourceRecord, ledger: &mut Led
     let mut warn = |id, got: &str, expected: &str| {
         ledger.push(Severity::Warn, id, "manifest.json", got, expected);
     };
-    if let Some(gguf) = &record.gguf {
-        let got = format!("a checkpoint made from {}, sha256 {}", gguf.name, gguf.sha256);
-        warn("weights-from-gguf", &got, "the checkpoint that the recipe names");
-    } else if let Source::Hub { files: pins, .. } = recipe {
-        let other = record.files.iter().find(|it| pins.get(&it.name).is_some_and(|pin| *pin != it.sha256));
-        if let Some(it) = other {
-            let got = format!("{} of sha256 {}", it.name, it.sha256);
-            warn("weights-pinned", &got, "the file that the recipe pins");
+    match (recipe, &record.gguf) {
+        (Source::Gguf { sha256, .. }, Some(gguf)) if gguf.sha256 == *sha256 => {}
+        (Source::Gguf { file, .. }, None) => {
+            warn("weights-from-gguf", "a checkpoint of another origin", &format!("one made from {file}"));
         }
+        (_, Some(gguf)) => {
+            let got = format!("a checkpoint made from {}, sha256 {}", gguf.name, gguf.sha256);
+            warn("weights-from-gguf", &got, "the checkpoint that the recipe names");
+        }
+        (Source::Hub { files: pins, .. } | Source::Path { files: pins, .. }, None) => {
+            let other =
+                record.files.iter().find(|it| pins.get(&it.name).is_some_and(|pin| *pin != it.sha256));
+            if let Some(it) = other {
+                let got = format!("{} of sha256 {}", it.name, it.sha256);
+                warn("weights-pinned", &got, "the file that the recipe pins");
+            }
+        }
+        (Source::Random { .. }, None) => {}
     }
 }
 

@@ -163,6 +163,22 @@ fn a_checkpoint_from_elsewhere_is_told() {
 }
 
 #[test]
+fn a_gguf_that_the_recipe_names_is_no_news() {
+    let sha256 = Digest::of(b"gguf");
+    let source = crate::recipe::Source::Gguf { file: "m.gguf".to_owned(), sha256 };
+    let told = |sha256: Option<Digest>| {
+        let mut ledger = Ledger::default();
+        let gguf = sha256.map(|sha256| FileRecord { name: "m.gguf".to_owned(), bytes: 1, sha256 });
+        let record = SourceRecord { source: source.clone(), files: Vec::new(), gguf };
+        super::rules::of_source(&source, &record, &mut ledger);
+        ledger.findings.into_iter().map(|it| it.id).collect::<Vec<_>>()
+    };
+    assert!(told(Some(sha256)).is_empty());
+    assert_eq!(told(Some(Digest::of(b"other"))), ["weights-from-gguf"]);
+    assert_eq!(told(None), ["weights-from-gguf"]);
+}
+
+#[test]
 fn text_quality_is_judged_by_the_recipes_own_text_and_bounds() {
     let spoiled = |spoil: &dyn Fn(&mut crate::evidence::Quality)| {
         refused(EvidenceKind::Quality, |evidence| spoil(evidence.quality.as_mut().unwrap()))

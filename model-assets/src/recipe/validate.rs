@@ -29,11 +29,14 @@ impl Recipe {
         if let Some(name) = self.licence.files().find(|name| !is_plain(name)) {
             return Err(ContractError::value(FILE, "licence", format!("`{name}`"), expected));
         }
-        if let Source::Hub { files, .. } = &self.source {
+        if let Source::Hub { files, .. } | Source::Path { files, .. } = &self.source {
             check_pins(files, &self.tokens.tokenizer)?;
         }
         match &self.source {
-            Source::Path { path } if path != "." && !path.split('/').all(is_plain) => {
+            Source::Gguf { file, .. } if !is_plain(file) => {
+                Err(ContractError::value(FILE, "source.file", format!("`{file}`"), expected))
+            }
+            Source::Path { path, .. } if path != "." && !path.split('/').all(is_plain) => {
                 Err(ContractError::value(
                     FILE,
                     "source.path",

@@ -213,6 +213,15 @@ impl Ci {
     fn start(&self, args: &Args, model: &str, no_watch: bool) -> Outcome {
         let dir = self.models().dir(model);
         let recipe = dir.recipe().map_err(refused)?;
+        let local = match &recipe.source {
+            Source::Gguf { .. } => true,
+            Source::Path { files, .. } => !files.is_empty(),
+            Source::Hub { .. } | Source::Random { .. } => false,
+        };
+        if local {
+            let error = anyhow!("`{model}`: its checkpoint lies on this machine, expected one of the hub");
+            return Err(Failure::new(Exit::Failure, error, format!("run: cargo xtask export {model}")));
+        }
         if matches!(recipe.source, Source::Hub { .. }) {
             let path = format!("repos/{}/actions/secrets/{SECRET}", self.repo);
             self.gh.read(&["api", &path]).map_err(|failure| Failure {

@@ -124,7 +124,10 @@ fn source(subject: &Subject<'_>, checkpoint: &Checkpoint) -> anyhow::Result<prot
         (Some(given), _) => given
             .canonicalize_utf8()
             .with_context(|| format!("{given}: cannot be opened, expected a checkpoint directory"))?,
-        (None, Source::Path { path }) => subject.dir.path().join(path),
+        (None, Source::Path { path, .. }) => subject.dir.path().join(path),
+        (None, Source::Gguf { .. }) => {
+            weights::of_gguf(subject.workspace, subject.recipe).map_err(Failure::into_error)?
+        }
         // The checkpoint that was exported, from the cache when it is still there.
         (None, Source::Hub { repo, revision, .. }) => {
             weights::checkpoint(subject.workspace, subject.recipe, false, subject.console)

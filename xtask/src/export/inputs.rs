@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** everything that can be refused by these files alone is refused here, before a worker or a compiler starts.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -85,6 +85,20 @@ impl Inputs {
         }
         let files = checkpoint.finish()?;
         Ok(Self { files, words: Words { tokenizer, chat_template } })
+    }
+}
+
+impl Inputs {
+    /// Refuses files that are not those that a recipe pins, if it pins any.
+    pub(super) fn are(&self, pins: &BTreeMap<String, Digest>) -> anyhow::Result<()> {
+        let other = self.files.iter().find(|it| pins.get(&it.name) != Some(&it.sha256));
+        match other.filter(|_| !pins.is_empty()) {
+            Some(FileRecord { name, sha256, .. }) => match pins.get(name) {
+                Some(pin) => bail!("{name}: got sha256 {sha256}, expected the recipe's {pin}"),
+                None => bail!("{name}: got a file that `source.files` of the recipe does not have"),
+            },
+            None => Ok(()),
+        }
     }
 }
 

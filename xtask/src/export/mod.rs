@@ -19,7 +19,7 @@ mod weights;
 use std::{fs, sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context as _, anyhow};
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     check::Profile,
     dir::ModelDir,
@@ -184,6 +184,9 @@ pub(crate) fn run_with(workspace: &Workspace, args: &Args, console: Console) -> 
     let checkpoint = checkpoint(workspace, &dir, &recipe, &source, args, &console)?;
     let read = checkpoint.as_ref().map(|folder| Inputs::read(&dir, &recipe, folder, &console));
     let read = read.transpose().map_err(|error| unusable(error, &recipe))?;
+    if let (Some(inputs), Source::Path { files, .. }, None) = (&read, &source, &args.checkpoint) {
+        inputs.are(files).map_err(|error| unusable(error, &recipe))?;
+    }
     if args.runtime == Runtime::Llamacpp {
         let work = workspace.state().join("work").join(format!("{}-gguf", args.model));
         let inputs = read;
@@ -231,9 +234,26 @@ fn checkpoint(
                     .with_context(|| format!("{given}: cannot be opened, expected a checkpoint directory"))?,
             ))
         }
-        (Source::Path { path }, None) => Ok(Some(dir.path().join(path))),
+        (Source::Path { path, files }, None) => {
+            let folder = dir.path().join(path);
+            if !folder.is_dir() && !files.is_empty() {
+                return Err(not_here(&folder, recipe));
+            }
+            Ok(Some(folder))
+        }
+        (Source::Gguf { .. }, None) => fetched::of_gguf(workspace, recipe).map(Some),
         (Source::Hub { .. }, None) => fetched::checkpoint(workspace, recipe, args.offline, console),
     }
+}
+
+/// A checkpoint that its recipe knows by digests: it lay on the machine where the recipe was written.
+fn not_here(folder: &Utf8Path, recipe: &Recipe) -> Failure {
+    let error = anyhow!(
+        "{folder}: no such folder, expected the checkpoint whose digests the recipe has, or a link to it"
+    );
+    let hint =
+        format!("run: cargo xtask export {} --checkpoint DIR, or for good: ln -s DIR {folder}", recipe.name);
+    Failure::new(Exit::Fetch, error, hint)
 }
 
 /// A checkpoint that no export can be made of: nothing was started, and nothing helps but another one.

@@ -18,6 +18,7 @@ use model_assets::{
     dir::{ModelDir, POLICY_FILE, RECIPE_FILE},
     eq::TRANSCRIPT_FILE,
     manifest::{LOG_FILE, MANIFEST_FILE, WeightsKind},
+    recipe::Source,
     signature::{Resource, SIGNATURE_FILE, Statement},
 };
 
@@ -63,7 +64,10 @@ pub(super) fn statement(model: &Published, pte: Digest) -> Result<Statement, Fai
     }
     let mut ignored: BTreeSet<String> = NEVER_SIGNED.map(str::to_owned).into();
     for name in names(&dir.path())? {
-        regular_or_folder(&dir.path().join(&name))?;
+        // A link to a checkpoint is this machine's own; the manifest has the digests of what it leads to.
+        if !matches!(&recipe.source, Source::Path { path, .. } if *path == name) {
+            regular_or_folder(&dir.path().join(&name))?;
+        }
         if !signed.contains_key(&name) {
             ignored.insert(name);
         }

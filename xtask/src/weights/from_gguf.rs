@@ -7,9 +7,14 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
-use model_assets::{digest::Digest, manifest::FileRecord, name::is_plain, recipe::Recipe};
+use model_assets::{
+    digest::Digest,
+    manifest::FileRecord,
+    name::is_plain,
+    recipe::{Recipe, Source},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -99,46 +104,81 @@ pub(crate) fn found(workspace: &Workspace, model: &str) -> Result<Option<(Utf8Pa
     Ok(proved.map(|origin| (folder, origin)))
 }
 
+/// The checkpoint of a recipe that names a GGUF as its source.
+pub(crate) fn of_gguf(workspace: &Workspace, recipe: &Recipe) -> Result<Utf8PathBuf, Failure> {
+    let model = &recipe.name;
+    let hint = || format!("run: cargo xtask weights {model} --from-gguf FILE");
+    let refused = |error| Failure::new(Exit::Fetch, error, hint());
+    let (folder, origin) = found(workspace, model)?.ok_or_else(|| {
+        let place = folder(workspace, model);
+        let Source::Gguf { file, sha256 } = &recipe.source else {
+            return refused(anyhow!("{place}: not there"));
+        };
+        refused(anyhow!("{place}: no such folder, expected a checkpoint made from {file} of sha256 {sha256}"))
+    })?;
+    named(recipe, &origin.gguf).with_context(|| folder.to_string()).map_err(refused)?;
+    Ok(folder)
+}
+
+/// Whether a recipe that names a GGUF names this one; any other takes what fits it.
+fn named(recipe: &Recipe, gguf: &FileRecord) -> anyhow::Result<()> {
+    let Source::Gguf { file, sha256 } = &recipe.source else { return Ok(()) };
+    let got = gguf.sha256;
+    ensure!(got == *sha256, "{}: got sha256 {got}, expected {sha256}, the recipe's {file}", gguf.name);
+    Ok(())
+}
+
+/// The file itself, through links.
+fn opened(file: &Utf8Path) -> anyhow::Result<Utf8PathBuf> {
+    let whole = file.canonicalize_utf8().and_then(|path| model_assets::regular::open(&path).map(|_| path));
+    whole.with_context(|| format!("{file}: cannot be opened, expected a GGUF"))
+}
+
 /// Makes it.
 pub(super) fn run(workspace: &Workspace, recipe: &Recipe, file: &Utf8Path, args: &super::Args) -> Outcome {
     let model = &recipe.name;
-    let refused = |error| {
-        let hint = format!("nothing was changed; then run: cargo xtask weights {model} --from-gguf FILE");
-        Failure::new(Exit::Fetch, error, hint)
-    };
-    let file = file
-        .canonicalize_utf8()
-        .and_then(|path| model_assets::regular::open(&path).map(|_| path))
-        .with_context(|| format!("{file}: cannot be opened, expected a GGUF"))
-        .map_err(refused)?;
-    let place = folder(workspace, model);
+    let again = format!("cargo xtask weights {model} --from-gguf FILE");
     if args.dry_run {
-        let plan = json!({"convert": file, "into": place, "architecture": protocol::Architecture::from(&recipe.architecture)});
+        let file = opened(file).map_err(|error| unmade(error, &again))?;
+        let plan = json!({
+            "convert": file, "into": folder(workspace, model),
+            "architecture": protocol::Architecture::from(&recipe.architecture),
+        });
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(());
     }
-    supervise::watch_interrupts()?;
-    setup::ensure(workspace)?;
-    let _lock = lock::model(workspace, model)?;
-    let console = Console::new(args.json);
-    let made = make(workspace, recipe, &file, &place, &console);
-    console.done();
-    let origin = made.map_err(|error| {
-        if supervise::interrupted() {
-            return Failure::new(Exit::Interrupted, error, "nothing was changed; run the same command again");
-        }
-        refused(error)
-    })?;
+    let (place, origin) = made(workspace, recipe, file, &Console::new(args.json), &again)?;
     if !args.json {
-        println!(
-            "{place}: {} files, made from {} of sha256 {}",
-            origin.files.len(),
-            file,
-            origin.gguf.sha256
-        );
+        println!("{place}: {} files, made from {file} of sha256 {}", origin.files.len(), origin.gguf.sha256);
         println!("run: cargo xtask export {model}");
     }
     Ok(())
+}
+
+fn unmade(error: anyhow::Error, again: &str) -> Failure {
+    if supervise::interrupted() {
+        return Failure::new(Exit::Interrupted, error, "nothing was changed; run the same command again");
+    }
+    Failure::new(Exit::Fetch, error, format!("nothing was changed; then run: {again}"))
+}
+
+/// Makes the checkpoint of a recipe, which need not lie in a folder yet.
+pub(crate) fn made(
+    workspace: &Workspace,
+    recipe: &Recipe,
+    file: &Utf8Path,
+    console: &Console,
+    again: &str,
+) -> Result<(Utf8PathBuf, Origin), Failure> {
+    let file = opened(file).map_err(|error| unmade(error, again))?;
+    let place = folder(workspace, &recipe.name);
+    supervise::watch_interrupts()?;
+    setup::ensure(workspace)?;
+    let _lock = lock::model(workspace, &recipe.name)?;
+    let made = make(workspace, recipe, &file, &place, console);
+    console.done();
+    let origin = made.map_err(|error| unmade(error, again))?;
+    Ok((place, origin))
 }
 
 fn make(
@@ -152,6 +192,7 @@ fn make(
     crate::atomic_file::remove(&made)?;
     fs::create_dir_all(&made).with_context(|| format!("{made}: cannot be made"))?;
     let outcome = convert(workspace, recipe, file, &made, console)
+        .and_then(|gguf| named(recipe, &gguf).map(|()| gguf))
         .and_then(|gguf| finish(&made, gguf))
         .and_then(|origin| swap(&made, place).map(|()| origin));
     // The old one after a swap, or what a failed conversion left.

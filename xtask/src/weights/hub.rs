@@ -22,6 +22,11 @@ impl Hub {
         endpoint.url(&format!("{}/resolve/{}/{name}", self.repo, self.revision))
     }
 
+    /// The address of what the hub says of the repository.
+    pub(super) fn card_url(&self, endpoint: &Endpoint) -> anyhow::Result<Uri> {
+        endpoint.url(&format!("api/models/{}/revision/{}", self.repo, self.revision))
+    }
+
     /// The address of the first page of the list of files.
     pub(super) fn tree_url(&self, endpoint: &Endpoint) -> anyhow::Result<Uri> {
         endpoint.url(&format!("api/models/{}/tree/{}", self.repo, self.revision))

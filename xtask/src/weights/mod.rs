@@ -7,6 +7,7 @@
 mod cache;
 mod from_gguf;
 mod hub;
+mod listing;
 mod tree;
 
 use std::{fs, time::Duration};
@@ -43,7 +44,14 @@ use self::{
     tree::{INDEX, Tree},
 };
 
-pub(crate) use self::from_gguf::{Origin, found as made_from_gguf};
+pub(crate) use self::{
+    from_gguf::{Origin, found as made_from_gguf, made as make_from_gguf, of_gguf},
+    listing::{Listing, listing},
+};
+
+/// How patient a fetch is that nobody told otherwise.
+const STALL: Duration = Duration::from_secs(30);
+const TRIES: u32 = 6;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -91,13 +99,24 @@ pub(crate) struct Plan {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let models = args.models.clone().unwrap_or_else(|| workspace.models());
     let recipe = ModelDir::new(models, &args.model).recipe().map_err(refused)?;
-    let has_none = || {
-        let error = anyhow!("`{}`: its recipe has no hub source, no checkpoint is wanted", args.model);
-        Failure::new(Exit::Fetch, error, format!("run: cargo xtask export {}", args.model))
+    let has_none = || match &recipe.source {
+        Source::Gguf { file, .. } => {
+            let error = anyhow!("`{}`: its recipe names a GGUF, {file}, expected --from-gguf", args.model);
+            Failure::new(
+                Exit::Fetch,
+                error,
+                format!("run: cargo xtask weights {} --from-gguf FILE", args.model),
+            )
+        }
+        _ => {
+            let error = anyhow!("`{}`: its recipe has no hub source, no checkpoint is wanted", args.model);
+            Failure::new(Exit::Fetch, error, format!("run: cargo xtask export {}", args.model))
+        }
     };
     if let Some(file) = &args.from_gguf {
         // An export looks for it in the place of one from the hub.
-        matches!(recipe.source, Source::Hub { .. }).then_some(()).ok_or_else(has_none)?;
+        let wanted = matches!(recipe.source, Source::Hub { .. } | Source::Gguf { .. });
+        wanted.then_some(()).ok_or_else(has_none)?;
         return from_gguf::run(workspace, &recipe, file, args);
     }
     let cache = args.cache.clone().unwrap_or_else(|| workspace.weights());
@@ -123,13 +142,12 @@ impl Plan {
     /// The plan of an export; `None` for a recipe without a hub source.
     pub(crate) fn new(recipe: &Recipe, weights: &Utf8Path, offline: bool, again: String) -> Option<Self> {
         let Source::Hub { repo, revision, .. } = &recipe.source else { return None };
-        let said = environment("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
         Some(Self {
             recipe: recipe.clone(),
             hub: Hub { repo: repo.clone(), revision: revision.clone() },
             folder: cache::folder(weights, repo, revision),
-            offline: offline || ["1", "true", "yes", "on"].contains(&said.as_str()),
-            patience: Patience::new(Duration::from_secs(30), 6),
+            offline: offline || is_offline(),
+            patience: Patience::new(STALL, TRIES),
             again,
         })
     }
@@ -283,6 +301,12 @@ pub(crate) fn checkpoint(
     }
     plan.fetch(console)?;
     Ok(Some(plan.folder))
+}
+
+/// Whether the environment forbids to ask the hub.
+fn is_offline() -> bool {
+    let said = environment("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
+    ["1", "true", "yes", "on"].contains(&said.as_str())
 }
 
 fn sum(parts: impl Iterator<Item = u64>) -> u64 {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use model_assets::{
     digest::Digest,
     limits::{CHECKPOINT_FILES_MAX, TOKENIZER_BYTES_MAX},
@@ -28,14 +28,15 @@ use super::hub::Hub;
 
 const PAGE_BYTES_MAX: u64 = 8 << 20;
 const PAGES_MAX: usize = 20;
-const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Largest `config.json` or `generation_config.json`.
+pub(super) const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// Largest `model.safetensors.index.json` that is read.
 pub(super) const INDEX_BYTES_MAX: u64 = 16 << 20;
 /// Headers of safetensors files, beside their tensors.
 const HEADERS_BYTES_MAX: u64 = 64 << 20;
 
 pub(super) const CONFIG: &str = "config.json";
-const GENERATION: &str = "generation_config.json";
+pub(super) const GENERATION: &str = "generation_config.json";
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
@@ -84,7 +85,7 @@ impl Tree {
 
     /// The files that are always needed, and the one that has or lists the weights.
     pub(super) fn needed(&self, recipe: &Recipe) -> anyhow::Result<Vec<Wanted>> {
-        let weights = if self.0.contains_key(SINGLE) { SINGLE } else { INDEX };
+        let weights = if self.has(SINGLE) { SINGLE } else { INDEX };
         // It may name stop tokens that `config.json` does not.
         let generation = Some(GENERATION).filter(|name| self.0.contains_key(*name));
         let files = [Some(CONFIG), generation, Some(recipe.tokens.tokenizer.as_str()), Some(weights)];
@@ -93,23 +94,29 @@ impl Tree {
 
     /// The shards that an index names.
     pub(super) fn shards(&self, index: &[u8], recipe: &Recipe) -> anyhow::Result<Vec<Wanted>> {
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
+        shard_names(index)?.iter().map(|name| self.want(name, recipe)).collect()
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// A small file, if it is there and holds anything.
+    pub(super) fn small(&self, name: &str, bytes_max: u64) -> anyhow::Result<Option<Wanted>> {
+        let Some((bytes, listed)) = self.0.get(name).copied().filter(|(bytes, _)| *bytes > 0) else {
+            return Ok(None);
+        };
+        ensure!(bytes <= bytes_max, "{name}: the hub declares {bytes} bytes, expected at most {bytes_max}");
+        Ok(Some(Wanted { name: name.to_owned(), size: Size::Exactly(bytes), listed, pin: None }))
+    }
+
+    /// The digest that the hub has of a file, which must be there.
+    pub(super) fn sha256(&self, name: &str) -> anyhow::Result<Option<Digest>> {
+        match self.0.get(name) {
+            Some((_, Listed::Sha256(sha256))) => Ok(Some(*sha256)),
+            Some(_) => Ok(None),
+            None => bail!("{name}: not in the repository at this revision"),
         }
-        let index: Index = serde_json::from_slice(index).with_context(|| format!("{INDEX}: not an index"))?;
-        let names: BTreeSet<_> = index.weight_map.into_values().collect();
-        ensure!(!names.is_empty(), "{INDEX}: names no file");
-        let count = names.len();
-        ensure!(
-            count <= CHECKPOINT_FILES_MAX,
-            "{INDEX}: names {count} files, expected at most {CHECKPOINT_FILES_MAX}"
-        );
-        for name in &names {
-            let expected = "expected a plain `*.safetensors` name";
-            ensure!(is_plain(name) && name.ends_with(".safetensors"), "{INDEX}: names {name:?}, {expected}");
-        }
-        names.iter().map(|name| self.want(name, recipe)).collect()
     }
 
     fn want(&self, name: &str, recipe: &Recipe) -> anyhow::Result<Wanted> {
@@ -132,6 +139,27 @@ impl Tree {
         let pin = pin.map(|sha256| Pin { sha256, whose: "the recipe's" });
         Ok(Wanted { name: name.to_owned(), size: Size::Exactly(bytes), listed, pin })
     }
+}
+
+/// The names of the files that an index lists.
+pub(super) fn shard_names(index: &[u8]) -> anyhow::Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(index).with_context(|| format!("{INDEX}: not an index"))?;
+    let names: BTreeSet<_> = index.weight_map.into_values().collect();
+    ensure!(!names.is_empty(), "{INDEX}: names no file");
+    let count = names.len();
+    ensure!(
+        count <= CHECKPOINT_FILES_MAX,
+        "{INDEX}: names {count} files, expected at most {CHECKPOINT_FILES_MAX}"
+    );
+    for name in &names {
+        let expected = "expected a plain `*.safetensors` name";
+        ensure!(is_plain(name) && name.ends_with(".safetensors"), "{INDEX}: names {name:?}, {expected}");
+    }
+    Ok(names)
 }
 
 /// Largest size of a file that the recipe's shapes explain.
@@ -167,6 +195,15 @@ fn client_error(client: &Client, error: &str) -> Fault {
 
 /// One page and where the next one is.
 fn page(client: &Client, url: &Uri) -> Result<(Vec<Entry>, Option<String>), Fault> {
+    document(client, url, "list of files")
+}
+
+/// An answer in JSON, and where the next page of it is.
+pub(super) fn document<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    url: &Uri,
+    what: &str,
+) -> Result<(T, Option<String>), Fault> {
     let mut attempts = Attempts::new();
     loop {
         let got = client.get(url, None).and_then(|mut reply| {
@@ -179,10 +216,9 @@ fn page(client: &Client, url: &Uri) -> Result<(Vec<Entry>, Option<String>), Faul
         });
         match got {
             Ok((bytes, next)) => {
-                let entries = serde_json::from_slice(&bytes);
-                let entries =
-                    entries.map_err(|error| client_error(client, &format!("list of files: {error}")))?;
-                return Ok((entries, next));
+                let read = serde_json::from_slice(&bytes);
+                let read = read.map_err(|error| client_error(client, &format!("{what}: {error}")))?;
+                return Ok((read, next));
             }
             Err(fault) => drop(attempts.next(fault, false, &client.patience)?),
         }

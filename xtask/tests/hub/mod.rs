@@ -193,6 +193,11 @@ fn honest(asked: &Asked, files: &Files, storage: &str) -> Answer {
     if path == format!("/api/models/{REPO}/tree/{REVISION}") {
         return Answer::new(200, files.list().to_string()).with("X-Repo-Commit", REVISION);
     }
+    let card = format!("/api/models/{REPO}/revision/");
+    if path.strip_prefix(&card).is_some_and(|it| it == "main" || it == REVISION) {
+        let card = serde_json::json!({"id": REPO, "sha": REVISION, "cardData": {"license": "apache-2.0"}});
+        return Answer::new(200, card.to_string()).with("X-Repo-Commit", REVISION);
+    }
     let resolved = path.strip_prefix(&format!("/{REPO}/resolve/{REVISION}/"));
     let Some(name) = resolved.or_else(|| path.strip_prefix("/blob/").filter(|_| asked.storage)) else {
         return Answer::new(404, "").with("X-Error-Code", "RepoNotFound");
