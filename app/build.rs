@@ -57,14 +57,14 @@ fn run() -> Result<(), String> {
         None => format!("{}/../model-assets/models", required("CARGO_MANIFEST_DIR")?),
     };
     let name = registered("PROOFMARK_MODEL")?.unwrap_or_else(|| MODEL_DEFAULT.to_owned());
-    let dir = ModelDir::new(models, name);
+    // Called before each read: a file that is missing now wakes the script when it appears.
+    let dir = ModelDir::new(models, name).watched_by(|path| println!("cargo::rerun-if-changed={path}"));
     link_runtime()?;
     if profile == Profile::Release {
         // A file that is never there: Cargo runs the script again for it, whatever the time stamps of the others say.
         println!("cargo::rerun-if-changed={}", out.join("run-in-every-release-build").display());
     }
-    let checked = dir.check_name().and_then(|()| gate(&dir, profile, &out));
-    checked.map_err(|error| format!("{error}\nhint: {}", error.hint()))?;
+    gate(&dir, profile, &out).map_err(|error| format!("{error}\nhint: {}", error.hint()))?;
     #[cfg(feature = "gui")]
     compile_interface()?;
     Ok(())
@@ -80,10 +80,7 @@ fn compile_interface() -> Result<(), String> {
 }
 
 fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
-    // Registered before they are read: a file that is missing now must wake the script when it appears.
-    watch(dir, None);
-    let (claim, files) = dir.claim()?;
-    watch(dir, Some(&claim));
+    let (claim, files) = dir.open()?;
     let (path, mut pte) = dir.open_pte(&claim.manifest)?;
     let io = |error| GateError::Io { path: path.clone(), error };
     let emitted = |error| GateError::Io { path: out.to_string_lossy().into_owned().into(), error };
@@ -113,8 +110,8 @@ fn gate(dir: &ModelDir, profile: Profile, out: &Path) -> Result<(), GateError> {
         files.recipe.as_bytes(),
         files.policy.as_bytes(),
         files.manifest.as_slice(),
-        files.tokenizer.as_deref().unwrap_or_default(),
-        files.chat_template.as_deref().unwrap_or_default().as_bytes(),
+        claim.tokenizer.as_deref().unwrap_or_default(),
+        claim.chat_template.as_deref().unwrap_or_default().as_bytes(),
     ];
     for ((_, file), text) in TEXTS.iter().zip(texts) {
         fs::write(out.join(file), text).map_err(emitted)?;
@@ -169,26 +166,19 @@ fn release_rules<S>(
 ) -> Result<String, GateError> {
     let name = dir.name();
     let unsigned = || format!("unsigned: signers.toml names {name} as such");
-    // Registered here and not with the inputs of every build: Cargo runs the script again and again for a file that is
-    // missing, which a dev build may well lack.
-    let watch = |path| println!("cargo::rerun-if-changed={path}");
     if profile != Profile::Release {
-        return Ok(match dir.signers() {
-            Ok(signers) if !signers.demands(name) => {
-                watch(dir.signers_path());
-                unsigned()
-            }
+        // Cargo runs the script again and again for a file that is missing, which this one may be in a dev build.
+        let there = dir.signers_path().is_file();
+        return Ok(match there.then(|| dir.signers()) {
+            Some(Ok(signers)) if !signers.demands(name) => unsigned(),
             _ => "not looked at: this is a dev build".to_owned(),
         });
     }
-    claim.recipe.licence.files().for_each(|name| watch(dir.path().join(name)));
     licence::check(dir, &claim.recipe)?;
-    watch(dir.signers_path());
     let signers = dir.signers()?;
     if !signers.demands(name) {
         return Ok(unsigned());
     }
-    watch(dir.signature_of(&files.manifest));
     let (signature, now) = (dir.signature(&files.manifest)?, SystemTime::now());
     let signed = check::signed_by(validated, claim, &files.manifest, &signers, signature.as_deref(), now)?;
     Ok(format!("signed by {}", signed.key))
@@ -199,8 +189,10 @@ fn release_rules<S>(
 fn licence_texts(dir: &ModelDir, claim: &Claim, out: &Path) -> io::Result<Vec<(String, String)>> {
     let mut texts = Vec::new();
     for name in claim.recipe.licence.files() {
+        if !dir.path().join(name).is_file() {
+            continue;
+        }
         let Ok(text) = dir.licence_text(name) else { continue };
-        println!("cargo::rerun-if-changed={}", dir.path().join(name));
         fs::write(out.join(format!("licence-{}.txt", texts.len())), &text)?;
         texts.push((name.to_owned(), text));
     }
@@ -293,17 +285,6 @@ fn link_runtime() -> Result<(), String> {
         println!("cargo::rustc-link-arg-bins=-Wl,-rpath,{rpath}");
     }
     Ok(())
-}
-
-fn watch(dir: &ModelDir, claim: Option<&Claim>) {
-    let recipe = dir.recipe().ok();
-    // A file that is put in place of another one may bring an old time stamp; its folder has a new one.
-    if dir.path().is_dir() {
-        println!("cargo::rerun-if-changed={}", dir.path());
-    }
-    for path in dir.inputs(recipe.as_ref(), claim.map(|claim| &claim.manifest)) {
-        println!("cargo::rerun-if-changed={path}");
-    }
 }
 
 /// A variable that Cargo always sets for build scripts.

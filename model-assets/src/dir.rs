@@ -7,6 +7,9 @@
 //! named in it (signature, log) waits under the digest of the manifest's own bytes.
 //!
 //! **Invariant:** killed at any instant, the directory holds either the old model or the new one, whole.
+//!
+//! **Invariant:** [`ModelDir::open`] reads and parses each text once, and every path is reported to the watcher before
+//! it is read: a build script that registers what it is told wakes up for a file that is missing now.
 
 mod error;
 
@@ -16,7 +19,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 pub use self::error::GateError;
 use crate::{
-    claim::{Claim, ClaimTexts},
+    claim::Claim,
     digest::Digest,
     error::ContractError,
     limits,
@@ -41,12 +44,20 @@ pub const RECIPE_FILE: &str = "recipe.toml";
 pub struct ModelDir {
     models: Utf8PathBuf,
     name: String,
+    watch: Option<fn(&Utf8Path)>,
 }
 
 impl ModelDir {
     /// The directory of model `name` below `models`; nothing is read yet.
     pub fn new(models: impl Into<Utf8PathBuf>, name: impl Into<String>) -> Self {
-        Self { models: models.into(), name: name.into() }
+        Self { models: models.into(), name: name.into(), watch: None }
+    }
+
+    /// The same directory, with every path passed to `watch` before it is read.
+    #[must_use]
+    pub fn watched_by(mut self, watch: fn(&Utf8Path)) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     /// Whether a model can have this name.
@@ -109,8 +120,11 @@ impl ModelDir {
     /// # Errors
     /// Missing, unreadable or unusable.
     pub fn policy(&self) -> Result<Policy, GateError> {
-        let text = self.read_text(&self.policy_path(), limits::TOML_BYTES_MAX, "the policy")?;
-        Policy::parse(&text).map_err(|error| self.contract(error, "correct the file"))
+        self.parse_policy(&self.read_text(&self.policy_path(), limits::TOML_BYTES_MAX, "the policy")?)
+    }
+
+    fn parse_policy(&self, text: &str) -> Result<Policy, GateError> {
+        Policy::parse(text).map_err(|error| self.contract(error, "correct the file"))
     }
 
     /// Reads and parses the manifest, if there is one.
@@ -120,33 +134,47 @@ impl ModelDir {
     pub fn manifest(&self) -> Result<Option<Manifest>, GateError> {
         let path = self.manifest_path();
         match self.read(&path, limits::MANIFEST_BYTES_MAX, "a manifest") {
-            Ok(bytes) => {
-                Manifest::parse(&bytes).map(Some).map_err(|error| self.contract(error, &self.export(true)))
-            }
+            Ok(bytes) => self.parse_manifest(&bytes).map(Some),
             Err(GateError::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Reads the whole claim.
+    fn parse_manifest(&self, bytes: &[u8]) -> Result<Manifest, GateError> {
+        Manifest::parse(bytes).map_err(|error| self.contract(error, &self.export(true)))
+    }
+
+    /// Reads and parses all that is claimed about the model.
     ///
     /// # Errors
     /// A contract file is missing, unreadable or unusable.
-    pub fn claim(&self) -> Result<(Claim, ClaimFiles), GateError> {
-        let manifest =
+    pub fn open(&self) -> Result<(Claim, ClaimFiles), GateError> {
+        self.check_name()?;
+        // A file that replaces another one may bring an old time stamp; its folder gets a new one.
+        if self.path().is_dir() {
+            self.watch(&self.path());
+        }
+        let manifest_bytes =
             self.read(&self.manifest_path(), limits::MANIFEST_BYTES_MAX, "the proof of a model")?;
         let recipe_text = self.read_text(&self.recipe_path(), limits::TOML_BYTES_MAX, "a recipe")?;
         let policy_text = self.read_text(&self.policy_path(), limits::TOML_BYTES_MAX, "the policy")?;
-        let recipe = self.parse_recipe(&recipe_text)?;
-        let parsed = Manifest::parse(&manifest).ok();
-        let real = parsed.as_ref().map(|m| m.weights) != Some(WeightsKind::Random);
-        let bound = parsed.and_then(|manifest| manifest.bound.tokenizer);
-        let words = real.then(|| self.words(&recipe, bound)).transpose()?;
-        let (tokenizer, chat_template) = words.unzip();
-        let files =
-            ClaimFiles { recipe: recipe_text, policy: policy_text, manifest, tokenizer, chat_template };
-        let claim = Claim::parse(files.texts()).map_err(|error| self.contract(error, &self.export(true)))?;
-        Ok((claim, files))
+        let (recipe, policy) = (self.parse_recipe(&recipe_text)?, self.parse_policy(&policy_text)?);
+        let manifest = self.parse_manifest(&manifest_bytes)?;
+        let (tokenizer, chat_template) =
+            self.texts_of(&recipe, manifest.weights, manifest.bound.tokenizer)?;
+        let files = ClaimFiles { recipe: recipe_text, policy: policy_text, manifest: manifest_bytes };
+        Ok((Claim { recipe, policy, manifest, tokenizer, chat_template }, files))
+    }
+
+    /// Tokenizer and chat template; random weights have none.
+    fn texts_of(
+        &self,
+        recipe: &Recipe,
+        weights: WeightsKind,
+        tokenizer: Option<Digest>,
+    ) -> Result<(Option<Vec<u8>>, Option<String>), GateError> {
+        let real = weights == WeightsKind::Checkpoint;
+        Ok(real.then(|| self.words(recipe, tokenizer)).transpose()?.unzip())
     }
 
     /// Reads the text of an agreement or notice.
@@ -176,13 +204,8 @@ impl ModelDir {
         let manifest = ReserveManifest::parse(&bytes)
             .map_err(|error| self.contract(error, &format!("{hint} --force")))?;
         let (recipe, policy) = (self.recipe()?, self.policy()?);
-        let (tokenizer, chat_template) = match manifest.weights {
-            WeightsKind::Random => (None, None),
-            WeightsKind::Checkpoint => {
-                let (tokenizer, template) = self.words(&recipe, manifest.bound.tokenizer)?;
-                (Some(tokenizer), Some(template))
-            }
-        };
+        let (tokenizer, chat_template) =
+            self.texts_of(&recipe, manifest.weights, manifest.bound.tokenizer)?;
         Ok(ReserveClaim { recipe, policy, manifest, tokenizer, chat_template })
     }
 
@@ -193,7 +216,7 @@ impl ModelDir {
     pub fn open_gguf(&self, manifest: &ReserveManifest) -> Result<(Utf8PathBuf, fs::File), GateError> {
         let expected = "the exported GGUF";
         let path = self.resolve(&manifest.file, manifest.sha256);
-        match self.open(&path, expected) {
+        match self.open_file(&path, expected) {
             Ok(file) => Ok((path, file)),
             Err(GateError::Missing { path, .. }) => {
                 let hint = format!("run: cargo xtask export {} --runtime llamacpp", self.name);
@@ -275,31 +298,13 @@ impl ModelDir {
         }
     }
 
-    /// Every path whose change can change the verdict.
-    pub fn inputs(&self, recipe: Option<&Recipe>, manifest: Option<&Manifest>) -> Vec<Utf8PathBuf> {
-        let mut paths = vec![self.policy_path(), self.recipe_path(), self.manifest_path()];
-        if let Some(recipe) = recipe {
-            paths.push(self.path().join(&recipe.tokens.tokenizer));
-            paths.push(self.path().join(&recipe.tokens.chat_template));
-            paths.push(self.path().join(recipe.file_name()));
-        }
-        if let Some(manifest) = manifest {
-            let tokenizer = recipe.zip(manifest.bound.tokenizer);
-            let tokenizer = tokenizer.map(|(recipe, sha256)| pending_name(&recipe.tokens.tokenizer, sha256));
-            let names = [Some(pending_name(&manifest.file, manifest.sha256)), tokenizer];
-            let pending = names.into_iter().flatten().map(|name| self.path().join(name));
-            paths.extend(pending.filter(|path| path.is_file()));
-        }
-        paths
-    }
-
     /// Opens the `.pte` that the claim is about.
     ///
     /// # Errors
     /// Missing or unreadable.
     pub fn open_pte(&self, manifest: &Manifest) -> Result<(Utf8PathBuf, fs::File), GateError> {
         let path = self.resolve(&manifest.file, manifest.sha256);
-        let file = self.open(&path, "the exported model")?;
+        let file = self.open_file(&path, "the exported model")?;
         Ok((path, file))
     }
 
@@ -319,13 +324,21 @@ impl ModelDir {
         }
     }
 
-    fn open(&self, path: &Utf8Path, expected: &'static str) -> Result<fs::File, GateError> {
+    fn watch(&self, path: &Utf8Path) {
+        if let Some(watch) = self.watch {
+            watch(path);
+        }
+    }
+
+    fn open_file(&self, path: &Utf8Path, expected: &'static str) -> Result<fs::File, GateError> {
         self.check_name()?;
+        self.watch(path);
         regular::open(path).map_err(|error| self.io(path.to_owned(), error, expected))
     }
 
     fn read(&self, path: &Utf8Path, bytes_max: u64, expected: &'static str) -> Result<Vec<u8>, GateError> {
         self.check_name()?;
+        self.watch(path);
         regular::read(path, bytes_max).map_err(|error| match error.kind() {
             io::ErrorKind::FileTooLarge => {
                 let error = io::Error::other(format!("{error}, expected {expected}"));
@@ -351,7 +364,7 @@ impl ModelDir {
     }
 }
 
-/// The texts of a claim, owned.
+/// The contract files of a claim as they were read; tokenizer and template are in the [`Claim`] itself.
 #[derive(Debug, Clone)]
 pub struct ClaimFiles {
     /// `recipe.toml`.
@@ -360,26 +373,12 @@ pub struct ClaimFiles {
     pub policy: String,
     /// `manifest.json`.
     pub manifest: Vec<u8>,
-    /// `tokenizer.json`.
-    pub tokenizer: Option<Vec<u8>>,
-    /// The chat template.
-    pub chat_template: Option<String>,
-}
-
-impl ClaimFiles {
-    /// The texts, borrowed.
-    pub fn texts(&self) -> ClaimTexts<'_> {
-        ClaimTexts {
-            recipe: &self.recipe,
-            policy: &self.policy,
-            manifest: &self.manifest,
-            tokenizer: self.tokenizer.as_deref(),
-            chat_template: self.chat_template.as_deref(),
-        }
-    }
 }
 
 /// The name under which a published file waits for its manifest.
 pub fn pending_name(file: &str, sha256: Digest) -> String {
     format!("{file}.{}", sha256.short())
 }
+
+#[cfg(test)]
+mod tests;

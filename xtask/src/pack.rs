@@ -150,7 +150,7 @@ mod tests {
         let Ok(scratch) = std::env::var(CHILD) else { return };
         let scratch = Utf8PathBuf::from(scratch);
         let models = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-assets/models");
-        let (claim, _) = ModelDir::new(models, "tiny").claim().expect("run: cargo xtask export");
+        let (claim, _) = ModelDir::new(models, "tiny").open().expect("run: cargo xtask export");
         let place = scratch.join("large.pte");
         let pte = fs::File::create_new(&place).unwrap();
         pte.set_len(FILE_BYTES).unwrap();

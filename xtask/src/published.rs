@@ -43,7 +43,7 @@ impl Published {
 
     /// As [`Self::open`], of a directory.
     pub(crate) fn read(dir: ModelDir) -> Result<Self, Failure> {
-        let (claim, files) = dir.claim().map_err(refused)?;
+        let (claim, files) = dir.open().map_err(refused)?;
         Ok(Self { dir, claim, files })
     }
 

@@ -216,7 +216,7 @@ mod tests {
 
     fn claim() -> (tempfile::TempDir, ModelDir, Claim) {
         let real = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-assets/models");
-        let (claim, _) = ModelDir::new(&real, "tiny").claim().unwrap();
+        let (claim, _) = ModelDir::new(&real, "tiny").open().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let dir = ModelDir::new(Utf8Path::from_path(folder.path()).unwrap(), "tiny");
         fs::create_dir(dir.path()).unwrap();

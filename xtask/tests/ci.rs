@@ -171,7 +171,7 @@ fn from_an_empty_folder_to_a_published_model_and_again() {
     // What was published passes the gate's own check.
     let models = stage.path("tree/model-assets/models");
     let dir = model_assets::dir::ModelDir::new(models.to_str().unwrap(), "tiny");
-    let (claim, _) = dir.claim().unwrap();
+    let (claim, _) = dir.open().unwrap();
     let (_, pte) = dir.open_pte(&claim.manifest).unwrap();
     model_assets::check::validate(pte, &claim, model_assets::check::Profile::Dev).unwrap();
     let (code, text) = stage.ci(&["fetch", "7", "tiny"], &[]);

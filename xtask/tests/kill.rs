@@ -38,7 +38,7 @@ fn a_killed_export_leaves_the_proven_model_and_no_process() {
         export.wait().expect("it ends");
 
         let dir = ModelDir::new(models.to_str().expect("a UTF-8 path"), "tiny");
-        let (claim, _) = dir.claim().unwrap_or_else(|error| panic!("killed after {moment:?}: {error}"));
+        let (claim, _) = dir.open().unwrap_or_else(|error| panic!("killed after {moment:?}: {error}"));
         let (path, pte) = dir.open_pte(&claim.manifest).expect("the model is there");
         validate(pte, &claim, Profile::Release)
             .unwrap_or_else(|refusal| panic!("killed after {moment:?}: {path}: {refusal}"));

@@ -206,7 +206,7 @@ mod tests {
     /// The exported tiny model and a second one that differs in one bit that only a digest guards.
     fn two_models(models: &Utf8Path) -> [(Vec<u8>, Manifest); 2] {
         let dir = ModelDir::new(models, "tiny");
-        let (claim, _) = dir.claim().expect("run: cargo xtask export");
+        let (claim, _) = dir.open().expect("run: cargo xtask export");
         let bytes = fs::read(dir.resolve(&claim.manifest.file, claim.manifest.sha256)).unwrap();
         // The constants come first behind the program: embedding rows, norms, rotary tables.
         let first = usize::try_from(claim.manifest.structure.program_bytes).unwrap();
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn each_state_of_a_publish_is_one_model_and_is_put_right() {
         let real = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-assets/models");
-        let (claim, _) = ModelDir::new(&real, "tiny").claim().expect("run: cargo xtask export");
+        let (claim, _) = ModelDir::new(&real, "tiny").open().expect("run: cargo xtask export");
         let model = |of: &str| {
             let mut manifest = claim.manifest.clone();
             manifest.published = of.to_owned();
@@ -335,7 +335,7 @@ mod tests {
         let dir = ModelDir::new(&models, "tiny");
         let real = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-assets/models");
         let two = kept(&models);
-        let (mut claim, _) = ModelDir::new(&real, "tiny").claim().unwrap();
+        let (mut claim, _) = ModelDir::new(&real, "tiny").open().unwrap();
         println!("ready");
         for (bytes, manifest) in two.iter().cycle() {
             let work = models.join("work");
@@ -376,7 +376,7 @@ mod tests {
             if seen.is_empty() && !dir.manifest_path().exists() {
                 continue;
             }
-            let (claim, _) = dir.claim().unwrap();
+            let (claim, _) = dir.open().unwrap();
             let (path, pte) = dir.open_pte(&claim.manifest).unwrap();
             validate(pte, &claim, Profile::Dev)
                 .unwrap_or_else(|refusal| panic!("kill {kill}: {path}: {refusal}"));

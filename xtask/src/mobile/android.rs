@@ -42,7 +42,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Build) -> Outcome {
 /// The file that the package must carry; none for an embedded model.
 pub(super) fn linked(workspace: &Workspace, model: &str) -> anyhow::Result<Option<Utf8PathBuf>> {
     let dir = ModelDir::new(workspace.models(), model);
-    let (claim, _) = dir.claim()?;
+    let (claim, _) = dir.open()?;
     let manifest = &claim.manifest;
     let linked = claim.delivery(manifest.file_bytes) == Delivery::Link;
     Ok(linked.then(|| dir.path().join(&manifest.file)))

@@ -264,7 +264,7 @@ fn emulator(places: &Places) -> Vec<String> {
 
 fn compare(workspace: &Workspace, places: &Places, model: &str) -> Outcome {
     let dir = ModelDir::new(workspace.models(), model);
-    let (claim, _) = dir.claim()?;
+    let (claim, _) = dir.open()?;
     let files = engine::Files::of(&dir, &claim, dir.path().join(&claim.manifest.file));
     let here = engine::build(workspace, engine::Profile::Dev, None)?;
     let here = compare::Machine::new("here", vec![here.into_string()]);

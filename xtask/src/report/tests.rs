@@ -14,7 +14,7 @@ const HOSTILE: &str = "</pre><script src=//evil>alert(1)</script>";
 /// The committed claim of `tiny` with a hostile transcript; the exported file is not needed.
 fn report() -> Report {
     let models = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-assets/models");
-    let (mut claim, _) = ModelDir::new(models, "tiny").claim().unwrap();
+    let (mut claim, _) = ModelDir::new(models, "tiny").open().unwrap();
     claim.recipe.description = HOSTILE.to_owned();
     let items = claim.recipe.eq.items.items().unwrap();
     let bound = EvidenceBinding::current(claim.manifest.sha256, claim.bound());

@@ -12,7 +12,7 @@ sys.exit(None if error is None else str(error)[:2000])
 fn tiny() -> (ModelDir, Claim, Digest) {
     let workspace = Workspace::find(None).unwrap();
     let dir = ModelDir::new(workspace.models(), "tiny");
-    let (claim, texts) = dir.claim().expect("run: cargo xtask export");
+    let (claim, texts) = dir.open().expect("run: cargo xtask export");
     (dir, claim, Digest::of(&texts.manifest))
 }
 

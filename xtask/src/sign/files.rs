@@ -42,7 +42,7 @@ const NEVER_SIGNED: [&str; 9] = [
 
 /// What is to be signed: the proved `.pte` and the texts as they were read, the rest as it is on disk.
 pub(super) fn statement(model: &Published, pte: Digest) -> Result<Statement, Failure> {
-    let Published { dir, claim: Claim { recipe, manifest, .. }, files: texts } = model;
+    let Published { dir, claim: Claim { recipe, manifest, tokenizer, chat_template, .. }, files } = model;
     if manifest.weights == WeightsKind::Random {
         let error =
             anyhow!("{MANIFEST_FILE}: got random weights, expected a checkpoint: a rehearsal is not signed");
@@ -51,12 +51,12 @@ pub(super) fn statement(model: &Published, pte: Digest) -> Result<Statement, Fai
     // Its digest is checked here; the manifest names it.
     model.reference()?;
     let mut signed = BTreeMap::from([
-        (MANIFEST_FILE.to_owned(), Digest::of(&texts.manifest)),
+        (MANIFEST_FILE.to_owned(), Digest::of(&files.manifest)),
         (manifest.file.clone(), pte),
         (manifest.reference.name.clone(), manifest.reference.sha256),
     ]);
-    let tokenizer = texts.tokenizer.as_deref().map(Digest::of);
-    let template = texts.chat_template.as_ref().map(|text| Digest::of(text.as_bytes()));
+    let tokenizer = tokenizer.as_deref().map(Digest::of);
+    let template = chat_template.as_ref().map(|text| Digest::of(text.as_bytes()));
     let named = [(&recipe.tokens.tokenizer, tokenizer), (&recipe.tokens.chat_template, template)];
     signed.extend(named.into_iter().filter_map(|(name, digest)| Some((name.clone(), digest?))));
     for name in recipe.licence.files().filter(|name| dir.path().join(name).exists()) {

@@ -264,7 +264,7 @@ fn a_bundle_takes_the_signature_along() {
 fn what_a_killed_command_left_is_put_right_by_the_next() {
     let models = Models::new();
     models.sign();
-    let (_, texts) = models.dir.claim().unwrap();
+    let (_, texts) = models.dir.open().unwrap();
     let waiting = pending_name(SIGNATURE_FILE, Digest::of(&texts.manifest));
     let place = |name: &str| models.dir.path().join(name);
     fs::rename(models.dir.signature_path(), place(&waiting)).unwrap();

@@ -76,8 +76,7 @@ impl Model {
     pub(crate) fn honest(name: &str) -> Self {
         let models = Utf8Path::from_path(&root()).unwrap().join("model-assets/models");
         let dir = ModelDir::new(models, name);
-        let (claim, _) =
-            dir.claim().unwrap_or_else(|error| panic!("{error}; run: cargo xtask export {name}"));
+        let (claim, _) = dir.open().unwrap_or_else(|error| panic!("{error}; run: cargo xtask export {name}"));
         let (path, _) = dir.open_pte(&claim.manifest).unwrap();
         let bytes = fs::read(path).unwrap();
         let items = pte::outline(&bytes).unwrap();

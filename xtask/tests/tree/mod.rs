@@ -52,7 +52,7 @@ pub(crate) fn two_models() -> [Files; 2] {
     };
     let first: Files = PUBLISHED.iter().map(read).collect();
     let models = repository("").parent().unwrap().to_str().unwrap().to_owned();
-    let (mut claim, _) = ModelDir::new(models, "tiny").claim().unwrap();
+    let (mut claim, _) = ModelDir::new(models, "tiny").open().unwrap();
     claim.manifest.evidence = None;
     let mut second = first.clone();
     second.get_mut(REFERENCE).unwrap()[100] ^= 1;
@@ -209,7 +209,7 @@ impl Tree {
     /// signature where this tree demands one.
     pub(crate) fn whole(&self, when: &str) -> Digest {
         let dir = ModelDir::new(self.path("model-assets/models").to_str().unwrap(), "tiny");
-        let (claim, texts) = dir.claim().unwrap_or_else(|error| panic!("{when}: {error}"));
+        let (claim, texts) = dir.open().unwrap_or_else(|error| panic!("{when}: {error}"));
         let (path, pte) = dir.open_pte(&claim.manifest).unwrap();
         let proved = validate(pte, &claim, Profile::Dev);
         let proved = proved.unwrap_or_else(|refusal| panic!("{when}: {path}: {refusal}"));
