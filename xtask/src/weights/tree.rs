@@ -86,8 +86,10 @@ impl Tree {
     /// The files that are always needed, and the one that has or lists the weights.
     pub(super) fn needed(&self, recipe: &Recipe) -> anyhow::Result<Vec<Wanted>> {
         let weights = if self.has(SINGLE) { SINGLE } else { INDEX };
-        // It may name stop tokens that `config.json` does not.
-        let generation = Some(GENERATION).filter(|name| self.0.contains_key(*name));
+        // It may name stop tokens that `config.json` does not. A recipe that pins other files than it has its own.
+        let unpinned = matches!(&recipe.source, Source::Hub { files, .. }
+            if !files.is_empty() && !files.contains_key(GENERATION));
+        let generation = Some(GENERATION).filter(|name| self.has(name) && !unpinned);
         let files = [Some(CONFIG), generation, Some(recipe.tokens.tokenizer.as_str()), Some(weights)];
         files.into_iter().flatten().map(|name| self.want(name, recipe)).collect()
     }

@@ -138,6 +138,12 @@ fn the_recipes_own_digests_decide() {
         );
         assert!(!text.contains("to pin these"), "{text}");
     }
+    // Stop tokens of the repository that the recipe does not pin: it has its own.
+    let scratch = Scratch::new(&pins(&|_, digest| Some(digest)));
+    let hub = Hub::start(files.clone().with("generation_config.json", r#"{"eos_token_id": 7}"#), honest);
+    let (code, text) = scratch.run(&hub.url, true, &[]);
+    assert_eq!(code, 0, "{text}");
+    assert!(!hub.asked().iter().any(|asked| asked.wants("generation_config.json")));
     // Shards that the recipe does not name are not taken on the index's word.
     let scratch = Scratch::new(&pins(&|_, digest| Some(digest)));
     let sharded = files
