@@ -12,8 +12,8 @@ import sys
 # chunk of fp32 weights (`quantize.CHUNK_ELEMENTS`) stays below it: new pages for each cost more
 # than its arithmetic.
 _THRESHOLD, _THRESHOLD_BYTES = -3, 5 << 20
-# glibc's `M_TRIM_THRESHOLD`: so much may be free at a heap's end before it goes back. With the 128 KB
-# that it has otherwise, the pages of nearly every chunk would be new.
+# glibc's `M_TRIM_THRESHOLD`: so much may be free at a heap's end before it goes back. With the
+# 128 KB that it has otherwise, the pages of nearly every chunk would be new.
 _TRIM, _TRIM_BYTES = -1, 16 << 20
 
 

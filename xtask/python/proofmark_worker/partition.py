@@ -31,12 +31,12 @@ class LevelPartitioner(XnnpackPartitioner):
     def ops_to_not_decompose(self, ep):
         """Linears and what else a delegate takes whole; no filter, which would cost two tracings.
 
-        Upstream asks before it decomposes and after it delegated. Then a node that was kept and that
-        no delegate took is an error.
+        Upstream asks before it decomposes and after it delegated. Then a node that was kept and
+        that no delegate took is an error.
         """
         kept, _filter = super().ops_to_not_decompose(ep)
         delegated = any(node.target is executorch_call_delegate for node in ep.graph.nodes)
-        # Nothing in the graph is left to decompose, but a size counts as such and would cost another.
+        # Nothing in the graph is left to decompose, but a size counts as such and would cost one.
         return (kept if delegated else [*kept, torch.ops.aten.sym_size.int]), None
 
     def generate_partitions(self, ep) -> list[Partition]:

@@ -3,8 +3,8 @@
 Norms by a mean; positions are in `turns`, the model itself is in `blocks` and `eager`.
 
 **Invariant:** a weight is widened by row chunks, never whole.
-**Invariant:** sums of codes are exact, so that neither order nor thread count shows in the result: of
-int8 weights and one int8 row in pieces that fp32 holds, of (int4 x bf16) weights in fp64. Of
+**Invariant:** sums of codes are exact, so that neither order nor thread count shows in the result:
+of int8 weights and one int8 row in pieces that fp32 holds, of (int4 x bf16) weights in fp64. Of
 activations in two rows they err by the last bits of fp64.
 """
 
@@ -94,7 +94,8 @@ def _product_of_codes(x: torch.Tensor, weight: Weight, rows: slice) -> torch.Ten
     """By the faster products of fp32."""
     pieces = weight.data[rows][:, : weight.width].float().split(EXACT_WIDTH, -1)
     out = sum(
-        (one @ other.T).double() for one, other in zip(x.split(EXACT_WIDTH, -1), pieces, strict=True)
+        (one @ other.T).double()
+        for one, other in zip(x.split(EXACT_WIDTH, -1), pieces, strict=True)
     )
     return out * _row_scales(weight, rows)
 

@@ -296,7 +296,9 @@ class Rounding(unittest.TestCase):
         self.assertEqual(wide, [2048, 2048, 444])
         self.assertEqual(gptq.width_max(8, 10**12), gptq.WIDTH_MIN)
         self.assertEqual(gptq.width_max(4, 1_235_814_400), 2048)
-        self.assertEqual([gptq.part_width(width, 444) for width in (2048, 8192, 576)], [256, 256, 288])
+        self.assertEqual(
+            [gptq.part_width(width, 444) for width in (2048, 8192, 576)], [256, 256, 288]
+        )
 
     def test_it_is_worth_the_effort_at_8_bits_and_in_parts_of_the_width(self):
         x, w = self.correlated()
