@@ -15,8 +15,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::Subject;
 use crate::{
+    checkpoint,
     exit::Failure,
-    export, failed,
+    failed,
     protocol::{self, Question},
     setup,
     supervise::{self, Bounds},
@@ -109,7 +110,7 @@ pub(crate) fn work<T: DeserializeOwned>(
     let ran = supervise::run(&python, &script, &request, &log, &bounds, subject.console)?;
     let all: serde_json::Value = failed::answer(&response, &ran).context("eager model")?;
     let answer = Response::deserialize(&all).with_context(|| format!("{response}"))?;
-    let named: Vec<_> = export::weights(&subject.source.files).collect();
+    let named: Vec<_> = checkpoint::weights(&subject.source.files).collect();
     ensure!(
         answer.source_files.iter().eq(named.iter().copied()),
         "checkpoint: got {:?}, expected the files of the manifest {named:?}",

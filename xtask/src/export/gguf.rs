@@ -30,6 +30,7 @@ use model_assets::{
 };
 
 use crate::{
+    checkpoint::Checkpoint,
     console::Console,
     evidence::{self, Subject},
     exit::{Exit, Failure, Outcome, refused},
@@ -41,7 +42,6 @@ use crate::{
 };
 
 use super::{
-    checkpoint::Checkpoint,
     inputs::{Inputs, Words},
     job::revision,
     plan::ExportPlan,

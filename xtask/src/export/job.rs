@@ -19,6 +19,7 @@ use model_assets::{
 use serde::Deserialize;
 
 use crate::{
+    checkpoint::weights,
     child::{self, cmd},
     console::Console,
     engine,
@@ -34,7 +35,7 @@ use crate::{
 };
 
 use super::{
-    inputs::{Inputs, Words, weights, worker_digest},
+    inputs::{Inputs, Words, worker_digest},
     plan::{ExportPlan, WorkerPlan},
     publish::{WORK_PTE, WORK_REFERENCE, publish},
 };

@@ -5,8 +5,6 @@
 //!
 //! **Invariant:** what is published was loaded and run by the engine, and its logits agree with the eager model's.
 
-mod checkpoint;
-mod config;
 mod gguf;
 mod inputs;
 mod job;
@@ -14,7 +12,6 @@ mod plan;
 mod publish;
 #[cfg(test)]
 mod template_tests;
-mod tensors;
 mod weights;
 
 use std::{fs, sync::atomic::Ordering, time::Duration};
@@ -46,8 +43,6 @@ use self::{
 };
 
 pub(crate) use self::{
-    config::{alike, described},
-    inputs::{configured, weights},
     publish::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest},
 };
 

@@ -21,9 +21,9 @@ use model_assets::{
 use serde_json::json;
 
 use crate::{
+    checkpoint,
     console::Console,
     exit::{Exit, Failure, Outcome, refused},
-    export,
     http::{
         client::Client,
         download::{self, DISK_SPARE_BYTES},
@@ -180,7 +180,7 @@ impl Plan {
         let heavy = |wanted: &&Wanted| wanted.name.ends_with(".safetensors");
         let (large, small): (Vec<_>, Vec<_>) = wanted.iter().partition(heavy);
         let mut records = self.files(&client, &small, &mut progress)?;
-        export::configured(&self.folder, &self.recipe)?;
+        checkpoint::configured(&self.folder, &self.recipe)?;
         records.extend(self.files(&client, &large, &mut progress)?);
         if wanted.iter().any(|wanted| wanted.name == INDEX) {
             let index = fs::read(self.folder.join(INDEX))?;
