@@ -23,7 +23,7 @@ use crate::{
 };
 
 pub(crate) use self::eager::Checkpoint;
-use self::eager::{Replies, Run};
+use self::eager::{Replies, EagerRun};
 
 macro_rules! measurers {
     ($($(#[$about:meta])* $kind:ident { $(#[$field:meta])* $name:ident: $record:ty })*) => {
@@ -43,7 +43,7 @@ model_assets::evidence_kinds!(measurers);
 /// How a kind is measured.
 pub(crate) struct Measurer {
     /// What the eager model is asked. All kinds share one process: half of its time is start and quantization.
-    ask: fn(&Bench<'_>) -> anyhow::Result<Vec<Run>>,
+    ask: fn(&Bench<'_>) -> anyhow::Result<Vec<EagerRun>>,
     /// Puts the figures into the evidence.
     measure: fn(&Round<'_>, &mut Measured) -> anyhow::Result<()>,
 }
@@ -59,7 +59,7 @@ pub(crate) struct Round<'a> {
 }
 
 /// For a kind that asks the eager model nothing.
-fn no_questions(_: &Bench<'_>) -> anyhow::Result<Vec<Run>> {
+fn no_questions(_: &Bench<'_>) -> anyhow::Result<Vec<EagerRun>> {
     Ok(Vec::new())
 }
 

@@ -22,7 +22,7 @@ use rustix::process::{Pid, Signal};
 use crate::{child, console::Console};
 
 /// How a run of the worker ended.
-pub(crate) struct Run {
+pub(crate) struct WorkerRun {
     /// Whether it exited with 0.
     pub(crate) ok: bool,
     /// Why it was killed, when it was.
@@ -100,7 +100,7 @@ pub(crate) fn run(
     log: &Utf8Path,
     bounds: &Bounds,
     console: &Console,
-) -> anyhow::Result<Run> {
+) -> anyhow::Result<WorkerRun> {
     // The worker reads end of file from this pipe when this process dies, however it dies.
     let (stdin, _held_open) = std::io::pipe()?;
     let reader = child::expression(python, &["-I", "-B", script.as_str(), request.as_str()])
@@ -131,7 +131,7 @@ pub(crate) fn run(
     let ok = killed.is_none() && reader.try_wait()?.is_some_and(|output| output.status.success());
     let stage = seen.stage.lock().map(|s| s.clone()).unwrap_or_default();
     let tail = seen.tail.lock().map(|t| t.clone()).unwrap_or_default();
-    Ok(Run { ok, killed, stage, peaks, tail })
+    Ok(WorkerRun { ok, killed, stage, peaks, tail })
 }
 
 /// Runs a command to its end and returns what it said; ends it, and all that it started, when this process is interrupted.

@@ -10,7 +10,7 @@ use super::measurement::{Asked, Bounds, Kind, Measurement, Metric, Part, json, w
 pub use crate::eq::EqItem;
 use crate::{
     digest::Digest,
-    eq::{self, ItemSet, Verdict},
+    eq::{self, ItemSet, EqVerdict},
     error::ContractError,
     ledger::Ledger,
 };
@@ -79,7 +79,7 @@ impl Measurement for Eq {
             let got = format!("{} answers", self.items.len());
             return ledger.fail(id, "items", got, "one for each item of the test");
         };
-        let Verdict { items, readable, eager_readable, readable_difference, scores } = &verdict;
+        let EqVerdict { items, readable, eager_readable, readable_difference, scores } = &verdict;
         let got = format!("{readable} of {items}, eager {eager_readable}");
         let holds = readable_difference.holds_zero();
         ledger.judge(id, "readable answers", holds, got, "as many as eager's, as far as the items can tell");
@@ -105,7 +105,7 @@ impl Measurement for Eq {
     }
 
     fn card(&self, asked: &Asked<'_>) -> Vec<String> {
-        let row = self.verdict(asked).map(|Verdict { items, readable, scores, .. }| match scores {
+        let row = self.verdict(asked).map(|EqVerdict { items, readable, scores, .. }| match scores {
             Some(it) => {
                 format!("{:.1} of 100 over {} items (eager model {:.1})", it.score, it.items, it.eager)
             }
@@ -145,7 +145,7 @@ impl Measurement for Eq {
 
 impl Eq {
     /// What the ratings amount to; nothing where they are not about the items that the recipe names.
-    fn verdict(&self, asked: &Asked<'_>) -> Option<Verdict> {
+    fn verdict(&self, asked: &Asked<'_>) -> Option<EqVerdict> {
         eq::judge(&asked.bounds.eq.items.items().unwrap_or_default(), &self.items)
     }
 

@@ -6,7 +6,7 @@ use super::check_id::CheckId::{
     I1, I2, I3, I4, I5, M1, M2, M3, T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13, T14, T15, T16,
     V1, V2, V3, V4, V5,
 };
-use super::program::{Instruction, Plan, Program, Subsegment, Tensor, Value, operator_name};
+use super::program::{Instruction, ExecutionPlan, Program, Subsegment, Tensor, Value, operator_name};
 use super::report::{Place, Report, Severity};
 use super::segment::Segments;
 use super::{dtype, kernels, limits, summary};
@@ -35,7 +35,7 @@ pub(super) fn index(value: i32) -> usize {
 pub(super) fn check(
     program: &Program<'_>,
     segments: &Segments<'_>,
-    plan: &Plan<'_>,
+    plan: &ExecutionPlan<'_>,
     at: &Place<'_>,
     report: &mut Report,
 ) -> TensorFacts {
@@ -62,7 +62,7 @@ pub(super) fn check(
 
 /// Values that get their data from the caller or by a move. The caller may lend memory to an output; nothing is in it before
 /// an instruction writes it.
-fn written_or_fed(plan: &Plan<'_>) -> HashSet<usize> {
+fn written_or_fed(plan: &ExecutionPlan<'_>) -> HashSet<usize> {
     let mut fed: HashSet<usize> =
         plan.inputs.iter().chain(&plan.outputs).map(|&value| index(value)).collect();
     let mut empty: HashSet<usize> = plan.outputs.iter().map(|&value| index(value)).collect();
@@ -92,7 +92,7 @@ fn written_or_fed(plan: &Plan<'_>) -> HashSet<usize> {
 }
 
 /// Values that a call reads, also inside lists.
-fn read(plan: &Plan<'_>, operator: i32, args: &[i32]) -> Vec<usize> {
+fn read(plan: &ExecutionPlan<'_>, operator: i32, args: &[i32]) -> Vec<usize> {
     let name = plan.operators.get(index(operator)).and_then(operator_name);
     let Some(schema) = name.as_deref().and_then(kernels::schema) else { return Vec::new() };
     let mut found = Vec::new();
@@ -106,7 +106,7 @@ fn read(plan: &Plan<'_>, operator: i32, args: &[i32]) -> Vec<usize> {
     found
 }
 
-fn check_kind(plan: &Plan<'_>, value: &Value<'_>, at: &Place<'_>, report: &mut Report) {
+fn check_kind(plan: &ExecutionPlan<'_>, value: &Value<'_>, at: &Place<'_>, report: &mut Report) {
     match value {
         Value::Unknown(kind) => report.reject(V1, at, "unknown kind of value", kind, "1 to 11"),
         Value::Hollow(what) => report.reject(V2, at, *what, "null", "a table with content"),
@@ -233,7 +233,7 @@ fn check_sizes(tensor: &Tensor<'_>, at: &Place<'_>, report: &mut Report) -> Opti
 fn check_storage(
     program: &Program<'_>,
     segments: &Segments<'_>,
-    plan: &Plan<'_>,
+    plan: &ExecutionPlan<'_>,
     (tensor, mut facts, fed): (&Tensor<'_>, Facts, bool),
     at: &Place<'_>,
     report: &mut Report,
@@ -266,7 +266,7 @@ fn check_storage(
     facts
 }
 
-fn check_planned(plan: &Plan<'_>, memory: u32, offset: u64, bytes: u64, at: &Place<'_>, report: &mut Report) {
+fn check_planned(plan: &ExecutionPlan<'_>, memory: u32, offset: u64, bytes: u64, at: &Place<'_>, report: &mut Report) {
     let buffer = usize::try_from(memory).ok().filter(|&memory| memory >= 1);
     let Some(&size) = buffer.and_then(|memory| plan.planned.get(memory)) else {
         report.reject(T9, at, "memory id", memory, format!("1 to {}", plan.planned.len().saturating_sub(1)));
@@ -317,7 +317,7 @@ fn check_slot(
 }
 
 /// M1 to M3.
-fn check_memory(plan: &Plan<'_>, at: &Place<'_>, report: &mut Report) {
+fn check_memory(plan: &ExecutionPlan<'_>, at: &Place<'_>, report: &mut Report) {
     let at = at.part("planned memory");
     for (number, &size) in plan.planned.iter().enumerate() {
         if size < 0 || (number == 0 && size != 0) {
@@ -362,7 +362,7 @@ fn check_memory(plan: &Plan<'_>, at: &Place<'_>, report: &mut Report) {
 }
 
 /// I1 to I5.
-fn check_io(plan: &Plan<'_>, at: &Place<'_>, report: &mut Report) {
+fn check_io(plan: &ExecutionPlan<'_>, at: &Place<'_>, report: &mut Report) {
     let mut seen = HashSet::new();
     for (number, &input) in plan.inputs.iter().enumerate() {
         let at = at.at("input", number);
@@ -385,7 +385,7 @@ fn check_io(plan: &Plan<'_>, at: &Place<'_>, report: &mut Report) {
 }
 
 fn check_end<'p, 'a>(
-    plan: &'p Plan<'a>,
+    plan: &'p ExecutionPlan<'a>,
     value: i32,
     at: &Place<'_>,
     report: &mut Report,
@@ -414,7 +414,7 @@ fn check_end<'p, 'a>(
 }
 
 /// How a value looks from outside the method.
-pub(super) fn describe(plan: &Plan<'_>, facts: &TensorFacts, value: i32) -> summary::Io {
+pub(super) fn describe(plan: &ExecutionPlan<'_>, facts: &TensorFacts, value: i32) -> summary::Io {
     let number = index(value);
     let found = plan.values.get(number);
     let tensor = facts.get(number).and_then(Option::as_ref);

@@ -34,7 +34,7 @@ const THREADS: u32 = 2;
 pub(crate) struct Checkpoint(pub(crate) Option<Utf8PathBuf>);
 
 /// One run of one model.
-pub(crate) struct Run {
+pub(crate) struct EagerRun {
     pub(crate) name: &'static str,
     /// None, or the scheme of the recipe.
     pub(crate) quantization: Quantization,
@@ -59,9 +59,9 @@ struct Answered {
 ///
 /// # Errors
 /// There is no checkpoint, it is another than the manifest names, or the worker fails.
-pub(crate) fn ask(subject: &Subject<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> anyhow::Result<Replies> {
+pub(crate) fn ask(subject: &Subject<'_>, checkpoint: &Checkpoint, runs: &[EagerRun]) -> anyhow::Result<Replies> {
     subject.console.step("eager model");
-    let run = |it: &Run| protocol::Run::new(it.name, it.quantization, subject.recipe, &it.request);
+    let run = |it: &EagerRun| protocol::EagerRun::new(it.name, it.quantization, subject.recipe, &it.request);
     let question = Question::Answers { runs: runs.iter().map(run).collect() };
     let Answered { answers } = work(subject, checkpoint, question)?;
     for run in runs {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Bench, Measured, Measurer, Round,
-    eager::{Replies, Run},
+    eager::{Replies, EagerRun},
 };
 use crate::engine::{Engine, Profile};
 
@@ -27,7 +27,7 @@ const RUN: &str = "eq";
 
 pub(super) const MEASURER: Measurer = Measurer { ask, measure };
 
-fn ask(bench: &Bench<'_>) -> anyhow::Result<Vec<Run>> {
+fn ask(bench: &Bench<'_>) -> anyhow::Result<Vec<EagerRun>> {
     Ok(vec![EqTest::new(bench.claim)?.eager_run()])
 }
 
@@ -93,8 +93,8 @@ impl EqTest {
         }
     }
 
-    fn eager_run(&self) -> Run {
-        Run { name: RUN, quantization: self.quantization, request: self.request() }
+    fn eager_run(&self) -> EagerRun {
+        EagerRun { name: RUN, quantization: self.quantization, request: self.request() }
     }
 
     /// Asks the engine, and puts both sides together.

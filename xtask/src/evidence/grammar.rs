@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     Bench, Measured, Measurer, Round,
-    eager::{Replies, Run},
+    eager::{Replies, EagerRun},
 };
 use crate::{
     child::{self, cmd},
@@ -29,7 +29,7 @@ const QUANTIZED: &str = "grammar-quantized";
 
 pub(super) const MEASURER: Measurer = Measurer { ask, measure };
 
-fn ask(bench: &Bench<'_>) -> anyhow::Result<Vec<Run>> {
+fn ask(bench: &Bench<'_>) -> anyhow::Result<Vec<EagerRun>> {
     let prompts = prompts_file(bench)?;
     grammar(bench, &["prompts", bench.dir.path().as_str(), prompts.as_str()])?;
     Ok(Prompts::read(bench)?.eager_runs())
@@ -62,9 +62,9 @@ impl Prompts {
         Ok(Self { request, quantization: bench.claim.recipe.export.quantization })
     }
 
-    fn eager_runs(&self) -> Vec<Run> {
+    fn eager_runs(&self) -> Vec<EagerRun> {
         [(FP32, Quantization::Fp32), (QUANTIZED, self.quantization)]
-            .map(|(name, quantization)| Run { name, quantization, request: self.request.clone() })
+            .map(|(name, quantization)| EagerRun { name, quantization, request: self.request.clone() })
             .into()
     }
 
@@ -86,7 +86,7 @@ impl Prompts {
     fn judge(&self, bench: &Bench<'_>, name: &str, answers: &[Answer]) -> anyhow::Result<Acceptance> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Verdict {
+        struct Judged {
             replies: u32,
             accepted: u32,
         }
@@ -101,7 +101,7 @@ impl Prompts {
             .collect();
         fs::write(&asked, serde_json::to_vec(&pairs)?)?;
         grammar(bench, &["judge", asked.as_str(), out.as_str()])?;
-        let Verdict { replies, accepted } =
+        let Judged { replies, accepted } =
             serde_json::from_slice(&fs::read(&out)?).with_context(|| format!("{out}"))?;
         ensure!(
             replies as usize == answers.len(),

@@ -29,7 +29,7 @@ use crate::{
     published::{Proof, now},
     refused,
     setup::{self, Receipt},
-    supervise::{self, Run},
+    supervise::{self, WorkerRun},
     weights::Origin,
     workspace::Workspace,
 };
@@ -104,7 +104,7 @@ impl Job<'_> {
     /// Proves the worker's file in Rust and publishes it.
     fn publish(
         &self,
-        run: &Run,
+        run: &WorkerRun,
         response: Response,
         attempt: u32,
         receipt: &Receipt,
@@ -143,7 +143,7 @@ impl Job<'_> {
 
     fn claim(
         &self,
-        run: &Run,
+        run: &WorkerRun,
         response: Response,
         attempt: u32,
         receipt: &Receipt,

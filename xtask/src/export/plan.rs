@@ -133,12 +133,12 @@ impl Settings {
     }
 
     /// The fetch that must come first; none where the checkpoint is given, or made from a GGUF.
-    fn fetch(&self, workspace: &Workspace, args: &Args) -> Result<Option<weights::Plan>, Failure> {
+    fn fetch(&self, workspace: &Workspace, args: &Args) -> Result<Option<weights::FetchPlan>, Failure> {
         let from_hub = matches!(self.source, Source::Hub { .. }) && args.checkpoint.is_none();
         if !from_hub || weights::made_from_gguf(workspace, &self.recipe.name)?.is_some() {
             return Ok(None);
         }
-        Ok(weights::Plan::new(&self.recipe, &workspace.weights(), args.offline, String::new()))
+        Ok(weights::FetchPlan::new(&self.recipe, &workspace.weights(), args.offline, String::new()))
     }
 
     fn plan(self, workspace: &Workspace, args: &Args, console: &Console) -> Result<ExportPlan, Failure> {

@@ -79,7 +79,7 @@ pub(crate) struct Args {
 }
 
 /// What decides a fetch: pure data, printed by `--dry-run`.
-pub(crate) struct Plan {
+pub(crate) struct FetchPlan {
     recipe: Recipe,
     hub: Hub,
     folder: Utf8PathBuf,
@@ -102,7 +102,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
     let cache = args.cache.clone().unwrap_or_else(|| workspace.weights());
     let again = format!("cargo xtask weights {}", args.model);
-    let mut plan = Plan::new(&recipe, &cache, args.offline, again).ok_or_else(has_none)?;
+    let mut plan = FetchPlan::new(&recipe, &cache, args.offline, again).ok_or_else(has_none)?;
     plan.patience = Patience::new(Duration::from_secs(args.stall_timeout), args.attempts);
     if args.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan.describe()?)?);
@@ -119,7 +119,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     Ok(())
 }
 
-impl Plan {
+impl FetchPlan {
     /// The plan of an export; `None` for a recipe without a hub source.
     pub(crate) fn new(recipe: &Recipe, weights: &Utf8Path, offline: bool, again: String) -> Option<Self> {
         let Source::Hub { repo, revision, .. } = &recipe.source else { return None };
@@ -271,7 +271,7 @@ pub(crate) fn checkpoint(
     console: &Console,
 ) -> Result<Option<Utf8PathBuf>, Failure> {
     let again = format!("cargo xtask export {}", recipe.name);
-    let Some(plan) = Plan::new(recipe, &workspace.weights(), offline, again) else { return Ok(None) };
+    let Some(plan) = FetchPlan::new(recipe, &workspace.weights(), offline, again) else { return Ok(None) };
     if let Some((folder, origin)) = made_from_gguf(workspace, &recipe.name)?
         && !matches!(Receipt::proved(&plan.folder, recipe), Ok(Some(_)))
     {

@@ -191,7 +191,7 @@ impl Asked<'_> {
         let prompts = picked.iter().map(prompt).collect();
         let request = AnswerRequest { prompts, temperature: 0.0, seed: 1, tokens_max: REPLY_TOKENS_MAX };
         let run =
-            eager::Run { name: "ifeval-lite", quantization: Quantization::Fp32, request: request.clone() };
+            eager::EagerRun { name: "ifeval-lite", quantization: Quantization::Fp32, request: request.clone() };
         let mut eager = eager::ask(&self.bench.subject(), self.checkpoint, &[run])?;
         let eager = eager.remove("ifeval-lite").context("the eager model answered nothing")?;
         let own = self.engine.answers(self.bench.claim, &self.bench.files, &request, self.bench.console)?;
