@@ -34,6 +34,7 @@ mod report;
 mod scalar;
 mod segment;
 mod shape;
+mod storage;
 pub mod summary;
 mod taps;
 mod value;
