@@ -88,10 +88,10 @@ impl Worker {
         let wrong = |error| refused(anyhow::Error::msg(error), "start the app with another value");
         settings.check().map_err(wrong)?;
 
-        let mut told = 0;
+        let mut reported_bytes = 0;
         let bytes = install::open(&MODEL, config.asset, &config.cache, &mut |done_bytes, total_bytes| {
-            if done_bytes >= told + total_bytes / PROGRESS_STEPS || done_bytes == total_bytes {
-                told = done_bytes;
+            if done_bytes >= reported_bytes + total_bytes / PROGRESS_STEPS || done_bytes == total_bytes {
+                reported_bytes = done_bytes;
                 let _ = outlet.send_or_join(Event::Installing { done_bytes, total_bytes });
             }
             if stopper.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -239,8 +239,8 @@ impl Job<'_> {
         match weights {
             Weights::Checkpoint(checkpoint) => {
                 let files = checkpoint.finish()?;
-                let told = self.plan.read.as_ref().is_none_or(|inputs| inputs.files == files);
-                ensure!(told, "the checkpoint changed while it was exported");
+                let same = self.plan.read.as_ref().is_none_or(|inputs| inputs.files == files);
+                ensure!(same, "the checkpoint changed while it was exported");
                 Ok(files)
             }
             Weights::Random(_) => Ok(Vec::new()),

@@ -220,13 +220,13 @@ fn suffices(what: &str, free: Option<u64>, needed: u64, recipe: &Recipe) -> Outc
 }
 
 /// The report of an export that failed for good: what a person needs to take it from here.
-fn escalation(job: &Job<'_>, told: &str, story: &[String]) -> String {
+fn escalation(job: &Job<'_>, summary: &str, story: &[String]) -> String {
     let log = fs::read_to_string(job.plan.work.join(LOG_FILE)).unwrap_or_default();
     let lines: Vec<_> = log.lines().collect();
     let tail = lines.get(lines.len().saturating_sub(LOG_TAIL_LINES)..).unwrap_or_default().join("\n");
     let advice = advice(&job.plan.recipe);
     format!(
-        "{told}; nothing was published\n\n{}\n\nwhat to do: {advice}\n\n\
+        "{summary}; nothing was published\n\n{}\n\nwhat to do: {advice}\n\n\
          last lines of the log:\n{tail}\n",
         story.join("\n\n"),
     )
@@ -267,19 +267,19 @@ fn attempts(job: &Job<'_>, receipt: &Receipt) -> Outcome {
         job.console.attempt_failed(attempt, &format!("{error:#}"));
         story.push(format!("attempt {attempt}: {error:#}"));
         if failed::cause(&error) == Cause::Inputs {
-            let told = format!("export of `{name}` was refused: the same inputs would be refused again");
-            return Err(given_up(job, &told, &story));
+            let summary = format!("export of `{name}` was refused: the same inputs would be refused again");
+            return Err(given_up(job, &summary, &story));
         }
     }
     Err(given_up(job, &format!("export of `{name}` failed {ATTEMPTS_MAX} times"), &story))
 }
 
 /// Leaves the report, and says where.
-fn given_up(job: &Job<'_>, told: &str, story: &[String]) -> Failure {
+fn given_up(job: &Job<'_>, summary: &str, story: &[String]) -> Failure {
     let report = job.plan.work.join("escalation.txt");
     let hint = format!("read {report} and {}", job.plan.work.join(LOG_FILE));
-    let error = anyhow!("{told}; nothing was published");
-    match fs::write(&report, escalation(job, told, story)) {
+    let error = anyhow!("{summary}; nothing was published");
+    match fs::write(&report, escalation(job, summary, story)) {
         Ok(()) => Failure::new(Exit::Export, error, hint),
         Err(io) => Failure::new(Exit::Export, error.context(format!("{report}: {io}")), hint),
     }

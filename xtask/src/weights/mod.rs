@@ -123,12 +123,12 @@ impl FetchPlan {
     /// The plan of an export; `None` for a recipe without a hub source.
     pub(crate) fn new(recipe: &Recipe, weights: &Utf8Path, offline: bool, again: String) -> Option<Self> {
         let Source::Hub { repo, revision, .. } = &recipe.source else { return None };
-        let said = environment("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
+        let offline_variable = environment("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
         Some(Self {
             recipe: recipe.clone(),
             hub: Hub { repo: repo.clone(), revision: revision.clone() },
             folder: cache::folder(weights, repo, revision),
-            offline: offline || ["1", "true", "yes", "on"].contains(&said.as_str()),
+            offline: offline || ["1", "true", "yes", "on"].contains(&offline_variable.as_str()),
             patience: Patience::new(Duration::from_secs(30), 6),
             again,
         })
@@ -247,14 +247,14 @@ impl FetchPlan {
     fn lock(&self) -> Result<fs::File, Fault> {
         let path = self.folder.join(".lock");
         let file = fs::File::create(&path).with_context(|| format!("{path}: cannot be made"))?;
-        let mut told = false;
+        let mut announced = false;
         while file.try_lock().is_err() {
             if supervise::interrupted() {
                 return Err(Fault::Interrupted);
             }
-            if !told {
+            if !announced {
                 eprintln!("waiting for another fetch of {} to finish", self.hub.repo);
-                told = true;
+                announced = true;
             }
             std::thread::sleep(Duration::from_millis(200));
         }
