@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::model::Model;
 
-/// What a person should be able to see of the model that they talk to.
+/// What the app shows about its model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Card {
     /// Model name.

@@ -24,7 +24,7 @@ const LOG_BYTES: usize = 2048;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct TensorInfo {
-    /// ExecuTorch's scalar type; -1 for what is no tensor.
+    /// ExecuTorch's scalar type; -1 if it is not a tensor.
     pub(crate) scalar_type: i32,
     rank: i32,
     sizes: [i64; RANK_MAX],
@@ -103,7 +103,7 @@ fn check(code: u32) -> Result<(), Failure> {
     if code == 0 { Ok(()) } else { Err(Failure { code: Code(code), log: log() }) }
 }
 
-/// Takes what the runtime logged as errors in this thread's last call, one that succeeded included.
+/// Takes the errors that the runtime logged in this thread's last call, even if the call succeeded.
 fn log() -> String {
     let mut text = [0_u8; LOG_BYTES];
     // SAFETY: the buffer is writable and its true size is passed.
@@ -189,7 +189,7 @@ impl Drop for Handle {
 }
 
 impl Handle {
-    /// Loads a program; also what the runtime complained about although it succeeded.
+    /// Loads a program; also returns the errors that the runtime logged although it succeeded.
     ///
     /// # Safety
     /// `bytes` must stay valid and unchanged until the handle is dropped.

@@ -44,9 +44,9 @@ pub(crate) fn run(
 struct Worker {
     chat: Chat,
     store: Store,
-    /// What holds now: what is kept, and over it what is set for this run alone.
+    /// The settings in effect: the stored ones, overridden by the flags of this run.
     settings: Settings,
-    /// What is on disk.
+    /// The stored settings.
     kept: Settings,
     /// The open conversation.
     open: Option<i64>,
@@ -275,7 +275,7 @@ impl Worker {
         }
     }
 
-    /// After a failure: brings model and screen to what is on disk, then sends the error.
+    /// After a failure: makes model and screen match the disk, then sends the error.
     fn as_kept(
         &mut self,
         id: i64,

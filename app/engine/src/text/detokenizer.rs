@@ -68,7 +68,7 @@ impl<'a> Detokenizer<'a> {
         Ok(&self.piece)
     }
 
-    /// Returns what is left; an unfinished character becomes U+FFFD.
+    /// Returns the rest; an unfinished character becomes U+FFFD.
     ///
     /// # Errors
     /// None today, as for [`Self::push`].

@@ -1,4 +1,4 @@
-//! `engine score`: the logits after every token of texts, to whoever compares them.
+//! `engine score`: writes the logits after every token of the texts, for a comparison.
 //!
 //! Standard output begins with one line of JSON that says what ran; [`engine::measure::score`] says what follows.
 
