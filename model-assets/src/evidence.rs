@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     answer::{
-        Answer, AnswerRequest, Answers, Benched, EngineCheck, EventShare, PackedWeights, Profile, Prompt, TalkRequest,
-        Talked, Turn,
+        Answer, AnswerRequest, Answers, Benched, EngineCheck, EventShare, PackedWeights, Profile, Prompt,
+        TalkRequest, Talked, Turn,
     },
     benchmark::{
         Benchmark, BenchmarkLimits, Energy, Machine, MemorySteps, Resident, Roofline, Speed, SweepStep,

@@ -26,12 +26,12 @@ use model_assets::{
     name::is_plain,
     recipe::{Architecture, Recipe},
     regular,
+    tokenizer::{self, Facts},
 };
-pub(crate) use self::config::{alike, described};
-
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 
+pub(crate) use self::config::{alike, described};
 
 /// Largest safetensors header: a thousand times that of any model in use.
 const HEADER_BYTES_MAX: u64 = 100 << 20;

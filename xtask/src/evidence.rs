@@ -23,7 +23,7 @@ use crate::{
 };
 
 pub(crate) use self::eager::Checkpoint;
-use self::eager::{Replies, EagerRun};
+use self::eager::{EagerRun, Replies};
 
 macro_rules! measurers {
     ($($(#[$about:meta])* $kind:ident { $(#[$field:meta])* $name:ident: $record:ty })*) => {

@@ -149,7 +149,8 @@ fn head(out: &mut String, path: &Utf8Path, summary: &Summary) -> std::fmt::Resul
 }
 
 fn plan(out: &mut String, plan: &MethodSummary) -> std::fmt::Result {
-    let MethodSummary { name, inputs, outputs, operators, instructions, values, delegates, planned_bytes } = plan;
+    let MethodSummary { name, inputs, outputs, operators, instructions, values, delegates, planned_bytes } =
+        plan;
     writeln!(out, "\nmethod {name}: {values} values, {instructions} instructions")?;
     for (what, ends) in [("input", inputs), ("output", outputs)] {
         for (number, end) in ends.iter().enumerate() {

@@ -160,7 +160,8 @@ fn datasets(dir: &ModelDir, claim: &Claim) -> Value {
 fn metrics(claim: &Claim) -> Vec<Value> {
     let measured = claim.manifest.evidence.iter().flat_map(Evidence::measured);
     let metrics = measured.flat_map(|(_, measured)| measured.metrics(&claim.asked()));
-    let metric = |Metric { name, slice, value }| json!({"type": name, "slice": slice, "value": format!("{value:.6}")});
+    let metric =
+        |Metric { name, slice, value }| json!({"type": name, "slice": slice, "value": format!("{value:.6}")});
     metrics.map(metric).collect()
 }
 

@@ -11,8 +11,7 @@ use serde_json::Value;
 use super::measurement::{Asked, Bounds, Kind, Measurement, Metric, Part, json, megabytes, within};
 use crate::{error::ContractError, ledger::Ledger};
 
-pub(super) const KIND: Kind =
-    Kind { name: "Benchmark", title: "Benchmark", absent: "Not measured.", check };
+pub(super) const KIND: Kind = Kind { name: "Benchmark", title: "Benchmark", absent: "Not measured.", check };
 
 /// Benchmark bounds. Never a time: another machine must come to the same verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -242,14 +241,18 @@ impl Benchmark {
             .load_cold_ms
             .map_or("not measured: the system drops no pages".to_owned(), |ms| format!("{ms:.1} ms"));
         let _ = writeln!(text, "| load, cold | {cold} | |");
-        let _ = writeln!(text, "| load, warm | {:.2} ± {:.2} ms | |", self.load_warm_ms, self.load_warm_sd_ms);
+        let _ =
+            writeln!(text, "| load, warm | {:.2} ± {:.2} ms | |", self.load_warm_ms, self.load_warm_sd_ms);
         let _ = writeln!(text, "| first prefill | {:.1} ms | |", self.first_prefill_ms);
         if let (Some(ms), Some(sd), Some(tokens)) = (self.ttft_ms, self.ttft_sd_ms, self.ttft_prompt_tokens) {
             let _ = writeln!(text, "| time to first token, prompt of {tokens} | {ms:.2} ± {sd:.2} ms | |");
         }
         let row = |text: &mut String, name: &str, s: &Speed| {
-            let _ =
-                writeln!(text, "| {name} | {:.1} ± {:.1} tok/s | {:.1} to {:.1} |", s.mean, s.sd, s.min, s.max);
+            let _ = writeln!(
+                text,
+                "| {name} | {:.1} ± {:.1} tok/s | {:.1} to {:.1} |",
+                s.mean, s.sd, s.min, s.max
+            );
         };
         for speed in &self.speeds {
             row(&mut text, &speed.name, speed);
@@ -274,8 +277,11 @@ impl Benchmark {
                 );
             }
             let steady = memory.steady.anonymous_bytes + memory.steady.file_bytes;
-            let _ =
-                writeln!(text, "| memory, steady over the file | {:.3} | |", steady as f64 / self.file_bytes as f64);
+            let _ = writeln!(
+                text,
+                "| memory, steady over the file | {:.3} | |",
+                steady as f64 / self.file_bytes as f64
+            );
         }
         match &self.energy {
             Some(energy) => {
@@ -288,9 +294,12 @@ impl Benchmark {
             None => text.push_str("| energy | not told by this platform | |\n"),
         }
         let r = &self.roofline;
-        let (used, read, share) = (r.used_bytes_per_second / 1e9, r.read_bytes_per_second / 1e9, r.share * 100.0);
-        let _ =
-            writeln!(text, "| memory bandwidth used by decoding | {used:.2} of {read:.1} GB/s, {share:.0} % | |");
+        let (used, read, share) =
+            (r.used_bytes_per_second / 1e9, r.read_bytes_per_second / 1e9, r.share * 100.0);
+        let _ = writeln!(
+            text,
+            "| memory bandwidth used by decoding | {used:.2} of {read:.1} GB/s, {share:.0} % | |"
+        );
         text
     }
 
@@ -312,8 +321,8 @@ impl Measurement for Benchmark {
     fn judge(&self, id: &str, asked: &Asked<'_>, ledger: &mut Ledger) {
         let (limits, sha256) = (asked.bounds.benchmark, asked.sha256.to_string());
         let measured = self.speeds.iter().all(|it| it.repeats > 0 && it.mean > 0.0 && it.sd >= 0.0);
-        let whole = measured
-            && ["pp", "tg"].iter().all(|kind| self.speeds.iter().any(|s| s.name.starts_with(kind)));
+        let whole =
+            measured && ["pp", "tg"].iter().all(|kind| self.speeds.iter().any(|s| s.name.starts_with(kind)));
         let got = format!("{} cases of {}", self.speeds.len(), self.pte_sha256);
         let expected = format!("prefill and decode of {sha256}");
         ledger.judge(id, "speeds", whole && self.pte_sha256 == sha256, got, expected);
@@ -396,7 +405,8 @@ impl Benchmark {
             ]
         };
         let own = self.speeds.iter().map(|speed| row(self.threads, speed));
-        let sweep = self.sweep.iter().flat_map(|step| [&step.prefill, &step.decode].map(|it| row(step.threads, it)));
+        let sweep =
+            self.sweep.iter().flat_map(|step| [&step.prefill, &step.decode].map(|it| row(step.threads, it)));
         Part::Table {
             caption: "Tokens per second",
             heads: vec!["case", "threads", "mean", "sd", "least", "most"],

@@ -10,7 +10,7 @@ use super::measurement::{Asked, Bounds, Kind, Measurement, Metric, Part, json, w
 pub use crate::eq::EqItem;
 use crate::{
     digest::Digest,
-    eq::{self, ItemSet, EqVerdict},
+    eq::{self, EqVerdict, ItemSet},
     error::ContractError,
     ledger::Ledger,
 };
@@ -133,7 +133,14 @@ impl Measurement for Eq {
         let talk = format!(
             "Conversation of {} turns: {} tokens said, largest prompt {} of {} tokens, {} messages forgotten for want of \
              room, {} empty, {} looping, {} special tokens.",
-            it.turns, it.tokens, it.prompt_tokens_max, it.window, it.forgotten, it.empty, it.looping, it.special
+            it.turns,
+            it.tokens,
+            it.prompt_tokens_max,
+            it.window,
+            it.forgotten,
+            it.empty,
+            it.looping,
+            it.special
         );
         vec![Part::Text(result), self.ratings_table(asked, verdict.scores.is_some()), Part::Text(talk)]
     }

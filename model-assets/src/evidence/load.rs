@@ -36,8 +36,7 @@ impl Measurement for Load {
     }
 
     fn lines(&self, _: &Asked<'_>) -> Vec<String> {
-        let (load_ms, first, peak) =
-            (self.load_ms, self.first_prefill_ms, self.peak_rss_bytes / 1_000_000);
+        let (load_ms, first, peak) = (self.load_ms, self.first_prefill_ms, self.peak_rss_bytes / 1_000_000);
         vec![format!("load {load_ms:.0} ms, first prefill {first:.0} ms, peak {peak} MB")]
     }
 

@@ -17,8 +17,8 @@ mod blocks;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::blocks::{GAIN_FLOOR_TIMES, OFF_FLOOR_TIMES, STEPS_MAX};
 pub use self::blocks::{Boundary, BoundaryFigures, Deviation, LayerFigures, ROUNDING};
+use self::blocks::{GAIN_FLOOR_TIMES, OFF_FLOOR_TIMES, STEPS_MAX};
 use super::measurement::{Asked, Bounds, Kind, Measurement, Metric, Part, json, percent, within};
 use crate::{error::ContractError, ledger::Ledger};
 
@@ -227,8 +227,7 @@ impl Measurement for Parity {
     }
 
     fn lines(&self, _: &Asked<'_>) -> Vec<String> {
-        let blocks =
-            self.blocks.iter().map(|it| format!("parity, {}: {}", it.boundary.as_str(), it.line()));
+        let blocks = self.blocks.iter().map(|it| format!("parity, {}: {}", it.boundary.as_str(), it.line()));
         let runs = self.runs().map(|(name, Fed { run, floor })| {
             format!(
                 "parity, {name}: {} rows, KL {:.3e} (floor {:.3e}), max |d| {:.3e} (floor {:.3e}), top-1 {:.4}",

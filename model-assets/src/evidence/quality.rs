@@ -316,7 +316,10 @@ fn check(bounds: &Bounds<'_>) -> Result<(), ContractError> {
         ("quality.perplexity_max", limits.perplexity_max, 1.0, f64::MAX),
     ] {
         if let Some(got) = got.filter(|got| !(least..=most).contains(got)) {
-            let (most, scheme) = (if most == f64::MAX { "more".to_owned() } else { most.to_string() }, bounds.quantization.as_str());
+            let (most, scheme) = (
+                if most == f64::MAX { "more".to_owned() } else { most.to_string() },
+                bounds.quantization.as_str(),
+            );
             let expected = format!("{least} to {most}, stricter than what {scheme} may cost");
             return Err(ContractError::value("recipe.toml", key, got, expected));
         }

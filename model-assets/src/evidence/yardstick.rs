@@ -169,10 +169,7 @@ impl Yardstick {
         [
             self.to_string(),
             format!("protocol {}: {}", self.protocol_digest(), self.protocol),
-            format!(
-                "published, by other protocols (compare losses, not scores): {}",
-                self.task.published()
-            ),
+            format!("published, by other protocols (compare losses, not scores): {}", self.task.published()),
         ]
     }
 
@@ -249,8 +246,7 @@ impl Measurement for Vec<Yardstick> {
 }
 
 fn check(bounds: &Bounds<'_>) -> Result<(), ContractError> {
-    let refuse =
-        |got: String, expected| Err(ContractError::value("recipe.toml", "yardstick", got, expected));
+    let refuse = |got: String, expected| Err(ContractError::value("recipe.toml", "yardstick", got, expected));
     if bounds.yardstick.is_empty() && bounds.demands.any(EvidenceKind::Yardstick) {
         return refuse("no table".to_owned(), "a task and its loss, as `evidence` demands it");
     }

@@ -2,7 +2,7 @@
 
 use super::check_id::CheckId::{C0, D1, D2, D3, D4, D5, D6, D7, D8, D9, D10, G12, L2};
 use super::expect::{Expect, Operators};
-use super::program::{Delegate, Instruction, ExecutionPlan, Program, Value};
+use super::program::{Delegate, ExecutionPlan, Instruction, Program, Value};
 use super::read::ReadAt;
 use super::report::{Place, Report};
 use super::segment::Segments;

@@ -9,7 +9,7 @@ use super::check_id::CheckId::{
 use super::expect::{Expect, Operators};
 use super::judge::{self, CallVerdict};
 use super::kernels::{self, Argument, Return, Schema};
-use super::program::{Instruction, Operator, ExecutionPlan, Value, operator_name};
+use super::program::{ExecutionPlan, Instruction, Operator, Value, operator_name};
 use super::report::{Place, Report, Severity};
 use super::scalar::{self, Scalar, Scalars};
 use super::value::{TensorFacts, index};

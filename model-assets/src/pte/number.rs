@@ -45,7 +45,11 @@ fn is_slice_end(name: &str, argument: &Argument) -> bool {
 }
 
 /// The integers that a value holds from the start. What a kernel computes is not known here.
-fn constants<'p>(arg: i32, plan: &'p ExecutionPlan<'_>, scalars: &'p Scalars) -> Box<dyn Iterator<Item = i64> + 'p> {
+fn constants<'p>(
+    arg: i32,
+    plan: &'p ExecutionPlan<'_>,
+    scalars: &'p Scalars,
+) -> Box<dyn Iterator<Item = i64> + 'p> {
     let constant = move |value: usize| match plan.values.get(value) {
         Some(Value::Int(number)) if !scalars.is_overwritten(value) => Some(*number),
         _ => None,

@@ -4,7 +4,7 @@
 //! changes no item.
 
 use super::container;
-use super::program::{Delegate, Instruction, ExecutionPlan, Program, Tensor, Value, operator_name};
+use super::program::{Delegate, ExecutionPlan, Instruction, Program, Tensor, Value, operator_name};
 use super::read::ReadAt;
 use super::report::{Place, Report};
 use super::segment::{self, Segments};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::census::{self, Weights};
 use super::dtype;
 use super::hash::{Float, Look, Watch};
-use super::program::{Instruction, ExecutionPlan, Value, operator_name};
+use super::program::{ExecutionPlan, Instruction, Value, operator_name};
 use super::value::{Facts, TensorFacts, index};
 
 #[derive(Debug, Default)]
@@ -22,7 +22,11 @@ pub(super) struct Outside {
 }
 
 /// `counted` holds the file offsets that were counted already: methods share constants.
-pub(super) fn survey(plan: &ExecutionPlan<'_>, facts: &TensorFacts, counted: &mut HashMap<u64, ()>) -> Outside {
+pub(super) fn survey(
+    plan: &ExecutionPlan<'_>,
+    facts: &TensorFacts,
+    counted: &mut HashMap<u64, ()>,
+) -> Outside {
     let mut outside = Outside::default();
     let mut roles: HashMap<usize, &'static str> = HashMap::new();
     for instruction in plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten()) {

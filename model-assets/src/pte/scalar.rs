@@ -88,7 +88,13 @@ impl Scalars {
     }
 
     /// What an integer that a kernel computes can be.
-    fn range(&self, name: &str, args: &[i32], plan: &ExecutionPlan<'_>, facts: &TensorFacts) -> Option<(i64, i64)> {
+    fn range(
+        &self,
+        name: &str,
+        args: &[i32],
+        plan: &ExecutionPlan<'_>,
+        facts: &TensorFacts,
+    ) -> Option<(i64, i64)> {
         let operand = |position: usize| {
             let value = index(*args.get(position)?);
             if self.overwritten.contains(&value) {

@@ -44,7 +44,14 @@ pub(super) fn check_storage(
     facts
 }
 
-fn check_planned(plan: &ExecutionPlan<'_>, memory: u32, offset: u64, bytes: u64, at: &Place<'_>, report: &mut Report) {
+fn check_planned(
+    plan: &ExecutionPlan<'_>,
+    memory: u32,
+    offset: u64,
+    bytes: u64,
+    at: &Place<'_>,
+    report: &mut Report,
+) {
     let buffer = usize::try_from(memory).ok().filter(|&memory| memory >= 1);
     let Some(&size) = buffer.and_then(|memory| plan.planned.get(memory)) else {
         report.reject(T9, at, "memory id", memory, format!("1 to {}", plan.planned.len().saturating_sub(1)));

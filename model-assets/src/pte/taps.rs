@@ -9,7 +9,7 @@
 
 use super::container;
 use super::kernels;
-use super::program::{Instruction, ExecutionPlan, Tensor, Value, operator_name};
+use super::program::{ExecutionPlan, Instruction, Tensor, Value, operator_name};
 use super::read::ReadAt;
 use super::report::Report;
 use super::value::index;

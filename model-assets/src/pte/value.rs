@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::check_id::CheckId::{I1, I2, I3, I4, I5, T1, T2, T3, T4, T5, T6, T7, T8, T11, T12, T13, V1, V2, V3, V4, V5};
-use super::program::{Instruction, ExecutionPlan, Program, Tensor, Value, operator_name};
+use super::check_id::CheckId::{
+    I1, I2, I3, I4, I5, T1, T2, T3, T4, T5, T6, T7, T8, T11, T12, T13, V1, V2, V3, V4, V5,
+};
+use super::program::{ExecutionPlan, Instruction, Program, Tensor, Value, operator_name};
 use super::report::{Place, Report};
 use super::segment::Segments;
 use super::storage::{check_memory, check_storage};

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::program::{Instruction, ExecutionPlan, operator_name};
+use super::program::{ExecutionPlan, Instruction, operator_name};
 use super::value::{TensorFacts, index};
 
 /// The kernel that makes a view when the method runs.

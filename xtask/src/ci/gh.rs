@@ -94,7 +94,8 @@ impl Gh {
             .map(|c| if c.is_control() { ' ' } else { c })
             .take(SHOWN_CHARS_MAX)
             .collect();
-        let error = anyhow!("gh {}: exit code {}: {}", arguments.join(" "), code.unwrap_or(-1), message.trim());
+        let error =
+            anyhow!("gh {}: exit code {}: {}", arguments.join(" "), code.unwrap_or(-1), message.trim());
         let any = |marks: &[&str]| marks.iter().any(|mark| message.contains(mark));
         if code == Some(4) || any(&["HTTP 401", "Bad credentials"]) {
             Failure::new(Exit::GhAccess, error, "run: gh auth login --scopes repo,workflow")

@@ -36,7 +36,7 @@ use crate::{
 };
 use corpus::Subject;
 use mutant::{Layout, Mutant, Region};
-use probe::{Probe, Task, ProbeVerdict};
+use probe::{Probe, ProbeVerdict, Task};
 use table::Tally;
 
 pub(crate) use corpus::{digest_of, export_families};

@@ -59,7 +59,11 @@ struct Answered {
 ///
 /// # Errors
 /// There is no checkpoint, it is another than the manifest names, or the worker fails.
-pub(crate) fn ask(subject: &Subject<'_>, checkpoint: &Checkpoint, runs: &[EagerRun]) -> anyhow::Result<Replies> {
+pub(crate) fn ask(
+    subject: &Subject<'_>,
+    checkpoint: &Checkpoint,
+    runs: &[EagerRun],
+) -> anyhow::Result<Replies> {
     subject.console.step("eager model");
     let run = |it: &EagerRun| protocol::EagerRun::new(it.name, it.quantization, subject.recipe, &it.request);
     let question = Question::Answers { runs: runs.iter().map(run).collect() };

@@ -62,7 +62,9 @@ pub(super) struct Job<'a> {
 
 impl Job<'_> {
     pub(super) fn run(&self) -> Outcome {
-        if !self.plan.force && let Some(claim) = self.proved() {
+        if !self.plan.force
+            && let Some(claim) = self.proved()
+        {
             self.console.unchanged(&claim.manifest.file, claim.manifest.sha256);
             return Ok(());
         }
@@ -180,7 +182,8 @@ impl Job<'_> {
             claim.manifest = old.manifest;
         }
         publish(&self.plan.dir, &validated, &claim, &path)?;
-        fs::remove_dir_all(&self.plan.work).with_context(|| format!("{}: cannot be removed", self.plan.work))?;
+        fs::remove_dir_all(&self.plan.work)
+            .with_context(|| format!("{}: cannot be removed", self.plan.work))?;
         Ok(claim.manifest)
     }
 
@@ -221,9 +224,12 @@ impl Job<'_> {
         self.console.step("gguf: weights");
         let mut weights = match (&self.plan.checkpoint, &self.plan.source) {
             (Some(folder), _) => Weights::Checkpoint(Checkpoint::open(folder, &self.plan.recipe)?),
-            (None, Source::Random { seed }) => {
-                Weights::Random(Generator::start(self.workspace, *seed, &self.plan.recipe.architecture, &names)?)
-            }
+            (None, Source::Random { seed }) => Weights::Random(Generator::start(
+                self.workspace,
+                *seed,
+                &self.plan.recipe.architecture,
+                &names,
+            )?),
             (None, other) => anyhow::bail!("{other:?}: got no checkpoint directory"),
         };
         let file = fs::File::create(path).with_context(|| format!("{path}: cannot be made"))?;

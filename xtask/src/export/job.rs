@@ -96,7 +96,14 @@ impl Job<'_> {
         fs::write(&request, serde_json::to_vec_pretty(&self.worker.request)?)?;
         let script = self.workspace.python_sources().join("proofmark_worker/run.py");
         let log = self.plan.work.join(LOG_FILE);
-        let run = supervise::run(&self.workspace.python(), &script, &request, &log, &self.worker.bounds, self.console)?;
+        let run = supervise::run(
+            &self.workspace.python(),
+            &script,
+            &request,
+            &log,
+            &self.worker.bounds,
+            self.console,
+        )?;
         let response = failed::answer(&response, &run)?;
         self.publish(&run, response, attempt, receipt)
     }
@@ -167,7 +174,12 @@ impl Job<'_> {
                 self.plan.checkpoint.as_deref(),
                 self.files(&response.source_files.context("the worker named no source files")?)?,
             )?,
-            bound: claim::bound(&self.plan.recipe, &self.plan.policy, tokenizer.as_deref(), chat_template.as_deref()),
+            bound: claim::bound(
+                &self.plan.recipe,
+                &self.plan.policy,
+                tokenizer.as_deref(),
+                chat_template.as_deref(),
+            ),
             toolchain: Toolchain {
                 python: versions.python,
                 torch: versions.torch,
@@ -213,8 +225,13 @@ impl Job<'_> {
         };
         let mut files = engine::Files::of(&self.plan.dir, &claim, self.plan.work.join(WORK_PTE));
         files.words = self.plan.read.as_ref().map(|_| Words::places(&self.plan.work));
-        let bench =
-            Bench { workspace: self.workspace, dir: &self.plan.dir, claim: &claim, files, console: self.console };
+        let bench = Bench {
+            workspace: self.workspace,
+            dir: &self.plan.dir,
+            claim: &claim,
+            files,
+            console: self.console,
+        };
         let (evidence, stage) = bench.load_and_parity(&reference)?;
         claim.manifest.evidence = Some(evidence);
         claim.manifest.export.stages.push(stage);

@@ -42,8 +42,8 @@ use self::{
     plan::{ExportPlan, Target},
 };
 
-pub(crate) use self::{
-    publish::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest},
+pub(crate) use self::publish::{
+    WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest,
 };
 
 const ATTEMPTS_MAX: u32 = 2;
@@ -254,7 +254,8 @@ fn attempts(job: &Job<'_>, receipt: &Receipt) -> Outcome {
         job.console.attempt(name, attempt, ATTEMPTS_MAX);
         let error = match job.attempt(attempt, receipt) {
             Ok(manifest) => {
-                fs::remove_dir_all(&job.plan.work).with_context(|| format!("{}: cannot be removed", job.plan.work))?;
+                fs::remove_dir_all(&job.plan.work)
+                    .with_context(|| format!("{}: cannot be removed", job.plan.work))?;
                 job.console.published(&manifest);
                 return Ok(());
             }

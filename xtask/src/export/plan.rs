@@ -123,7 +123,8 @@ impl Settings {
         policy.admits(&recipe)?;
         if args.runtime == Runtime::Llamacpp {
             // Before a checkpoint is fetched for a recipe that no GGUF is written for.
-            reserve::expect(&recipe, None, None).map_err(|message| unusable(anyhow!("{message}"), &recipe))?;
+            reserve::expect(&recipe, None, None)
+                .map_err(|message| unusable(anyhow!("{message}"), &recipe))?;
         }
         if args.rehearse {
             let dir = ModelDir::new(workspace.rehearsals(), &args.model);
@@ -178,10 +179,9 @@ impl Settings {
             (Source::Random { .. }, _) => Ok(None),
             (_, Some(given)) => {
                 let found = given.canonicalize_utf8();
-                Ok(Some(
-                    found
-                        .with_context(|| format!("{given}: cannot be opened, expected a checkpoint directory"))?,
-                ))
+                Ok(Some(found.with_context(|| {
+                    format!("{given}: cannot be opened, expected a checkpoint directory")
+                })?))
             }
             (Source::Path { path }, None) => Ok(Some(self.dir.path().join(path))),
             (Source::Hub { .. }, None) => weights::checkpoint(workspace, &self.recipe, args.offline, console),

@@ -173,8 +173,9 @@ impl Client {
     /// What an answer that brings nothing means.
     fn refusal(&self, url: &Uri, status: StatusCode, headers: &HeaderMap, owned: bool) -> Fault {
         let code = text(headers, "x-error-code").unwrap_or_default();
-        let message =
-            text(headers, "x-error-message").map(|message| format!(": {}", self.tame(message))).unwrap_or_default();
+        let message = text(headers, "x-error-message")
+            .map(|message| format!(": {}", self.tame(message)))
+            .unwrap_or_default();
         let error = anyhow!("{}: got status {}{message}", printable(&url.to_string()), status.as_u16());
         let refused =
             |error| Refused { error, status, code, endpoint: &self.endpoint, token: self.token.as_ref() };

@@ -43,7 +43,8 @@ pub(super) fn run(path: &Utf8Path, file: &File, profile: Profile, as_json: bool)
             return refused(error.context(format!("{path}: cannot be read as its loader does")), SHIP_NOT);
         }
     };
-    let verdicts: Vec<_> = blocks.iter().map(|block| AppVerdict::of(block, file, slices.as_deref())).collect();
+    let verdicts: Vec<_> =
+        blocks.iter().map(|block| AppVerdict::of(block, file, slices.as_deref())).collect();
     let warning = slices.is_none().then_some(UNCHECKED);
     if as_json {
         let all: Vec<_> =

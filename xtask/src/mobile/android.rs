@@ -7,7 +7,7 @@ use model_assets::{dir::ModelDir, recipe::Delivery};
 
 use super::{
     Build,
-    plan::{Need, BuildPlan, Step},
+    plan::{BuildPlan, Need, Step},
     runtime,
 };
 use crate::{exit::Outcome, inspect, workspace::Workspace};

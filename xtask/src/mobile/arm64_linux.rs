@@ -11,7 +11,7 @@ use model_assets::{dir::ModelDir, manifest::RUNTIME_VERSION};
 
 use super::{
     compare,
-    plan::{Need, BuildPlan, Step, find_program, unfinished},
+    plan::{BuildPlan, Need, Step, find_program, unfinished},
     runtime,
 };
 use crate::{

@@ -7,7 +7,7 @@ use camino::Utf8PathBuf;
 
 use super::{
     Build, android,
-    plan::{Need, BuildPlan, Step},
+    plan::{BuildPlan, Need, Step},
     runtime,
 };
 use crate::{exit::Outcome, inspect, workspace::Workspace};
@@ -205,8 +205,9 @@ mod tests {
 
     #[test]
     fn a_release_is_signed_and_a_linked_model_is_a_resource() {
-        let said =
-            |plan: &BuildPlan, word: &str| plan.steps.iter().any(|step| step.argv.iter().any(|arg| arg == word));
+        let said = |plan: &BuildPlan, word: &str| {
+            plan.steps.iter().any(|step| step.argv.iter().any(|arg| arg == word))
+        };
         let release = plan_of(true, Some("/models/big.pte"));
         assert!(said(&release, "--release") && said(&release, "/models/big.pte"));
         assert!(said(&release, "DEVELOPMENT_TEAM=TEAM123456") && said(&release, "-allowProvisioningUpdates"));

@@ -113,7 +113,13 @@ impl Models {
         self.refused_with(arguments, &[], reason, hint);
     }
 
-    pub(crate) fn refused_with(&self, arguments: &[&str], variables: &[(&str, &str)], reason: &str, hint: &str) {
+    pub(crate) fn refused_with(
+        &self,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        reason: &str,
+        hint: &str,
+    ) {
         let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let output = self.build_with(arguments, variables);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();

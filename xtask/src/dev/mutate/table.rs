@@ -140,7 +140,7 @@ const HEAD: &str = "| part | mutants | rejected by structure | … and named dig
 
 /// The table of one file.
 pub(crate) fn file(subject: &Subject, tally: &Tally) -> String {
-    format!("### {}\n\n{}\n\n{HEAD}{}", subject.name, subject.about, tally.lines())
+    format!("### {}\n\n{}\n\n{HEAD}{}", subject.name, subject.description, tally.lines())
 }
 
 /// What the runtime says of what the verifier refuses; nothing when none of it was run.
