@@ -34,7 +34,6 @@ mod report;
 mod scalar;
 mod segment;
 mod shape;
-mod storage;
 pub mod summary;
 mod taps;
 mod value;

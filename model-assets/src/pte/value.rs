@@ -1,6 +1,10 @@
 //! Values of a method: kinds, lists, tensors and the memory they are planned into.
 
+mod storage;
+
 use std::collections::HashSet;
+
+use self::storage::{check_memory, check_storage};
 
 use super::check_id::CheckId::{
     I1, I2, I3, I4, I5, T1, T2, T3, T4, T5, T6, T7, T8, T11, T12, T13, V1, V2, V3, V4, V5,
@@ -8,7 +12,6 @@ use super::check_id::CheckId::{
 use super::program::{ExecutionPlan, Instruction, Program, Tensor, Value, operator_name};
 use super::report::{Place, Report};
 use super::segment::Segments;
-use super::storage::{check_memory, check_storage};
 use super::{dtype, kernels, limits, summary};
 
 /// What is known of a tensor once its shape was checked.

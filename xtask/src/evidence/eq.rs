@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Bench, Measured, Measurer, Round,
-    eager::{Replies, EagerRun},
+    eager::{EagerRun, Replies},
 };
 use crate::engine::{Engine, Profile};
 
@@ -98,12 +98,7 @@ impl EqTest {
     }
 
     /// Asks the engine, and puts both sides together.
-    fn measure(
-        &self,
-        bench: &Bench<'_>,
-        engine: &Engine,
-        eager: &Replies,
-    ) -> anyhow::Result<(Eq, Vec<u8>)> {
+    fn measure(&self, bench: &Bench<'_>, engine: &Engine, eager: &Replies) -> anyhow::Result<(Eq, Vec<u8>)> {
         let own = engine.answers(bench.claim, &bench.files, &self.request(), bench.console)?;
         let eager = eager.get(RUN).context("the eager model answered nothing")?;
         let request = TalkRequest {

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     Bench, Measured, Measurer, Round,
-    eager::{Replies, EagerRun},
+    eager::{EagerRun, Replies},
 };
 use crate::{
     child::{self, cmd},
@@ -68,12 +68,7 @@ impl Prompts {
             .into()
     }
 
-    fn measure(
-        &self,
-        bench: &Bench<'_>,
-        engine: &Engine,
-        eager: &Replies,
-    ) -> anyhow::Result<Grammar> {
+    fn measure(&self, bench: &Bench<'_>, engine: &Engine, eager: &Replies) -> anyhow::Result<Grammar> {
         let own = engine.answers(bench.claim, &bench.files, &self.request, bench.console)?;
         let side = |name: &str| eager.get(name).context("the eager model answered nothing");
         Ok(Grammar {

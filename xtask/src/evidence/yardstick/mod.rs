@@ -50,8 +50,7 @@ pub(crate) struct Amount {
 fn evidence(round: &Round<'_>, measured: &mut Measured) -> anyhow::Result<()> {
     let (bench, engine) = (round.bench, round.bench.engine(Profile::Dev)?);
     let tasks = bench.claim.recipe.yardstick.iter();
-    let results =
-        tasks.map(|limit| measure(bench, &engine, limit.task, round.checkpoint, Amount::default()));
+    let results = tasks.map(|limit| measure(bench, &engine, limit.task, round.checkpoint, Amount::default()));
     measured.evidence.yardstick = Some(results.collect::<anyhow::Result<_>>()?);
     Ok(())
 }
@@ -190,8 +189,11 @@ impl Asked<'_> {
             |it: &&instructions::Item| Prompt { id: it.id.clone(), messages: vec![Turn::user(&it.prompt)] };
         let prompts = picked.iter().map(prompt).collect();
         let request = AnswerRequest { prompts, temperature: 0.0, seed: 1, tokens_max: REPLY_TOKENS_MAX };
-        let run =
-            eager::EagerRun { name: "ifeval-lite", quantization: Quantization::Fp32, request: request.clone() };
+        let run = eager::EagerRun {
+            name: "ifeval-lite",
+            quantization: Quantization::Fp32,
+            request: request.clone(),
+        };
         let mut eager = eager::ask(&self.bench.subject(), self.checkpoint, &[run])?;
         let eager = eager.remove("ifeval-lite").context("the eager model answered nothing")?;
         let own = self.engine.answers(self.bench.claim, &self.bench.files, &request, self.bench.console)?;

@@ -1,11 +1,11 @@
 //! Where tensors have their bytes: planned memory, and slots of the constant tables.
 
-use super::check_id::CheckId::{M1, M2, M3, T9, T10, T14, T15, T16};
-use super::program::{ExecutionPlan, Program, Subsegment, Tensor, Value};
-use super::report::{Place, Report, Severity};
-use super::segment::Segments;
-use super::value::Facts;
-use super::{dtype, limits};
+use super::Facts;
+use crate::pte::check_id::CheckId::{M1, M2, M3, T9, T10, T14, T15, T16};
+use crate::pte::program::{ExecutionPlan, Program, Subsegment, Tensor, Value};
+use crate::pte::report::{Place, Report, Severity};
+use crate::pte::segment::Segments;
+use crate::pte::{dtype, limits};
 
 /// T9, T10, T14 to T16.
 pub(super) fn check_storage(
