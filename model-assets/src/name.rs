@@ -1,4 +1,4 @@
-//! The one rule for a name that becomes a file's or a folder's.
+//! The one rule for a name that becomes a file's or a folder's, and the one for a commit.
 
 use crate::limits;
 
@@ -7,6 +7,11 @@ use crate::limits;
 pub fn is_plain(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     (1..=limits::NAME_BYTES_MAX).contains(&name.len()) && !name.starts_with('.') && name.chars().all(allowed)
+}
+
+/// Whether a text is a commit of git: 40 lower-case hex digits, never a branch.
+pub fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 #[cfg(test)]

@@ -111,6 +111,18 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// The digest of every file of the checkpoint, by name, where the recipe has them.
+    pub fn pins(&self) -> Option<&BTreeMap<String, Digest>> {
+        match self {
+            Self::Path { files, .. } | Self::Hub { files, .. } => {
+                Some(files).filter(|files| !files.is_empty())
+            }
+            Self::Gguf { .. } | Self::Random { .. } => None,
+        }
+    }
+}
+
 /// How the network is quantized and lowered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

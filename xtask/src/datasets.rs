@@ -6,7 +6,11 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use anyhow::{Context as _, anyhow, ensure};
 use camino::Utf8PathBuf;
-use model_assets::{digest::Digest, limits::TOML_BYTES_MAX, name::is_plain};
+use model_assets::{
+    digest::Digest,
+    limits::TOML_BYTES_MAX,
+    name::{is_commit, is_plain},
+};
 use serde::Deserialize;
 use ureq::http::HeaderMap;
 
@@ -62,8 +66,7 @@ impl Dataset {
         let parts = |text: &str| text.split('/').all(is_plain);
         ensure!(parts(&self.repo) && self.repo.split('/').count() == 2, "repo: got `{}`", self.repo);
         ensure!(parts(&self.file), "file: got `{}`, expected a path of plain names", self.file);
-        let hex = self.revision.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        ensure!(hex && self.revision.len() == 40, "revision: got `{}`, expected a commit", self.revision);
+        ensure!(is_commit(&self.revision), "revision: got `{}`, expected a commit", self.revision);
         Ok(())
     }
 

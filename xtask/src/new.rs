@@ -93,7 +93,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
         let hint = "nothing was written; try --quantization int4 or a smaller --seq-len, or raise the limit in policy.toml";
         Failure::new(Exit::Refused, error, hint)
     })?;
-    facts.fits(&recipe, &found.folder).map_err(judged)?;
+    facts.fits(&recipe, &found.folder, &facts.vocabulary).map_err(judged)?;
     let mut new = Folder::new(&text, &facts, found.link.as_deref());
     if args.dry_run {
         new.tokenizer = facts.tokenizer;
@@ -134,9 +134,12 @@ fn converted(
     again: &str,
 ) -> Result<Vec<u8>, Failure> {
     let (place, _) = weights::make_from_gguf(workspace, recipe, file, &Console::new(false), again)?;
-    let tokenizer = facts::tokenizer(&place);
-    let judged = tokenizer.and_then(|bytes| facts.fits(recipe, &place).map(|()| bytes));
-    judged.map_err(|error| {
+    let fits = || {
+        let tokenizer = facts::tokenizer(&place)?;
+        facts.fits(recipe, &place, &facts::vocabulary(&place, &tokenizer)?)?;
+        Ok(tokenizer)
+    };
+    fits().map_err(|error| {
         // No recipe will want it.
         let error = atomic_file::remove(&place).err().unwrap_or(error);
         Failure::new(Exit::Refused, error, format!("nothing was written; mend that and run: {again}"))

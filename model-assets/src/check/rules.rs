@@ -5,7 +5,7 @@ use crate::{
     claim::{Claim, prompts, token_rows},
     digest::Digest,
     ledger::{Finding, Ledger, Severity},
-    manifest::{Bound, Evidence, EvidenceBinding, RUNTIME_VERSION, SourceRecord, WeightsKind},
+    manifest::{Bound, Evidence, EvidenceBinding, FileRecord, RUNTIME_VERSION, SourceRecord, WeightsKind},
     policy::Policy,
     recipe::{EvidenceKind, Recipe, Source},
     tokenizer::{self, Facts},
@@ -80,15 +80,14 @@ pub(super) fn of_source(recipe: &Source, record: &SourceRecord, ledger: &mut Led
             let got = format!("a checkpoint made from {}, sha256 {}", gguf.name, gguf.sha256);
             warn("weights-from-gguf", &got, "the checkpoint that the recipe names");
         }
-        (Source::Hub { files: pins, .. } | Source::Path { files: pins, .. }, None) => {
-            let other =
-                record.files.iter().find(|it| pins.get(&it.name).is_some_and(|pin| *pin != it.sha256));
+        (_, None) => {
+            let pin = |it: &FileRecord| recipe.pins()?.get(&it.name).copied();
+            let other = record.files.iter().find(|it| pin(it).is_some_and(|pin| pin != it.sha256));
             if let Some(it) = other {
                 let got = format!("{} of sha256 {}", it.name, it.sha256);
                 warn("weights-pinned", &got, "the file that the recipe pins");
             }
         }
-        (Source::Random { .. }, None) => {}
     }
 }
 

@@ -126,18 +126,31 @@ fn rope_factors(a: &Architecture) -> Option<Vec<f32>> {
     else {
         return None;
     };
+    let low_high = (low_freq_factor, high_freq_factor);
+    let factors = llama3_factors(a.head_dim, a.rope_theta, factor, low_high, original_max_position);
+    Some(factors.into_iter().map(|factor| factor as f32).collect())
+}
+
+/// By what Llama 3's scaling divides each of the `head_dim / 2` rotary frequencies.
+pub fn llama3_factors(
+    head_dim: u32,
+    theta: f64,
+    factor: f64,
+    (low, high): (f64, f64),
+    original_max_position: u32,
+) -> Vec<f64> {
     let context = f64::from(original_max_position);
     let one = |index: u32| {
-        let frequency = a.rope_theta.powf(-f64::from(index * 2) / f64::from(a.head_dim));
+        let frequency = theta.powf(-f64::from(index * 2) / f64::from(head_dim));
         let wavelength = std::f64::consts::TAU / frequency;
-        if wavelength < context / high_freq_factor {
+        if wavelength < context / high {
             1.0
-        } else if wavelength > context / low_freq_factor {
+        } else if wavelength > context / low {
             factor
         } else {
-            let smooth = (context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+            let smooth = (context / wavelength - low) / (high - low);
             1.0 / ((1.0 - smooth) / factor + smooth)
         }
     };
-    Some((0..a.head_dim / 2).map(|index| one(index) as f32).collect())
+    (0..head_dim / 2).map(one).collect()
 }

@@ -3,7 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::{Activations, EvidenceKind, FILE, Limits, Recipe, Source};
-use crate::{digest::Digest, error::ContractError, evidence::QualityBounds, limits, name::is_plain};
+use crate::{
+    digest::Digest,
+    error::ContractError,
+    evidence::QualityBounds,
+    limits,
+    name::{is_commit, is_plain},
+};
 
 impl Recipe {
     pub(super) fn validate(&self) -> Result<(), ContractError> {
@@ -29,7 +35,7 @@ impl Recipe {
         if let Some(name) = self.licence.files().find(|name| !is_plain(name)) {
             return Err(ContractError::value(FILE, "licence", format!("`{name}`"), expected));
         }
-        if let Source::Hub { files, .. } | Source::Path { files, .. } = &self.source {
+        if let Some(files) = self.source.pins() {
             check_pins(files, &self.tokens.tokenizer)?;
         }
         match &self.source {
@@ -47,17 +53,12 @@ impl Recipe {
             Source::Hub { repo, .. } if repo.split('/').count() != 2 || !repo.split('/').all(is_plain) => {
                 Err(ContractError::value(FILE, "source.repo", format!("`{repo}`"), "`owner/name`"))
             }
-            Source::Hub { revision, .. }
-                if revision.len() != 40
-                    || !revision.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) =>
-            {
-                Err(ContractError::value(
-                    FILE,
-                    "source.revision",
-                    format!("`{revision}`"),
-                    "40 lower-case hex digits: a commit, never a branch",
-                ))
-            }
+            Source::Hub { revision, .. } if !is_commit(revision) => Err(ContractError::value(
+                FILE,
+                "source.revision",
+                format!("`{revision}`"),
+                "40 lower-case hex digits: a commit, never a branch",
+            )),
             _ => Ok(()),
         }
     }
@@ -171,9 +172,6 @@ impl Recipe {
 fn check_pins(files: &BTreeMap<String, Digest>, tokenizer: &str) -> Result<(), ContractError> {
     let wrong =
         |got: String, expected: String| Err(ContractError::value(FILE, "source.files", got, expected));
-    if files.is_empty() {
-        return Ok(());
-    }
     if files.len() > limits::CHECKPOINT_FILES_MAX {
         return wrong(format!("{} files", files.len()), format!("at most {}", limits::CHECKPOINT_FILES_MAX));
     }

@@ -215,7 +215,7 @@ impl Ci {
         let recipe = dir.recipe().map_err(refused)?;
         let local = match &recipe.source {
             Source::Gguf { .. } => true,
-            Source::Path { files, .. } => !files.is_empty(),
+            Source::Path { .. } => recipe.source.pins().is_some(),
             Source::Hub { .. } | Source::Random { .. } => false,
         };
         if local {

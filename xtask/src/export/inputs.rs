@@ -86,19 +86,17 @@ impl Inputs {
         let files = checkpoint.finish()?;
         Ok(Self { files, words: Words { tokenizer, chat_template } })
     }
-}
 
-impl Inputs {
-    /// Refuses files that are not those that a recipe pins, if it pins any.
+    /// Refuses files that are not those that a recipe pins.
     pub(super) fn are(&self, pins: &BTreeMap<String, Digest>) -> anyhow::Result<()> {
-        let other = self.files.iter().find(|it| pins.get(&it.name) != Some(&it.sha256));
-        match other.filter(|_| !pins.is_empty()) {
-            Some(FileRecord { name, sha256, .. }) => match pins.get(name) {
-                Some(pin) => bail!("{name}: got sha256 {sha256}, expected the recipe's {pin}"),
-                None => bail!("{name}: got a file that `source.files` of the recipe does not have"),
-            },
-            None => Ok(()),
+        for FileRecord { name, sha256, .. } in &self.files {
+            let pin = pins.get(name);
+            let pin = pin.with_context(|| {
+                format!("{name}: got a file that `source.files` of the recipe does not have")
+            })?;
+            ensure!(pin == sha256, "{name}: got sha256 {sha256}, expected the recipe's {pin}");
         }
+        Ok(())
     }
 }
 

@@ -184,8 +184,10 @@ pub(crate) fn run_with(workspace: &Workspace, args: &Args, console: Console) -> 
     let checkpoint = checkpoint(workspace, &dir, &recipe, &source, args, &console)?;
     let read = checkpoint.as_ref().map(|folder| Inputs::read(&dir, &recipe, folder, &console));
     let read = read.transpose().map_err(|error| unusable(error, &recipe))?;
-    if let (Some(inputs), Source::Path { files, .. }, None) = (&read, &source, &args.checkpoint) {
-        inputs.are(files).map_err(|error| unusable(error, &recipe))?;
+    if let (Some(inputs), Source::Path { .. }, Some(pins), None) =
+        (&read, &source, source.pins(), &args.checkpoint)
+    {
+        inputs.are(pins).map_err(|error| unusable(error, &recipe))?;
     }
     if args.runtime == Runtime::Llamacpp {
         let work = workspace.state().join("work").join(format!("{}-gguf", args.model));
@@ -234,9 +236,9 @@ fn checkpoint(
                     .with_context(|| format!("{given}: cannot be opened, expected a checkpoint directory"))?,
             ))
         }
-        (Source::Path { path, files }, None) => {
+        (Source::Path { path, .. }, None) => {
             let folder = dir.path().join(path);
-            if !folder.is_dir() && !files.is_empty() {
+            if !folder.is_dir() && source.pins().is_some() {
                 return Err(not_here(&folder, recipe));
             }
             Ok(Some(folder))

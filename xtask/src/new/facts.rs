@@ -34,7 +34,7 @@ pub(super) struct Facts {
     pub(super) architecture: Architecture,
     pub(super) bos: u32,
     pub(super) eos: Vec<u32>,
-    vocabulary: Vocabulary,
+    pub(super) vocabulary: Vocabulary,
     pub(super) chat_template: String,
     pub(super) licence: Licence,
     /// The licence's own text, where the repository's does not do.
@@ -68,8 +68,7 @@ impl Facts {
         let configs = [json(folder, CONFIG, CONFIG_BYTES_MAX)?, json(folder, GENERATION, CONFIG_BYTES_MAX)?];
         let settings = json(folder, SETTINGS, TOKENIZER_BYTES_MAX)?;
         let bytes = tokenizer(folder)?;
-        let vocabulary =
-            tokenizer::judge(&bytes).map_err(|error| anyhow!("{folder}/{TOKENIZER}: {error}"))?;
+        let vocabulary = vocabulary(folder, &bytes)?;
         let mut eos = ends(&configs, &settings, &vocabulary);
         let Some(first) = eos.first().copied() else {
             bail!("{folder}: eos_token_id: got none in any file, expected a token that ends a reply");
@@ -95,11 +94,14 @@ impl Facts {
     }
 
     /// Refuses the recipe where an export from this folder would, weights aside.
-    pub(super) fn fits(&self, recipe: &Recipe, folder: &Utf8Path) -> anyhow::Result<()> {
+    pub(super) fn fits(
+        &self,
+        recipe: &Recipe,
+        folder: &Utf8Path,
+        vocabulary: &Vocabulary,
+    ) -> anyhow::Result<()> {
         export::configured(folder, recipe)?;
-        let path = folder.join(TOKENIZER);
-        let words = tokenizer::judge(&tokenizer(folder)?).map_err(|error| anyhow!("{path}: {error}"))?;
-        claim::prompts(recipe, &words, &self.chat_template)
+        claim::prompts(recipe, vocabulary, &self.chat_template)
             .map_err(|error| anyhow!("{folder}: chat template: {error}"))?;
         Ok(())
     }
@@ -109,6 +111,11 @@ impl Facts {
 pub(super) fn tokenizer(folder: &Utf8Path) -> anyhow::Result<Vec<u8>> {
     let path = folder.join(TOKENIZER);
     regular::read(&path, TOKENIZER_BYTES_MAX).with_context(|| format!("{path}: cannot be read"))
+}
+
+/// What the tokenizer of a folder says.
+pub(super) fn vocabulary(folder: &Utf8Path, tokenizer: &[u8]) -> anyhow::Result<Vocabulary> {
+    tokenizer::judge(tokenizer).map_err(|error| anyhow!("{folder}/{TOKENIZER}: {error}"))
 }
 
 fn text(folder: &Utf8Path, name: &str, bytes_max: u64) -> anyhow::Result<Option<String>> {

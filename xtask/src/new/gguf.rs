@@ -10,6 +10,7 @@ use std::fs;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::Utf8Path;
+use model_assets::gguf::plan::llama3_factors;
 use serde_json::{Map, Value, json};
 
 use self::head::Head;
@@ -186,10 +187,13 @@ impl<'h> Settings<'h> {
         let stored = self.head.floats(FACTORS)?;
         let theta = theta.as_f64().unwrap_or_default();
         let factor = stored.iter().copied().fold(1.0, f64::max).round();
-        let wanted = llama3(head_dim, theta, factor);
+        // Not computed for a length that the file does not have: it is the file that names it.
+        let fits = stored.len() as u64 == head_dim / 2;
+        let head_dim = u32::try_from(head_dim).ok().filter(|_| fits).unwrap_or_default();
+        let wanted = llama3_factors(head_dim, theta, factor, (LOW, HIGH), ORIGINAL);
         let near = |(got, wanted): (&f64, &f64)| (got - wanted).abs() <= FACTORS_TOLERANCE * wanted.abs();
         ensure!(
-            stored.len() == wanted.len() && stored.iter().zip(&wanted).all(near),
+            fits && stored.iter().zip(&wanted).all(near),
             "{FACTORS}: got {} factors up to {factor}, expected those of Llama 3",
             stored.len()
         );
@@ -203,23 +207,6 @@ impl<'h> Settings<'h> {
 const LOW: f64 = 1.0;
 const HIGH: f64 = 4.0;
 const ORIGINAL: u32 = 8192;
-
-/// What Llama 3.1's scaling divides each frequency by.
-fn llama3(head_dim: u64, theta: f64, factor: f64) -> Vec<f64> {
-    let original = f64::from(ORIGINAL);
-    let one = |index: u64| {
-        let wavelength = 2.0 * std::f64::consts::PI * theta.powf(2.0 * index as f64 / head_dim as f64);
-        if wavelength < original / HIGH {
-            1.0
-        } else if wavelength > original / LOW {
-            factor
-        } else {
-            let smooth = (original / wavelength - LOW) / (HIGH - LOW);
-            1.0 / ((1.0 - smooth) / factor + smooth)
-        }
-    };
-    (0..head_dim / 2).map(one).collect()
-}
 
 /// The tokens with their ids, as a tokenizer that looks words up: enough to name tokens by. The worker makes the real one.
 fn vocabulary(head: &Head) -> anyhow::Result<Value> {

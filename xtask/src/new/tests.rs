@@ -45,7 +45,7 @@ fn recipe_of(folder: &Utf8Path, quantization: Weights) -> anyhow::Result<(Recipe
     let recipe = recipe::of("m", &found, &facts, &args, &policy);
     let text = recipe::text(&recipe, &facts)?;
     policy.admits(&recipe)?;
-    facts.fits(&recipe, folder)?;
+    facts.fits(&recipe, folder, &facts.vocabulary)?;
     Ok((recipe, text))
 }
 

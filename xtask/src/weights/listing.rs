@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     digest::Digest,
     limits::{LICENCE_BYTES_MAX, TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
+    name::is_commit,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -178,10 +179,6 @@ impl Card {
         };
         text("license").or_else(|| text("license_name"))
     }
-}
-
-fn is_commit(text: &str) -> bool {
-    text.len() == 40 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// A repository that a person named on the command line, perhaps by a branch.

@@ -130,7 +130,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     let receipt = plan.fetch(&Console::new(args.json))?;
     if !args.json {
         println!("{}: {} files, every digest right", plan.folder, receipt.files.len());
-        if matches!(&recipe.source, Source::Hub { files, .. } if files.is_empty()) {
+        if recipe.source.pins().is_none() {
             println!("to pin these very bytes, put this below `revision` in {}/recipe.toml:\n", args.model);
             print!("{}", receipt.pins());
         }
@@ -165,7 +165,7 @@ impl Plan {
             "files": hub.file_url(&endpoint, "")?.to_string(),
             "wanted": [tree::CONFIG, self.recipe.tokens.tokenizer, format!("{} or {INDEX} and its shards", tree::SINGLE)],
             "weights_bytes_max": tree::weights_bytes_max(&self.recipe),
-            "pinned": matches!(&self.recipe.source, Source::Hub { files, .. } if !files.is_empty()),
+            "pinned": self.recipe.source.pins().is_some(),
             "token": token.as_ref().map_or("none", Token::origin),
         }))
     }
@@ -254,8 +254,8 @@ impl Plan {
 
     /// A recipe that pins files pins exactly what was fetched.
     fn all_pinned(&self, records: &[FileRecord]) -> Result<(), Fault> {
-        let Source::Hub { files, .. } = &self.recipe.source else { return Ok(()) };
-        match files.keys().find(|name| !records.iter().any(|record| record.name == **name)) {
+        let Some(pins) = self.recipe.source.pins() else { return Ok(()) };
+        match pins.keys().find(|name| !records.iter().any(|record| record.name == **name)) {
             None => Ok(()),
             Some(name) => Err(anyhow!("{name}: pinned by the recipe, but not part of the checkpoint").into()),
         }

@@ -9,8 +9,8 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use model_assets::{
     digest::Digest,
     limits::{CHECKPOINT_FILES_MAX, TOKENIZER_BYTES_MAX},
-    name::is_plain,
-    recipe::{Recipe, Source},
+    name::{is_commit, is_plain},
+    recipe::Recipe,
 };
 use serde::Deserialize;
 use ureq::http::Uri;
@@ -87,9 +87,8 @@ impl Tree {
     pub(super) fn needed(&self, recipe: &Recipe) -> anyhow::Result<Vec<Wanted>> {
         let weights = if self.has(SINGLE) { SINGLE } else { INDEX };
         // It may name stop tokens that `config.json` does not. A recipe that pins other files than it has its own.
-        let unpinned = matches!(&recipe.source, Source::Hub { files, .. }
-            if !files.is_empty() && !files.contains_key(GENERATION));
-        let generation = Some(GENERATION).filter(|name| self.has(name) && !unpinned);
+        let taken = |name: &str| recipe.source.pins().is_none_or(|pins| pins.contains_key(name));
+        let generation = Some(GENERATION).filter(|name| self.has(name) && taken(name));
         let files = [Some(CONFIG), generation, Some(recipe.tokens.tokenizer.as_str()), Some(weights)];
         files.into_iter().flatten().map(|name| self.want(name, recipe)).collect()
     }
@@ -127,14 +126,9 @@ impl Tree {
         let most = bytes_max(name, recipe);
         ensure!(bytes <= most, "{name}: the hub declares {bytes} bytes, expected at most {most}");
         ensure!(bytes > 0, "{name}: the hub declares 0 bytes");
-        let pin = match &recipe.source {
-            Source::Hub { files, .. } if !files.is_empty() => Some(
-                *files
-                    .get(name)
-                    .with_context(|| format!("{name}: has no digest in the recipe's `source.files`"))?,
-            ),
-            _ => None,
-        };
+        let unpinned = || format!("{name}: has no digest in the recipe's `source.files`");
+        let pin = recipe.source.pins().map(|pins| pins.get(name).copied().with_context(unpinned));
+        let pin = pin.transpose()?;
         if let (Some(pin), Listed::Sha256(hub)) = (pin, listed) {
             ensure!(pin == hub, "{name}: the hub has sha256 {hub}, expected the recipe's {pin}");
         }
@@ -235,7 +229,7 @@ fn next_page(link: &str) -> Option<String> {
 
 fn hex20(text: &str) -> Option<[u8; 20]> {
     let mut bytes = [0; 20];
-    if text.len() != 40 || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+    if !is_commit(text) {
         return None;
     }
     for (index, byte) in bytes.iter_mut().enumerate() {

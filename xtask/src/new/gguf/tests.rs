@@ -45,7 +45,7 @@ fn file(folder: &Utf8Path, metadata: &[(&str, Value)], tensors: &[(&str, &[u64])
         out.extend(0_u64.to_le_bytes());
     }
     out.resize(out.len().next_multiple_of(32), 0);
-    for number in llama3(64, 500_000.0, 32.0) {
+    for number in llama3_factors(64, 500_000.0, 32.0, (LOW, HIGH), ORIGINAL) {
         out.extend((number as f32).to_le_bytes());
     }
     let path = folder.join("m.gguf");
