@@ -40,7 +40,7 @@ pub const PROOFMARK_ABI_VERSION: u32 = 1;
 #[derive(Debug)]
 pub struct Proofmark(Arc<Core>);
 
-/// What a call holds while it runs: closing does not pull it away from under one that waits.
+/// Held by each call while it runs, so that closing cannot free it under a call that waits.
 #[derive(Debug)]
 pub(crate) struct Core {
     /// None once it is closed.
@@ -105,7 +105,7 @@ pub(crate) fn start(config: &str) -> Result<Proofmark, String> {
     Ok(Proofmark(Arc::new(Core { host: Mutex::new(Some(host)), stopper, events: Mutex::new(events) })))
 }
 
-/// Sends a command in JSON; what it is not taken for, and why.
+/// Sends a command in JSON; returns why it was not accepted.
 pub(crate) fn send(core: &Core, command: &str) -> Result<(), (c_int, String)> {
     let command = serde_json::from_str(command).map_err(|error| (PROOFMARK_INVALID, error.to_string()))?;
     let host = core.host.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,15 +2,14 @@
 
 use model_assets::{
     claim::Claim,
-    eq,
+    evidence::Evidence,
     manifest::{Manifest, WeightsKind},
-    recipe::Recipe,
 };
 use serde::Serialize;
 
 use crate::model::Model;
 
-/// What a person should be able to see of the model that they talk to.
+/// What the app shows about its model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Card {
     /// Model name.
@@ -71,9 +70,11 @@ impl Card {
     /// # Errors
     /// What the binary carries cannot be read: it was altered.
     pub(crate) fn of(model: &Model) -> anyhow::Result<Self> {
-        let Claim { recipe, manifest, .. } = Claim::parse(model.texts()?)?;
+        let claim = Claim::parse(model.texts()?)?;
+        let proofs = proofs(model.checks, &claim);
+        let Claim { recipe, manifest, .. } = claim;
         Ok(Self {
-            proofs: proofs(model.checks, &recipe, &manifest),
+            proofs,
             made_by: made_by(&manifest),
             model: manifest.model,
             description: recipe.description,
@@ -105,55 +106,15 @@ fn made_by(manifest: &Manifest) -> String {
     format!("cargo xtask at {short}{dirty}, ExecuTorch {}, PyTorch {}", tools.executorch, tools.torch)
 }
 
-fn proofs(checks: usize, recipe: &Recipe, manifest: &Manifest) -> Vec<Proof> {
-    let mut proofs = Vec::new();
-    let mut proof = |name, result| proofs.push(Proof { name, result });
-    proof("Checks", format!("{checks} passed in the build of this app"));
-    if manifest.weights == WeightsKind::Random {
-        proof("Weights", "random: a rehearsal".to_owned());
+fn proofs(checks: usize, claim: &Claim) -> Vec<Proof> {
+    let mut proofs =
+        vec![Proof { name: "Checks", result: format!("{checks} passed in the build of this app") }];
+    if claim.manifest.weights == WeightsKind::Random {
+        proofs.push(Proof { name: "Weights", result: "random: a rehearsal".to_owned() });
     }
-    let Some(evidence) = &manifest.evidence else { return proofs };
-    if let Some(load) = &evidence.load {
-        let finite = if load.finite { "finite" } else { "not finite" };
-        proof("Load", format!("ran in ExecuTorch {}, logits {finite}", evidence.bound.runtime));
-    }
-    if let Some(parity) = &evidence.parity {
-        let layers = parity.blocks.iter().map(|it| it.layers.len()).max().unwrap_or_default();
-        let result = match parity.divergence() {
-            None => format!("each of {layers} layers computes what the eager model's does"),
-            Some(found) => format!("diverges at {}", found.place),
-        };
-        proof("Parity", result);
-    }
-    if let Some(benchmark) = &evidence.benchmark {
-        let speed = |name: &str| benchmark.speeds.iter().find(|speed| speed.name == name).map(|s| s.mean);
-        if let (Some(prefill), Some(decode)) = (speed("pp64"), speed("tg32")) {
-            let machine = &benchmark.machine.processor;
-            proof("Benchmark", format!("{prefill:.0} tok/s in, {decode:.0} tok/s out on {machine}"));
-        }
-    }
-    let items = recipe.eq.items.items().unwrap_or_default();
-    if let Some(verdict) = evidence.eq.as_ref().and_then(|eq| eq::judge(&items, &eq.items)) {
-        let eq::Verdict { items, readable, scores, .. } = verdict;
-        let result = match scores {
-            Some(it) => {
-                format!("{:.1} of 100 over {} items (eager model {:.1})", it.score, it.items, it.eager)
-            }
-            None => format!("readable {readable} of {items}, the score means nothing"),
-        };
-        proof("EQ test", result);
-    }
-    if let Some(quality) = &evidence.quality {
-        let it = quality.figures();
-        let kept = it.top1.value * 100.0;
-        let result = format!("perplexity × {:.4} of the original, same next token in {kept:.1} %", it.ratio);
-        proof("Quality", result);
-    }
-    for it in evidence.yardstick.iter().flatten() {
-        proof("Yardstick", it.to_string());
-    }
-    if let Some(grammar) = &evidence.grammar {
-        proof("Grammar", format!("accepts {:.1} % of replies", grammar.pte.share() * 100.0));
+    for (kind, measured) in claim.manifest.evidence.iter().flat_map(Evidence::measured) {
+        let rows = measured.card(&claim.asked()).into_iter();
+        proofs.extend(rows.map(|result| Proof { name: kind.facts().name, result }));
     }
     proofs
 }
@@ -177,7 +138,7 @@ mod tests {
     #[test]
     fn a_licence_that_wants_words_shown_has_them_on_the_card() {
         let recipe = include_str!("../../model-assets/models/llama3.2-1b/recipe.toml");
-        let recipe = Recipe::parse(recipe).unwrap();
+        let recipe = model_assets::recipe::Recipe::parse(recipe).unwrap();
         assert_eq!(recipe.licence.attribution.as_deref(), Some("Built with Llama"));
         let texts = MODEL.texts().unwrap();
         let with = texts.recipe.replace("[licence]\n", "[licence]\nattribution = \"Built with Llama\"\n");

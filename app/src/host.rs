@@ -211,7 +211,7 @@ impl Outlet {
         self.wait_for_room(event)
     }
 
-    /// Not the channel's own wait: a front that closes the core does so without receiving what is left.
+    /// Waits without the channel: a front that closes the core does not receive the remaining events.
     fn wait_for_room(&self, mut event: Event) -> Result<(), Gone> {
         loop {
             event = match self.events.try_send(event) {

@@ -64,7 +64,7 @@ pub enum Asset {
 pub struct Refusal {
     /// What keeps the app from running: a model that was changed is another matter than a full disk.
     pub cause: Cause,
-    /// What is wrong, with what was got and expected.
+    /// What is wrong, with the value found and the value expected.
     pub reason: String,
     /// What to do.
     pub hint: String,
@@ -81,7 +81,7 @@ struct Part<'a, 'b> {
     /// Bytes that were done before.
     before: u64,
     progress: RefCell<&'a mut Progress<'b>>,
-    /// Whether it could not be read: not so what is too short.
+    /// Whether it could not be read. A file that is too short was read.
     unread: &'a Cell<bool>,
 }
 
@@ -109,10 +109,10 @@ impl ReadAt for Part<'_, '_> {
     }
 }
 
-/// The bytes of the model, proved; `progress` hears of them while they are copied and hashed.
+/// The proved bytes of the model. Calls `progress` while they are copied and hashed.
 ///
 /// # Errors
-/// They are not there, or not what the binary was built for.
+/// The file is missing, or is not the one that the binary was built for.
 pub(crate) fn open(
     model: &Model,
     asset: Asset,
@@ -250,7 +250,7 @@ fn prove(
     let unread = Cell::new(false);
     let part = Part { file, offset, len, before, progress: progress.into(), unread: &unread };
     let proved = check::validate(part, &claim, profile).map_err(|refusal| {
-        // What the disk does not give says nothing of what is on it.
+        // A read error says nothing about the bytes on the disk.
         (if unread.get() { Cause::App } else { Cause::Model }, refusal.to_string())
     })?;
     match proved.sha256().to_string() {

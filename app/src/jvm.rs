@@ -16,7 +16,7 @@ use jni::{
 
 use crate::capi::{self, PROOFMARK_INVALID, Proofmark};
 
-/// Runs what a native does; an error is a runtime exception, and so is a panic.
+/// Runs the body of a native method. An error or a panic becomes a runtime exception.
 fn native<'local, T: Default>(
     mut env: EnvUnowned<'local>,
     act: impl FnOnce(&mut Env<'local>) -> Result<T, Error>,

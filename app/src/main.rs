@@ -72,7 +72,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         })
     };
-    // Whoever read the output has had enough of it.
+    // The reader of the output closed it.
     model_assets::closed_pipe::quietly(whole).unwrap_or(ExitCode::SUCCESS)
 }
 

@@ -21,7 +21,7 @@ pub enum Command {
         /// What.
         text: String,
     },
-    /// Reply again to what was said last.
+    /// Reply again to the last message.
     Regenerate,
     /// Leave the conversation; the next thing said begins another.
     New,
@@ -45,7 +45,7 @@ pub enum Command {
         /// How.
         format: Format,
     },
-    /// Set what can be set, and keep what differs from what was set before: flags of this run alone are not kept.
+    /// Change the settings. Changed values are stored; flags of this run alone are not.
     Set {
         /// All of it.
         settings: Settings,
@@ -95,7 +95,7 @@ impl Command {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// What is known of the model before it is loaded; always the first event.
+    /// Facts about the model, before it is loaded. Always the first event.
     Card {
         /// The card.
         card: Box<Card>,
@@ -125,11 +125,11 @@ pub enum Event {
         /// What is set.
         settings: Settings,
     },
-    /// What was said is on disk; a reply follows.
+    /// The message was stored; a reply follows.
     Said {
         /// Number of the conversation.
         id: i64,
-        /// What was said; absent when it is being replied to once more.
+        /// The message; absent when the model replies to it again.
         text: Option<String>,
     },
     /// The reply grows.

@@ -21,7 +21,7 @@ pub(crate) struct Model {
     /// Where the model was published. Only a development build knows: the gate puts no path of the machine that builds into what
     /// users get.
     pub(crate) published: Option<&'static str>,
-    /// What the gate found of a signature: by whom, or why there is none.
+    /// Who signed the model, or why it is unsigned, as the gate found it.
     pub(crate) signature: &'static str,
     /// Name and text of each file that the model's licence requires to be distributed with it.
     pub(crate) licence_texts: &'static [(&'static str, &'static str)],
@@ -48,7 +48,7 @@ impl Model {
     /// hashing them: the policy's `embed_bytes_max` bounds what is embedded.
     ///
     /// # Errors
-    /// What is not as it was.
+    /// The part that was altered.
     pub(crate) fn check(&self) -> Result<(), String> {
         let differs = |what: &str, got: Digest, expected: &str| {
             (got.to_string() != expected)

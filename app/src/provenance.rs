@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** verdicts are derived here or by the gate; none is read from the manifest.
 
-use model_assets::{claim::Claim, digest::Digest};
+use model_assets::{claim::Claim, digest::Digest, evidence::EvidenceKind};
 use serde_json::{Value, json};
 
 use crate::model::Model;
@@ -16,7 +16,7 @@ pub(crate) fn provenance(model: &Model) -> anyhow::Result<Value> {
     let prd_reasons = manifest.prd_findings(&policy);
     let altered = model.check().err();
     let evidence = manifest.evidence.as_ref();
-    Ok(json!({
+    let mut provenance = json!({
         "model": manifest.model,
         "file": manifest.file,
         "file_bytes": model.file_bytes,
@@ -35,12 +35,10 @@ pub(crate) fn provenance(model: &Model) -> anyhow::Result<Value> {
         "prd_compliant": prd_reasons.is_empty(),
         "prd_reasons": prd_reasons,
         "checks_passed": model.checks,
-        "load": evidence.and_then(|evidence| evidence.load.as_ref()),
-        "parity": evidence.and_then(|evidence| evidence.parity.as_ref()),
-        "benchmark": evidence.and_then(|evidence| evidence.benchmark.as_ref()),
-        "eq": evidence.and_then(|evidence| evidence.eq.as_ref()),
-        "quality": evidence.and_then(|evidence| evidence.quality.as_ref()).map(|it| it.figures()),
-        "yardstick": evidence.and_then(|evidence| evidence.yardstick.as_ref()),
-        "grammar": evidence.and_then(|evidence| evidence.grammar.as_ref()),
-    }))
+    });
+    for kind in EvidenceKind::ALL {
+        let measured = evidence.and_then(|evidence| evidence.get(kind));
+        provenance[kind.as_str()] = measured.map_or(Value::Null, |measured| measured.value());
+    }
+    Ok(provenance)
 }

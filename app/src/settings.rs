@@ -94,7 +94,7 @@ impl Settings {
     }
 }
 
-/// Settings for this run alone: they go before what was kept, and are not kept themselves.
+/// Settings for this run alone. They override the stored ones and are not stored.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     /// System message.

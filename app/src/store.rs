@@ -75,7 +75,7 @@ pub struct Summary {
 pub struct Kept {
     /// Who said it.
     pub role: Role,
-    /// What was said.
+    /// The text.
     pub content: String,
     /// Why a reply ended.
     pub finish: Option<String>,
@@ -143,7 +143,7 @@ impl Store {
         Ok(Self { db })
     }
 
-    /// What was set last; the defaults when nothing was, or when it was by an app with other settings.
+    /// The stored settings; the defaults when there are none, or when an app with other settings wrote them.
     pub(crate) fn settings(&self) -> anyhow::Result<Option<Settings>> {
         let text: Option<String> = self
             .db
@@ -160,7 +160,7 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps what a person said; begins a conversation when there is none yet. Answers its number.
+    /// Stores a person's message and returns the conversation's number; begins a conversation if none is open.
     pub(crate) fn keep_message(&mut self, id: Option<i64>, text: &str, model: &str) -> anyhow::Result<i64> {
         let transaction = self.db.transaction()?;
         let id = match id {
@@ -197,7 +197,7 @@ impl Store {
         Ok(transaction.commit()?)
     }
 
-    /// Takes back what a person said last: the model could not reply to it.
+    /// Removes the last message of the person: the model could not reply to it.
     pub(crate) fn take_back(&mut self, id: i64) -> anyhow::Result<()> {
         let transaction = self.db.transaction()?;
         let sql = "DELETE FROM message WHERE role = 'user' AND id =
@@ -224,7 +224,7 @@ impl Store {
     /// One conversation with its messages.
     ///
     /// # Errors
-    /// There is none of that number.
+    /// There is no conversation of that number.
     pub(crate) fn conversation(&self, id: i64) -> anyhow::Result<Conversation> {
         let sql = "SELECT title, model, created FROM conversation WHERE id = ?1";
         let row =
@@ -245,7 +245,7 @@ impl Store {
     /// Deletes a conversation and leaves no trace of it in the file or its log.
     ///
     /// # Errors
-    /// There is none of that number.
+    /// There is no conversation of that number.
     pub(crate) fn delete(&self, id: i64) -> anyhow::Result<()> {
         let deleted = self.db.execute("DELETE FROM conversation WHERE id = ?1", [id])?;
         if deleted == 0 {

@@ -118,7 +118,7 @@ pub fn run(config: Config, prompt: Option<String>, as_json: bool) -> anyhow::Res
         as_json,
         shown: std::io::stdin().is_terminal() && !as_json && !once,
         wait: Some(Wait::Ready),
-        // Said as it is, whatever it looks like.
+        // Sent as it is, even if it looks like a command.
         lines: prompt.map(|text| format!("{}{text}", line::VERBATIM)).into_iter().collect(),
         input_ended: once,
         replying: Arc::default(),
@@ -164,7 +164,7 @@ fn forward_lines(inputs: SyncSender<Input>) -> std::io::Result<()> {
     std::thread::Builder::new().name("lines".to_owned()).spawn(forward).map(|_| ())
 }
 
-/// What is no text cannot be said.
+/// Input that is not UTF-8 cannot be sent.
 fn read_line(number: usize, mut bytes: Vec<u8>) -> Input {
     if bytes.ends_with(b"\r") {
         bytes.pop();
@@ -252,7 +252,7 @@ impl Terminal {
         Ok(())
     }
 
-    /// Does what a line asks for; answers whether to go on.
+    /// Runs the command of a line; returns whether to continue.
     fn line(&mut self, text: &str) -> anyhow::Result<bool> {
         match line::parse(text, &self.settings) {
             Ok(Line::Nothing) => {}

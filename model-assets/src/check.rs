@@ -125,7 +125,7 @@ impl<S, T> Validated<S, T> {
 
 impl<T> Validated<(), T> {
     /// The verdict on these bytes, with them.
-    fn about<S>(self, source: S) -> Validated<S, T> {
+    fn with_source<S>(self, source: S) -> Validated<S, T> {
         let Self { source: (), sha256, file_bytes, delivery, summary, warnings, checks } = self;
         Validated { source, sha256, file_bytes, delivery, summary, warnings, checks }
     }

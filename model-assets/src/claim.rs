@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use crate::{
     digest::Digest,
     error::ContractError,
+    evidence::Asked,
     limits,
-    manifest::{Bound, Manifest, WeightsKind},
+    manifest::{Bound, Manifest, RUNTIME_VERSION, WeightsKind},
     policy::Policy,
     pte,
     recipe::{Activations, Backend, Delivery, Quantization, Recipe},
@@ -76,6 +77,14 @@ impl Claim {
     /// The digests of these very files.
     pub fn bound(&self) -> Bound {
         bound(&self.recipe, &self.policy, self.tokenizer.as_deref(), self.chat_template.as_deref())
+    }
+
+    /// What the evidence is judged by.
+    pub fn asked(&self) -> Asked<'_> {
+        let Manifest { sha256, export, evidence, .. } = &self.manifest;
+        let runtime = evidence.as_ref().map_or(RUNTIME_VERSION, |evidence| &evidence.bound.runtime);
+        let (bounds, parameters) = (self.recipe.bounds(), export.parameters);
+        Asked { bounds, sha256: *sha256, parameters, runtime }
     }
 
     /// `auto` resolved for a file of this size.

@@ -14,10 +14,10 @@ use std::{
 /// # Panics
 /// As the command does for every other reason.
 pub fn quietly<T>(command: impl FnOnce() -> T) -> Option<T> {
-    let shown = panic::take_hook();
-    panic::set_hook(Box::new(move |told| {
-        if !is_closed_pipe(told.payload()) {
-            shown(told);
+    let default_hook = panic::take_hook();
+    panic::set_hook(Box::new(move |panic_info| {
+        if !is_closed_pipe(panic_info.payload()) {
+            default_hook(panic_info);
         }
     }));
     match panic::catch_unwind(AssertUnwindSafe(command)) {

@@ -148,7 +148,7 @@ pub struct EqItem {
 
 /// What a set of ratings amounts to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Verdict {
+pub struct EqVerdict {
     /// Items.
     pub items: usize,
     /// Items that the `.pte` answered readably.
@@ -174,7 +174,7 @@ pub struct Scores {
     pub difference: Interval,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for EqVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { items, readable, eager_readable, .. } = self;
         match &self.scores {
@@ -191,7 +191,7 @@ impl fmt::Display for Verdict {
 }
 
 /// Scores the ratings against the items; `None` when they are not about these items, each once and in order.
-pub fn judge(items: &[Item], given: &[EqItem]) -> Option<Verdict> {
+pub fn judge(items: &[Item], given: &[EqItem]) -> Option<EqVerdict> {
     let same = items.len() == given.len() && items.iter().zip(given).all(|(item, given)| item.id == given.id);
     if !same || items.is_empty() {
         return None;
@@ -203,7 +203,7 @@ pub fn judge(items: &[Item], given: &[EqItem]) -> Option<Verdict> {
         .filter_map(|(item, given)| Some((score(&given.pte, item)?, score(&given.eager, item)?)))
         .collect();
     let more = |given: &EqItem| f64::from(given.pte.is_some()) - f64::from(given.eager.is_some());
-    Some(Verdict {
+    Some(EqVerdict {
         items: items.len(),
         readable: given.iter().filter(|given| given.pte.is_some()).count(),
         eager_readable: given.iter().filter(|given| given.eager.is_some()).count(),

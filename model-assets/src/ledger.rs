@@ -54,7 +54,7 @@ pub struct Check {
 
 /// Collects findings and verdicts.
 #[derive(Default)]
-pub(crate) struct Ledger {
+pub struct Ledger {
     pub(crate) findings: Vec<Finding>,
     pub(crate) checks: Vec<Check>,
 }

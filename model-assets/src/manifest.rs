@@ -14,27 +14,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::Digest,
-    eq,
     error::ContractError,
-    evidence::{Benchmark, Eq, Grammar, Load, Parity, Quality, Yardstick},
     ledger::Check,
     limits,
     name::is_plain,
     policy::Policy,
     pte,
-    recipe::{Backend, EvidenceKind, Quantization, Source},
+    recipe::{Backend, Quantization, Source},
 };
+
+pub use crate::evidence::{Bound, Evidence, EvidenceBinding, KERNELS_SHA256, RUNTIME_VERSION, SUITE_VERSION};
 
 /// The format version this crate reads and writes.
 pub const MANIFEST_SCHEMA: u32 = 1;
-/// Version of the check suite. Raise it when a check becomes stricter: evidence gathered under an older
-/// suite is void.
-pub const SUITE_VERSION: u32 = 5;
-/// Version of the ExecuTorch runtime that evidence must come from: the one the engine links.
-pub const RUNTIME_VERSION: &str = "1.5.1";
-/// SHA-256 of the sources of the engine's own operators, one after the other (a test of the engine names them): evidence
-/// gathered with other ones is void.
-pub const KERNELS_SHA256: &str = "20396ef668fa252b682ea300930e3c996a055338bcad7887588bb5db78317f31";
 /// File name of the manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// File name of the export log.
@@ -120,21 +112,6 @@ pub struct FileRecord {
     pub bytes: u64,
     /// SHA-256.
     pub sha256: Digest,
-}
-
-/// Digests of what the model was made from and is used with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Bound {
-    /// Canonical digest of the recipe.
-    pub recipe: Digest,
-    /// Canonical digest of the policy.
-    pub policy: Digest,
-    /// `tokenizer.json`; absent only for random weights.
-    pub tokenizer: Option<Digest>,
-    /// Chat template; absent only for random weights.
-    pub chat_template: Option<Digest>,
 }
 
 /// Versions of everything that had a hand in the bytes.
@@ -262,115 +239,6 @@ impl Structure {
             operators: summary.operators.clone(),
             planned_bytes: summary.planned_bytes,
             metadata: summary.metadata.clone(),
-        }
-    }
-}
-
-/// Measured evidence, bound to what it was measured on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Evidence {
-    /// What it was measured on.
-    pub bound: EvidenceBinding,
-    /// Load and run.
-    pub load: Option<Load>,
-    /// Parity with the eager quantized model.
-    pub parity: Option<Parity>,
-    /// Speed and memory.
-    #[serde(default)]
-    pub benchmark: Option<Benchmark>,
-    /// The EQ test.
-    #[serde(default)]
-    pub eq: Option<Eq>,
-    /// Text quality against the unquantized model.
-    #[serde(default)]
-    pub quality: Option<Quality>,
-    /// Acceptance by the grammar of the model's world.
-    #[serde(default)]
-    pub grammar: Option<Grammar>,
-    /// Tasks that others publish figures of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub yardstick: Option<Vec<Yardstick>>,
-}
-
-/// What evidence was measured on. Change any of it and the evidence is void.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct EvidenceBinding {
-    /// SHA-256 of the `.pte`.
-    pub pte: Digest,
-    /// The files it is used with.
-    pub bound: Bound,
-    /// Version of the ExecuTorch runtime.
-    pub runtime: String,
-    /// Version of the check suite.
-    pub suite: u32,
-    /// Digest of the items of the EQ test and of the conversation; absent in evidence of suite 2 and older.
-    #[serde(default)]
-    pub items: Option<Digest>,
-    /// Digest of the engine's own operators; absent in evidence that is void for this reason.
-    #[serde(default)]
-    pub kernels: Option<Digest>,
-}
-
-impl EvidenceBinding {
-    /// The binding that evidence for these files must carry today.
-    pub fn current(pte: Digest, bound: Bound) -> Self {
-        let (runtime, items) = (RUNTIME_VERSION.to_owned(), Some(eq::items_digest()));
-        Self { pte, bound, runtime, suite: SUITE_VERSION, items, kernels: Digest::parse(KERNELS_SHA256) }
-    }
-}
-
-impl Evidence {
-    /// No evidence yet, for these files.
-    pub fn none(bound: EvidenceBinding) -> Self {
-        Self {
-            bound,
-            load: None,
-            parity: None,
-            benchmark: None,
-            eq: None,
-            quality: None,
-            grammar: None,
-            yardstick: None,
-        }
-    }
-
-    /// The kinds that were measured.
-    pub fn kinds(&self) -> impl Iterator<Item = EvidenceKind> {
-        EvidenceKind::ALL.into_iter().filter(|kind| self.has(*kind))
-    }
-
-    /// This evidence, completed by what `other` has of the same files.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        if self.bound != other.bound {
-            return self;
-        }
-        Self {
-            bound: self.bound,
-            load: self.load.or(other.load),
-            parity: self.parity.or(other.parity),
-            benchmark: self.benchmark.or(other.benchmark),
-            eq: self.eq.or(other.eq),
-            quality: self.quality.or(other.quality),
-            grammar: self.grammar.or(other.grammar),
-            yardstick: self.yardstick.or(other.yardstick),
-        }
-    }
-
-    /// Whether this kind was measured.
-    pub fn has(&self, kind: EvidenceKind) -> bool {
-        match kind {
-            EvidenceKind::Load => self.load.is_some(),
-            EvidenceKind::Parity => self.parity.is_some(),
-            EvidenceKind::Benchmark => self.benchmark.is_some(),
-            EvidenceKind::Eq => self.eq.is_some(),
-            EvidenceKind::Quality => self.quality.is_some(),
-            EvidenceKind::Grammar => self.grammar.is_some(),
-            EvidenceKind::Yardstick => self.yardstick.is_some(),
         }
     }
 }

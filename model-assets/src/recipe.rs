@@ -5,7 +5,6 @@
 //! Deliberately absent: any switch that turns a check off.
 
 mod architecture;
-mod demands;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -15,13 +14,16 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::Digest,
     error::ContractError,
-    evidence::{GrammarLimits, QualityLimits, YardstickLimit},
+    evidence::{Bounds, GrammarLimits, QualityLimits, YardstickLimit},
     limits,
 };
 
 pub use self::architecture::{Activation, Architecture, Family, LayerKind, RopeScaling};
-pub use self::demands::{BenchmarkLimits, Demands, EqLimits, EvidenceKind, ParityLimits, Profile};
-pub use crate::scheme::Quantization;
+
+pub use crate::{
+    evidence::{BenchmarkLimits, Demands, EqLimits, EvidenceKind, ParityLimits},
+    scheme::Quantization,
+};
 
 /// The format version this crate reads.
 pub const RECIPE_SCHEMA: u32 = 1;
@@ -72,6 +74,25 @@ pub struct Recipe {
     pub yardstick: Vec<YardstickLimit>,
     /// Licence facts.
     pub licence: Licence,
+}
+
+/// What a build is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// A developer's build: static proof, and what the recipe demands for dev.
+    Dev,
+    /// A build that may reach users: real weights and all evidence.
+    Release,
+}
+
+impl Profile {
+    /// The name used in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
 }
 
 /// Where the weights come from. Safetensors only: a pickle runs code when it is opened (CVE-2025-32434).
@@ -278,6 +299,21 @@ impl Recipe {
     /// Digest of the recipe's meaning: comments, order and line ends do not count.
     pub fn digest(&self) -> Digest {
         crate::canonical_digest(self)
+    }
+
+    /// What the recipe asks of evidence.
+    pub fn bounds(&self) -> Bounds<'_> {
+        Bounds {
+            quantization: self.export.quantization,
+            layers: self.architecture.layers,
+            demands: &self.evidence,
+            parity: &self.parity,
+            eq: &self.eq,
+            benchmark: &self.benchmark,
+            quality: self.quality.as_ref(),
+            grammar: self.grammar.as_ref(),
+            yardstick: &self.yardstick,
+        }
     }
 
     /// `<model>-<quant>-seq<N>.pte`.

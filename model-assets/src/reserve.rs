@@ -130,9 +130,7 @@ impl ReserveEvidence {
         match kind {
             EvidenceKind::Load => true,
             EvidenceKind::Parity | EvidenceKind::Quality => self.quality.is_some(),
-            EvidenceKind::Benchmark | EvidenceKind::Eq | EvidenceKind::Grammar | EvidenceKind::Yardstick => {
-                false
-            }
+            _ => false,
         }
     }
 }

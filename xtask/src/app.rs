@@ -205,8 +205,8 @@ impl StartUp {
         Self::parse(&output.stdout)
     }
 
-    fn parse(said: &[u8]) -> anyhow::Result<Self> {
-        serde_json::from_slice(said).context("--start-up: cannot be read")
+    fn parse(output: &[u8]) -> anyhow::Result<Self> {
+        serde_json::from_slice(output).context("--start-up: cannot be read")
     }
 
     fn median(all: Vec<Self>) -> Self {
@@ -289,8 +289,8 @@ mod tests {
     #[test]
     fn the_windows_figures_are_its_own() {
         let parse = |ready: f64| {
-            let said = format!("{{\"first_frame_ms\":{},\"ready_ms\":{ready}}}\n", ready / 2.0);
-            super::StartUp::parse(said.as_bytes()).unwrap()
+            let output = format!("{{\"first_frame_ms\":{},\"ready_ms\":{ready}}}\n", ready / 2.0);
+            super::StartUp::parse(output.as_bytes()).unwrap()
         };
         let median = super::StartUp::median([30.0, 10.0, 20.0].map(parse).to_vec());
         assert_eq!(median, super::StartUp { first_frame_ms: 10.0, ready_ms: 20.0 });

@@ -68,7 +68,7 @@ impl Write for AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.placed {
-            // Best effort: what is left is hidden and is taken over.
+            // Best effort: a leftover is hidden, and the next writer takes it over.
             let _ = fs::remove_file(&self.sibling);
         }
     }
@@ -96,7 +96,7 @@ pub(crate) fn folder(place: &Utf8Path) -> &Utf8Path {
     place.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."))
 }
 
-/// Whether the open file is what lies at the path, not what a link there leads to.
+/// Whether the open file is the one at the path itself, not the target of a link.
 pub(crate) fn is_at(file: &fs::File, path: &Utf8Path) -> anyhow::Result<bool> {
     let here = file.metadata()?;
     Ok(path.symlink_metadata().is_ok_and(|there| (here.dev(), here.ino()) == (there.dev(), there.ino())))

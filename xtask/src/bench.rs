@@ -22,7 +22,7 @@ use model_assets::{digest::Digest, dir::ModelDir};
 use crate::{
     console::Console,
     engine::{Engine, Files, Measured, Profile},
-    evidence::REPEATS,
+    evidence::benchmark::REPEATS,
     exit::{Exit, Failure, Outcome, usage},
     published::{Published, failed},
     setup,
@@ -34,7 +34,7 @@ use self::{
     page::page,
 };
 
-pub(crate) use self::{page::markdown, plot::svg};
+pub(crate) use self::plot::svg;
 
 const MB: f64 = 1e6;
 

@@ -135,9 +135,9 @@ pub(crate) fn target_folder(workspace: &Workspace) -> anyhow::Result<Utf8PathBuf
     let arguments = ["metadata", "--no-deps", "--offline", "--format-version", "1"];
     let output =
         cargo().args(arguments).current_dir(workspace.root()).output().context("cargo cannot be started")?;
-    let said: serde_json::Value = serde_json::from_slice(&output.stdout)
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim_end()))?;
-    let folder = said.get("target_directory").and_then(serde_json::Value::as_str);
+    let folder = metadata.get("target_directory").and_then(serde_json::Value::as_str);
     Ok(folder.context("cargo names no target folder")?.into())
 }
 

@@ -201,7 +201,7 @@ impl Console {
     }
 }
 
-/// What the export took that the manifest is of: its worker, and the engine after it where that was recorded.
+/// Time and memory of the export that the manifest records: the worker, and the engine where it was recorded.
 fn took(manifest: &Manifest) -> String {
     let record = &manifest.export;
     let (engine, worker): (Vec<_>, Vec<_>) =

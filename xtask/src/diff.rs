@@ -164,16 +164,16 @@ fn print(answer: &Answer, all: bool) {
             "every part is the same; bytes differ in padding, in the order of tables or in the place of segments"
         );
     }
-    let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for change in &answer.changes {
         let section = section(change.place());
-        let count = shown.entry(section).or_default();
+        let count = counts.entry(section).or_default();
         *count += 1;
         if all || *count <= SHOWN_MAX {
             println!("{change}");
         }
     }
-    for (section, count) in shown.iter().filter(|(_, count)| !all && **count > SHOWN_MAX) {
+    for (section, count) in counts.iter().filter(|(_, count)| !all && **count > SHOWN_MAX) {
         println!("… {section}: {} more (--all shows them)", count - SHOWN_MAX);
     }
 }

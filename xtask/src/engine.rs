@@ -227,8 +227,8 @@ impl Engine {
 /// The standard output of an engine that succeeded.
 fn output_text(files: &Files, Output { status, stdout, stderr }: Output) -> anyhow::Result<String> {
     if !status.success() {
-        let said = String::from_utf8_lossy(&stderr);
-        let message = format!("{}: the engine ended with {status}: {}", files.pte, said.trim_end());
+        let log = String::from_utf8_lossy(&stderr);
+        let message = format!("{}: the engine ended with {status}: {}", files.pte, log.trim_end());
         // With a code it refused the file; a signal is a crash, or the system's want of memory.
         let cause = if status.code().is_some() { Cause::Inputs } else { Cause::Machine };
         bail!(Failed::new(cause, message));

@@ -141,7 +141,7 @@ fn of_kind(
     let measured = bench.measure(&[kind], reference, checkpoint);
     console.done();
     let Measured { evidence, transcript } = measured.map_err(|error| failed(dir, error))?;
-    verify::show(&evidence, &claim.recipe);
+    verify::show(&evidence, claim);
     if let Some(text) = transcript {
         keep(workspace, dir, model_assets::eq::TRANSCRIPT_FILE, &text)?;
     }
@@ -167,7 +167,7 @@ fn of_task(bench: &Bench<'_>, task: Task, amount: Amount, checkpoint: &Checkpoin
     let engine = Engine::open(bench.workspace, engine::Profile::Dev, bench.console)?;
     let measured = yardstick::measure(bench, &engine, task, checkpoint, amount)?;
     bench.console.done();
-    yardstick::show(&measured);
+    measured.lines().iter().for_each(|line| println!("{line}"));
     let text = serde_json::to_vec_pretty(&measured)?;
     keep(bench.workspace, bench.dir, &format!("{}.json", task.as_str()), &text)
 }

@@ -3,10 +3,6 @@
 //! **Invariant:** nothing is judged here. What was measured goes into a claim, and `check::validate` decides.
 
 pub(crate) mod eager;
-pub(crate) mod eq;
-mod grammar;
-pub(crate) mod quality;
-pub(crate) mod yardstick;
 
 use std::fs;
 
@@ -15,9 +11,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
     claim::Claim,
     dir::ModelDir,
-    evidence::Benchmark,
-    manifest::{Evidence, EvidenceBinding, SourceRecord, Stage},
-    recipe::{EvidenceKind, Recipe},
+    evidence::{Evidence, EvidenceBinding, EvidenceKind},
+    manifest::{SourceRecord, Stage},
+    recipe::Recipe,
 };
 
 use crate::{
@@ -27,9 +23,45 @@ use crate::{
 };
 
 pub(crate) use self::eager::Checkpoint;
+use self::eager::{EagerRun, Replies};
 
-/// Timed repeats of each case of a benchmark.
-pub(crate) const REPEATS: u32 = 5;
+macro_rules! measurers {
+    ($($(#[$about:meta])* $kind:ident { $(#[$field:meta])* $name:ident: $record:ty })*) => {
+        $(pub(crate) mod $name;)*
+
+        fn measurer(kind: EvidenceKind) -> &'static Measurer {
+            match kind {
+                $(EvidenceKind::$kind => &$name::MEASURER,)*
+            }
+        }
+    };
+}
+
+// One module per kind: the table has the names.
+model_assets::evidence_kinds!(measurers);
+
+/// How a kind is measured.
+pub(crate) struct Measurer {
+    /// What the eager model is asked. All kinds share one process: half of its time is start and quantization.
+    ask: fn(&Bench<'_>) -> anyhow::Result<Vec<EagerRun>>,
+    /// Puts the figures into the evidence.
+    measure: fn(&Round<'_>, &mut Measured) -> anyhow::Result<()>,
+}
+
+/// What the measurements of one command share.
+pub(crate) struct Round<'a> {
+    bench: &'a Bench<'a>,
+    /// The eager model's values, recorded by the export.
+    reference: &'a Utf8Path,
+    checkpoint: &'a Checkpoint,
+    /// What the eager model answered.
+    eager: Replies,
+}
+
+/// For a kind that asks the eager model nothing.
+fn no_questions(_: &Bench<'_>) -> anyhow::Result<Vec<EagerRun>> {
+    Ok(Vec::new())
+}
 
 /// A model to be measured.
 pub(crate) struct Bench<'a> {
@@ -77,19 +109,10 @@ impl Bench<'_> {
     /// # Errors
     /// The model does not load or run.
     pub(crate) fn load_and_parity(&self, reference: &Utf8Path) -> anyhow::Result<(Evidence, Stage)> {
-        let engine = Engine::open(self.workspace, Profile::Dev, self.console)?;
+        let engine = self.engine(Profile::Dev)?;
         let Checked { load, parity, stage } =
             engine.check(self.claim, &self.files, reference, self.console)?;
         Ok((Evidence { load: Some(load), parity, ..Evidence::none(self.binding()) }, stage))
-    }
-
-    /// Speed and memory, with the engine compiled as users get it and weights packed where the app has them.
-    ///
-    /// # Errors
-    /// The model does not load or run.
-    pub(crate) fn benchmark(&self) -> anyhow::Result<Benchmark> {
-        let engine = Engine::open(self.workspace, Profile::Release, self.console)?;
-        Ok(engine.bench(&self.files, REPEATS, None, self.console)?.into_evidence())
     }
 
     /// The kinds that are asked for.
@@ -102,47 +125,29 @@ impl Bench<'_> {
         reference: &Utf8Path,
         checkpoint: &Checkpoint,
     ) -> anyhow::Result<Measured> {
-        let wants = |kind| kinds.contains(&kind);
-        let mut evidence = Evidence::none(self.binding());
-        if wants(EvidenceKind::Load) || wants(EvidenceKind::Parity) {
-            (evidence, _) = self.load_and_parity(reference)?;
-        }
-        if wants(EvidenceKind::Benchmark) {
-            evidence.benchmark = Some(self.benchmark()?);
-        }
-        let mut transcript = None;
-        if wants(EvidenceKind::Quality) {
-            let engine = Engine::open(self.workspace, Profile::Dev, self.console)?;
-            let (runtime, subject) = (quality::runtime(self, &engine), self.subject());
-            let parameters = self.claim.manifest.export.parameters;
-            evidence.quality = Some(quality::measure(&subject, &runtime, parameters, checkpoint)?);
-        }
-        if wants(EvidenceKind::Yardstick) {
-            let engine = Engine::open(self.workspace, Profile::Dev, self.console)?;
-            let tasks = self.claim.recipe.yardstick.iter();
-            let measured = tasks.map(|limit| {
-                yardstick::measure(self, &engine, limit.task, checkpoint, yardstick::Amount::default())
-            });
-            evidence.yardstick = Some(measured.collect::<anyhow::Result<_>>()?);
-        }
-        if wants(EvidenceKind::Eq) || wants(EvidenceKind::Grammar) {
-            let engine = Engine::open(self.workspace, Profile::Dev, self.console)?;
-            let eq = wants(EvidenceKind::Eq).then(|| eq::Plan::new(self.claim)).transpose()?;
-            let grammar = wants(EvidenceKind::Grammar).then(|| grammar::Plan::new(self)).transpose()?;
-            // One process asks the eager model for both: half of its time is start and quantization.
-            let mut runs = Vec::new();
-            runs.extend(eq.iter().flat_map(eq::Plan::eager_runs));
-            runs.extend(grammar.iter().flat_map(grammar::Plan::eager_runs));
-            let eager = eager::ask(&self.subject(), checkpoint, &runs)?;
-            if let Some(plan) = eq {
-                let (eq, text) = plan.measure(self, &engine, &eager)?;
-                (evidence.eq, transcript) = (Some(eq), Some(text));
-            }
-            if let Some(plan) = grammar {
-                evidence.grammar = Some(plan.measure(self, &engine, &eager)?);
+        let mut measured = Measured { evidence: Evidence::none(self.binding()), transcript: None };
+        let mut round = Round { bench: self, reference, checkpoint, eager: Replies::new() };
+        let (mut questions, mut waiting) = (Vec::new(), Vec::new());
+        for kind in kinds {
+            let asked = (measurer(*kind).ask)(self)?;
+            if asked.is_empty() {
+                (measurer(*kind).measure)(&round, &mut measured)?;
+            } else {
+                questions.extend(asked);
+                waiting.push(*kind);
             }
         }
-        Ok(Measured { evidence, transcript })
+        if !waiting.is_empty() {
+            round.eager = eager::ask(&self.subject(), checkpoint, &questions)?;
+        }
+        for kind in waiting {
+            (measurer(kind).measure)(&round, &mut measured)?;
+        }
+        Ok(measured)
+    }
+
+    fn engine(&self, profile: Profile) -> anyhow::Result<Engine> {
+        Engine::open(self.workspace, profile, self.console)
     }
 
     fn folder(&self, name: &str) -> anyhow::Result<Utf8PathBuf> {

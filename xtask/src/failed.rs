@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use camino::Utf8Path;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::supervise::Run;
+use crate::supervise::WorkerRun;
 
 /// What caused a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub(crate) fn cause(error: &anyhow::Error) -> Cause {
 ///
 /// # Errors
 /// [`Failed`]: it was killed, died, or said that it failed.
-pub(crate) fn answer<T: DeserializeOwned>(response: &Utf8Path, run: &Run) -> anyhow::Result<T> {
+pub(crate) fn answer<T: DeserializeOwned>(response: &Utf8Path, run: &WorkerRun) -> anyhow::Result<T> {
     #[derive(Deserialize)]
     struct Head {
         ok: bool,
@@ -114,14 +114,14 @@ mod tests {
     use super::*;
     use crate::supervise::Peaks;
 
-    fn run(ok: bool, killed: Option<&str>) -> Run {
+    fn run(ok: bool, killed: Option<&str>) -> WorkerRun {
         let peaks = Peaks { rss_bytes: 5, anon_bytes: 5 };
         let killed = killed.map(str::to_owned);
-        Run { ok, killed, stage: "quantize".into(), peaks, tail: vec!["the last line".into()] }
+        WorkerRun { ok, killed, stage: "quantize".into(), peaks, tail: vec!["the last line".into()] }
     }
 
     /// What comes of an answer, and whose fault it is.
-    fn judged(content: Option<&str>, run: &Run) -> (String, Cause) {
+    fn judged(content: Option<&str>, run: &WorkerRun) -> (String, Cause) {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8PathBuf::try_from(folder.path().join("response.json")).unwrap();
         content.iter().for_each(|content| fs::write(&path, content).unwrap());

@@ -15,7 +15,7 @@ use model_assets::{
     check::Profile,
     pte::{
         self, Expect, Level, ReadAt as _, Report, Summary,
-        summary::{Delegate, Io, Plan},
+        summary::{Delegate, Io, MethodSummary},
     },
     regular,
 };
@@ -125,7 +125,7 @@ fn text(path: &Utf8Path, report: &Report, segments: bool) -> Result<String, std:
     Ok(out)
 }
 
-fn is_constant(summary: &Summary, plan: &Plan) -> bool {
+fn is_constant(summary: &Summary, plan: &MethodSummary) -> bool {
     summary.metadata.contains_key(&plan.name)
 }
 
@@ -148,8 +148,9 @@ fn head(out: &mut String, path: &Utf8Path, summary: &Summary) -> std::fmt::Resul
     )
 }
 
-fn plan(out: &mut String, plan: &Plan) -> std::fmt::Result {
-    let Plan { name, inputs, outputs, operators, instructions, values, delegates, planned_bytes } = plan;
+fn plan(out: &mut String, plan: &MethodSummary) -> std::fmt::Result {
+    let MethodSummary { name, inputs, outputs, operators, instructions, values, delegates, planned_bytes } =
+        plan;
     writeln!(out, "\nmethod {name}: {values} values, {instructions} instructions")?;
     for (what, ends) in [("input", inputs), ("output", outputs)] {
         for (number, end) in ends.iter().enumerate() {

@@ -6,6 +6,7 @@ mod app;
 mod atomic_file;
 mod bench;
 mod cache;
+mod checkpoint;
 mod child;
 mod ci;
 mod clean;

@@ -181,7 +181,7 @@ pub(crate) struct Ask {
 #[serde(tag = "task", rename_all = "kebab-case")]
 pub(crate) enum Question {
     /// Replies to prompts.
-    Answers { runs: Vec<Run> },
+    Answers { runs: Vec<EagerRun> },
     /// Likelihoods of texts, beside those of an engine that is started.
     Quality {
         #[schemars(range(min = 2, max = limits::SEQ_LEN_TOKENS_MAX))]
@@ -207,7 +207,7 @@ pub(crate) enum Question {
 /// One run of a model over prompts.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Run {
+pub(crate) struct EagerRun {
     #[schemars(length(min = 1))]
     pub(crate) name: String,
     pub(crate) quantization: Quantization,
@@ -221,7 +221,7 @@ pub(crate) struct Run {
     pub(crate) prompts: Vec<model_assets::evidence::Prompt>,
 }
 
-impl Run {
+impl EagerRun {
     pub(crate) fn new(
         name: &str,
         quantization: Quantization,

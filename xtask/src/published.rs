@@ -47,7 +47,7 @@ impl Published {
         Ok(Self { dir, claim, files })
     }
 
-    /// The same without what was measured, for a command that measures: nothing is judged but the bytes.
+    /// The same without evidence, for a command that measures: only the bytes are judged.
     pub(crate) fn without_evidence(mut self) -> Self {
         self.claim.manifest.evidence = None;
         self

@@ -23,10 +23,7 @@ use model_assets::{
     regular,
 };
 
-use self::{
-    html::{Page, escape},
-    measured::{benchmark, eq_test, grammar, parity, quality, yardstick},
-};
+use self::html::{Page, escape};
 use crate::{
     evidence::eq::Transcript,
     exit::Outcome,
@@ -96,38 +93,24 @@ fn page(report: &Report) -> anyhow::Result<String> {
     let mut page = Page::new();
     head(&mut page, report);
     verdicts(&mut page, report);
-    parity(&mut page, &report.claim);
-    missed::note(&mut page, report, EvidenceKind::Parity);
-    quality(&mut page, &report.claim);
-    missed::note(&mut page, report, EvidenceKind::Quality);
-    grammar(&mut page, &report.claim);
-    missed::note(&mut page, report, EvidenceKind::Grammar);
-    yardstick(&mut page, &report.claim);
-    missed::note(&mut page, report, EvidenceKind::Yardstick);
-    eq_test(&mut page, report);
-    missed::note(&mut page, report, EvidenceKind::Eq);
-    benchmark(&mut page, &report.claim)?;
-    missed::note(&mut page, report, EvidenceKind::Benchmark);
+    for kind in EvidenceKind::ALL {
+        measured::section(&mut page, report, kind)?;
+        missed::note(&mut page, report, kind);
+    }
     structure(&mut page, &report.claim);
     provenance(&mut page, &report.claim);
     Ok(page.finish(&format!("{}: what is proved", report.claim.recipe.name)))
 }
 
-const SECTIONS: [(&str, &str); 10] = [
-    ("verdicts", "Verdicts"),
-    ("parity", "Parity"),
-    ("quality", "Quality"),
-    ("grammar", "Grammar"),
-    ("yardstick", "Yardsticks"),
-    ("eq", "EQ test and conversation"),
-    ("benchmark", "Benchmark"),
-    ("census", "Weights and operators"),
-    ("memory", "Memory plan"),
-    ("provenance", "Provenance"),
-];
+/// Every section, by the name of its place in the page.
+fn sections() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let kinds = EvidenceKind::ALL.into_iter().map(|kind| (kind.as_str(), kind.facts().title));
+    let rest = [("census", "Weights and operators"), ("memory", "Memory plan"), ("provenance", "Provenance")];
+    [("verdicts", "Verdicts")].into_iter().chain(kinds).chain(rest)
+}
 
 fn begin(page: &mut Page, id: &str) {
-    let title = SECTIONS.iter().find(|(known, _)| *known == id).map_or(id, |(_, title)| title);
+    let title = sections().find(|(known, _)| *known == id).map_or(id, |(_, title)| title);
     page.section(id, title);
 }
 
@@ -158,7 +141,7 @@ fn head(page: &mut Page, report: &Report) {
         ("product requirements", if unmet.is_empty() { "met" } else { "not met" }.to_owned()),
     ]);
     page.raw("<nav aria-label=\"Sections\"><ul>");
-    for (id, title) in SECTIONS {
+    for (id, title) in sections() {
         page.raw(&format!("<li><a href=\"#{id}\">{}</a></li>", escape(title)));
     }
     page.raw("</ul></nav>");
@@ -284,10 +267,6 @@ fn provenance(page: &mut Page, claim: &Claim) {
     };
     let rows: Vec<_> = manifest.export.stages.iter().map(row).collect();
     page.table("Stages of the export", &["stage", "seconds", "peak memory"], &rows);
-}
-
-fn joined(values: &[f64; 4]) -> String {
-    values.map(|value| value.to_string()).join(", ")
 }
 
 fn percent(share: f64) -> String {

@@ -13,7 +13,7 @@ use model_assets::{
     claim::Claim,
     digest::Digest,
     dir::ModelDir,
-    evidence::Parity,
+    evidence::{Evidence, Metric},
     manifest::{FileRecord, MANIFEST_FILE, Manifest},
     recipe::{Licence, Source},
     regular,
@@ -156,50 +156,13 @@ fn datasets(dir: &ModelDir, claim: &Claim) -> Value {
     }])
 }
 
-/// What was measured of its quality, as the manifest records it; speeds are a machine's, not a model's.
+/// What was measured of its quality, as the manifest records it.
 fn metrics(claim: &Claim) -> Vec<Value> {
-    let Some(evidence) = &claim.manifest.evidence else { return Vec::new() };
-    let metric = |kind: &str, slice: &str, value: f64| json!({"type": kind, "slice": slice, "value": format!("{value:.6}")});
-    let mut metrics = Vec::new();
-    for (name, fed) in evidence.parity.iter().flat_map(Parity::runs) {
-        metrics.push(metric("mean KL divergence from the eager model, nats", name, fed.run.mean_kl));
-        metrics.push(metric("top-1 agreement with the eager model", name, fed.run.top1_agreement));
-    }
-    let items = claim.recipe.eq.items.items().unwrap_or_default();
-    if let Some(verdict) = evidence.eq.as_ref().and_then(|eq| model_assets::eq::judge(&items, &eq.items)) {
-        let slice = format!("{} dialogues", verdict.items);
-        metrics.push(metric(
-            "share of readable EQ answers",
-            &slice,
-            verdict.readable as f64 / verdict.items as f64,
-        ));
-        if let Some(scores) = verdict.scores {
-            metrics.push(metric("EQ score, of 100", &slice, scores.score));
-        }
-    }
-    if let Some(quality) = &evidence.quality {
-        let it = quality.figures();
-        let slice = format!("{} tokens of text {}", it.tokens, quality.text);
-        metrics.push(metric("perplexity", &slice, it.perplexity));
-        metrics.push(metric("perplexity, eager fp32", &slice, it.perplexity_fp32));
-        metrics.push(metric("perplexity ratio, upper end of 95 %", &slice, it.ratio.high));
-        metrics.push(metric("mean KL divergence from eager fp32, nats", &slice, it.kl.value));
-        metrics.push(metric("top-1 agreement with eager fp32", &slice, it.top1.value));
-    }
-    for it in evidence.yardstick.iter().flatten() {
-        let (figures, slice) =
-            (it.figures(), format!("{}, protocol {}", it.task.as_str(), it.protocol_digest()));
-        metrics.push(metric("score", &slice, figures.pte));
-        metrics.push(metric("loss from eager fp32", &slice, figures.loss.value));
-    }
-    if let Some(grammar) = &evidence.grammar {
-        metrics.push(metric(
-            "share of replies that the grammar accepts",
-            "held-out conversations",
-            grammar.pte.share(),
-        ));
-    }
-    metrics
+    let measured = claim.manifest.evidence.iter().flat_map(Evidence::measured);
+    let metrics = measured.flat_map(|(_, measured)| measured.metrics(&claim.asked()));
+    let metric =
+        |Metric { name, slice, value }| json!({"type": name, "slice": slice, "value": format!("{value:.6}")});
+    metrics.map(metric).collect()
 }
 
 fn properties(claim: &Claim) -> Value {

@@ -22,7 +22,7 @@ use rustix::process::{Pid, Signal};
 use crate::{child, console::Console};
 
 /// How a run of the worker ended.
-pub(crate) struct Run {
+pub(crate) struct WorkerRun {
     /// Whether it exited with 0.
     pub(crate) ok: bool,
     /// Why it was killed, when it was.
@@ -51,7 +51,7 @@ impl Peaks {
     }
 }
 
-/// What a run may use.
+/// Bounds of a run.
 pub(crate) struct Bounds {
     /// Resident memory of the group, bytes; without effect where the system does not report it ([`sees_memory`]).
     pub(crate) memory_bytes_max: u64,
@@ -80,7 +80,7 @@ pub(crate) fn interrupted() -> bool {
 
 const TAIL_LINES_MAX: usize = 20;
 const POLL: Duration = Duration::from_millis(200);
-/// Of a command whose end somebody waits for.
+/// How often a command is polled.
 const COMMAND_POLL: Duration = Duration::from_millis(50);
 const EVENT: &str = "@proofmark ";
 
@@ -100,7 +100,7 @@ pub(crate) fn run(
     log: &Utf8Path,
     bounds: &Bounds,
     console: &Console,
-) -> anyhow::Result<Run> {
+) -> anyhow::Result<WorkerRun> {
     // The worker reads end of file from this pipe when this process dies, however it dies.
     let (stdin, _held_open) = std::io::pipe()?;
     let reader = child::expression(python, &["-I", "-B", script.as_str(), request.as_str()])
@@ -131,17 +131,17 @@ pub(crate) fn run(
     let ok = killed.is_none() && reader.try_wait()?.is_some_and(|output| output.status.success());
     let stage = seen.stage.lock().map(|s| s.clone()).unwrap_or_default();
     let tail = seen.tail.lock().map(|t| t.clone()).unwrap_or_default();
-    Ok(Run { ok, killed, stage, peaks, tail })
+    Ok(WorkerRun { ok, killed, stage, peaks, tail })
 }
 
-/// Runs a command to its end and returns what it said; ends it, and all that it started, when this process is interrupted.
+/// Runs a command to its end and returns its output. An interrupt ends the command and everything that it started.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<Output> {
     let stderr = tempfile::tempfile()?;
     let (status, stdout) = stdout(command.stderr(stderr.try_clone()?))?;
     Ok(Output { status, stdout, stderr: content(stderr)? })
 }
 
-/// As [`output`], with its highest memory. Looking takes a little of a processor: not for a command that measures time.
+/// As [`output`], with its peak memory. Sampling costs some CPU: do not use it for a command that measures time.
 pub(crate) fn metered(command: &mut Command) -> anyhow::Result<(Output, Peaks)> {
     let (stderr, mut peaks) = (tempfile::tempfile()?, Peaks::default());
     command.stderr(stderr.try_clone()?);
@@ -190,7 +190,7 @@ struct Group(Pid);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Fails when the group is gone already, which is what is wanted.
+        // Fails when the group has ended already, which is fine.
         let _ = rustix::process::kill_process_group(self.0, Signal::KILL);
     }
 }
@@ -285,7 +285,7 @@ pub(crate) fn sees_memory() -> bool {
     std::path::Path::new("/proc/self/stat").exists()
 }
 
-/// Sums over the processes of a group, from `/proc` (see proc(5)); nothing where there is none.
+/// Sums over the processes of a group, from `/proc` (see proc(5)); zeros where there is no `/proc`.
 fn usage(group: Pid) -> Usage {
     let mut sum = Usage::default();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -11,8 +11,6 @@ use model_assets::{
     check::Profile,
     claim::Claim,
     dir::ModelDir,
-    eq,
-    evidence::Parity,
     manifest::{Evidence, EvidenceBinding, Manifest},
     pte,
     recipe::{EvidenceKind, Recipe},
@@ -22,7 +20,7 @@ use model_assets::{
 use crate::{
     console::Console,
     engine::Files,
-    evidence::{Bench, Checkpoint, Measured, yardstick},
+    evidence::{Bench, Checkpoint, Measured},
     exit::{Exit, Failure, Outcome, refused, usage},
     lock,
     published::{Proof, Published, failed},
@@ -180,7 +178,7 @@ fn renewed(
     let measured = bench.measure(&wanted, &reference, checkpoint);
     console.done();
     let Measured { evidence, transcript } = measured.map_err(|error| failed(dir, error))?;
-    show(&evidence, &claim.recipe);
+    show(&evidence, claim);
     proof.ensure_unchanged()?;
     // What was measured now is judged first, even where the recorded evidence stays.
     let mut fresh = claim.clone();
@@ -243,54 +241,10 @@ fn still_published(dir: &ModelDir, measured: &Manifest) -> Outcome {
     Err(Failure::new(Exit::Refused, error, hint))
 }
 
-/// Prints what was measured.
-pub(crate) fn show(evidence: &Evidence, recipe: &Recipe) {
-    if let Some(load) = &evidence.load {
-        let (load_ms, first) = (load.load_ms, load.first_prefill_ms);
-        println!(
-            "load {load_ms:.0} ms, first prefill {first:.0} ms, peak {} MB",
-            load.peak_rss_bytes / 1_000_000
-        );
-    }
-    for it in evidence.parity.iter().flat_map(|parity| &parity.blocks) {
-        println!("parity, {}: {}", it.boundary.as_str(), it.line());
-    }
-    for (name, fed) in evidence.parity.iter().flat_map(Parity::runs) {
-        println!(
-            "parity, {name}: {} rows, KL {:.3e} (floor {:.3e}), max |d| {:.3e} (floor {:.3e}), top-1 {:.4}",
-            fed.run.rows,
-            fed.run.mean_kl,
-            fed.floor.mean_kl,
-            fed.run.max_abs_diff,
-            fed.floor.max_abs_diff,
-            fed.run.top1_agreement
-        );
-    }
-    if let Some(benchmark) = &evidence.benchmark {
-        print!("{}", crate::bench::markdown(benchmark));
-    }
-    if let Some(eq) = &evidence.eq
-        && let Some(verdict) = recipe.eq.items.items().ok().and_then(|items| eq::judge(&items, &eq.items))
-    {
-        println!(
-            "eq: {verdict}; conversation of {} turns, {} messages forgotten",
-            eq.talk.turns, eq.talk.forgotten
-        );
-    }
-    if let Some(quality) = &evidence.quality {
-        println!("quality: {}", quality.figures());
-    }
-    evidence.yardstick.iter().flatten().for_each(yardstick::show);
-    if let Some(grammar) = &evidence.grammar {
-        for (name, share) in [("fp32", grammar.fp32), ("quantized", grammar.quantized), (".pte", grammar.pte)]
-        {
-            println!(
-                "grammar accepts, {name}: {} of {} ({:.2} %)",
-                share.accepted,
-                share.replies,
-                share.share() * 100.0
-            );
-        }
+/// Prints what was measured of this claim's file.
+pub(crate) fn show(evidence: &Evidence, claim: &Claim) {
+    for (_, measured) in evidence.measured() {
+        measured.lines(&claim.asked()).iter().for_each(|line| println!("{line}"));
     }
 }
 

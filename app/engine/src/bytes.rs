@@ -100,7 +100,7 @@ impl Mapped {
         }
     }
 
-    /// Tells the system that little of the file will be read from now on, here and there: the weights come from elsewhere.
+    /// Advises the system of sparse, random reads from now on: the weights come from the packed file.
     ///
     /// Otherwise a fault brings in as much around its page as the device reads ahead, and loading, which looks at each
     /// delegate, reads most of a file of which it needs a few megabytes.
@@ -108,7 +108,7 @@ impl Mapped {
         let Self::File(map) = self else { return };
         // It is all advice: a refusal costs time at most.
         let _ = map.advise(Advice::Random);
-        // The head is read by every load: where it was in memory, so is the rest of what a load reads.
+        // Every load reads the head: if it was in memory, so is the rest of what a load reads.
         if !first_waits(map) {
             return;
         }

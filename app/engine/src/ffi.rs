@@ -3,39 +3,28 @@
 //! **Invariant:** every call that can be made wrongly is only reachable through a method that makes it rightly;
 //! the two whose rightness this module cannot see ([`Handle::load`], [`set_threads`]) are `unsafe` themselves.
 
+mod raw;
+#[cfg(test)]
+pub(crate) mod test_hook;
+
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
 use model_assets::pte::Tap;
 
+use self::raw::*;
 use crate::error::{Code, Failure};
 
 /// Most dimensions that a tensor description carries.
 pub(crate) const RANK_MAX: usize = 8;
 const LOG_BYTES: usize = 2048;
 
-#[repr(C)]
-struct RawModel {
-    _private: [u8; 0],
-    _not_send: PhantomData<*mut ()>,
-}
-
-#[repr(C)]
-struct RawOption {
-    backend: *const c_char,
-    key: *const c_char,
-    kind: i32,
-    number: i64,
-    text: *const c_char,
-}
-
 /// Type and upper-bound shape of an input or output.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct TensorInfo {
-    /// ExecuTorch's scalar type; -1 for what is no tensor.
+    /// ExecuTorch's scalar type; -1 if it is not a tensor.
     pub(crate) scalar_type: i32,
     rank: i32,
     sizes: [i64; RANK_MAX],
@@ -49,70 +38,6 @@ impl TensorInfo {
         let rank = usize::try_from(self.rank).unwrap_or(0).min(RANK_MAX);
         self.sizes.get(..rank).unwrap_or_default()
     }
-}
-
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-struct RawValue {
-    kind: i32,
-    integer: i64,
-    real: f64,
-}
-
-#[repr(C)]
-struct RawEvent {
-    name: *const c_char,
-    calls: u64,
-    nanoseconds: u64,
-}
-
-type Probed = unsafe extern "C" fn(*mut c_void, u32, u32, *mut f32, usize);
-
-unsafe extern "C" {
-    fn engine_init() -> u32;
-    fn engine_log(text: *mut c_char, capacity: usize) -> usize;
-    fn engine_kernel_name(index: usize) -> *const c_char;
-    fn engine_backend_name(index: usize) -> *const c_char;
-    fn engine_threads() -> u32;
-    fn engine_performance_cores() -> u32;
-    fn engine_set_threads(count: u32) -> u32;
-    fn engine_set_attention(variant: i32) -> u32;
-    fn engine_load(
-        data: *const c_void,
-        size: usize,
-        options: *const RawOption,
-        option_count: usize,
-        record: i32,
-        model: *mut *mut RawModel,
-    ) -> u32;
-    fn engine_free(model: *mut RawModel);
-    fn engine_method_name(model: *const RawModel, index: usize) -> *const c_char;
-    fn engine_metadata(
-        model: *mut RawModel,
-        method: *const c_char,
-        values: *mut RawValue,
-        count: *mut usize,
-    ) -> u32;
-    fn engine_signature(
-        model: *mut RawModel,
-        inputs: *mut TensorInfo,
-        input_count: *mut usize,
-        outputs: *mut TensorInfo,
-        output_count: *mut usize,
-    ) -> u32;
-    fn engine_forward(
-        model: *mut RawModel,
-        tokens: *const i64,
-        count: usize,
-        position: i64,
-        logits: *mut *const f32,
-        logit_count: *mut usize,
-    ) -> u32;
-    fn engine_call(model: *mut RawModel, bytes: *mut u8, count: *mut usize) -> u32;
-    fn engine_probe(model: *mut RawModel, probed: Option<Probed>, context: *mut c_void);
-    fn engine_peak_rss_bytes() -> u64;
-    fn engine_profile(model: *const RawModel, events: *mut RawEvent, capacity: usize) -> usize;
-    fn engine_profile_reset(model: *mut RawModel);
 }
 
 /// A load-time option of a backend.
@@ -178,7 +103,7 @@ fn check(code: u32) -> Result<(), Failure> {
     if code == 0 { Ok(()) } else { Err(Failure { code: Code(code), log: log() }) }
 }
 
-/// Takes what the runtime logged as errors in this thread's last call, one that succeeded included.
+/// Takes the errors that the runtime logged in this thread's last call, even if the call succeeded.
 fn log() -> String {
     let mut text = [0_u8; LOG_BYTES];
     // SAFETY: the buffer is writable and its true size is passed.
@@ -264,7 +189,7 @@ impl Drop for Handle {
 }
 
 impl Handle {
-    /// Loads a program; also what the runtime complained about although it succeeded.
+    /// Loads a program; also returns the errors that the runtime logged although it succeeded.
     ///
     /// # Safety
     /// `bytes` must stay valid and unchanged until the handle is dropped.
@@ -431,111 +356,5 @@ impl Handle {
     pub(crate) fn profile_reset(&mut self) {
         // SAFETY: the pointer is a live model.
         unsafe { engine_profile_reset(self.0.as_ptr()) }
-    }
-}
-
-/// The test hook: any registered operator on plain values.
-#[cfg(test)]
-pub(crate) mod test_hook {
-    use super::*;
-
-    /// A tensor as an operator sees it; elements start after [`GUARD`] floats and end before as many.
-    #[derive(Debug, Clone)]
-    pub(crate) struct Tensor {
-        pub(crate) scalar_type: i32,
-        pub(crate) sizes: Vec<i64>,
-        memory: Vec<f32>,
-        len: usize,
-        /// Whether the operator gets no memory at all.
-        pub(crate) null: bool,
-    }
-
-    /// Floats around a tensor's elements: as many as the widest vector and a cache line more.
-    const GUARD: usize = 32;
-
-    impl Tensor {
-        /// A float tensor between guards of NaN, so that a read outside shows in the result.
-        pub(crate) fn new(sizes: &[usize], data: &[f32]) -> Self {
-            assert_eq!(sizes.iter().product::<usize>(), data.len());
-            let guard = [f32::NAN; GUARD];
-            let memory = [&guard, data, &guard].concat();
-            let sizes = sizes.iter().map(|size| i64::try_from(*size).unwrap()).collect();
-            Self { scalar_type: TensorInfo::FLOAT, sizes, memory, len: data.len(), null: false }
-        }
-
-        pub(crate) fn data(&self) -> &[f32] {
-            &self.memory[GUARD..GUARD + self.len]
-        }
-
-        /// Whether nothing outside the elements was written.
-        pub(crate) fn guards_hold(&self) -> bool {
-            let (before, rest) = self.memory.split_at(GUARD);
-            before.iter().chain(&rest[self.len..]).all(|x| x.to_bits() == f32::NAN.to_bits())
-        }
-    }
-
-    /// An argument of an operator.
-    #[derive(Debug, Clone)]
-    pub(crate) enum Argument {
-        None,
-        Int(i64),
-        Bool(bool),
-        Double(f64),
-        Tensor(Tensor),
-    }
-
-    #[repr(C)]
-    struct RawArgument {
-        kind: i32,
-        scalar_type: i32,
-        rank: i32,
-        sizes: [i64; RANK_MAX],
-        data: *mut c_void,
-        integer: i64,
-        real: f64,
-    }
-
-    unsafe extern "C" {
-        fn engine_test_call(
-            kernel: *const c_char,
-            arguments: *const RawArgument,
-            count: usize,
-            variant: i32,
-        ) -> u32;
-    }
-
-    /// Calls an operator; `variant` as in `shim.h`.
-    pub(crate) fn call(kernel: &CStr, arguments: &mut [Argument], variant: i32) -> Code {
-        start().unwrap();
-        let raw: Vec<RawArgument> = arguments.iter_mut().map(raw).collect();
-        // SAFETY: as many arguments as told; every tensor has memory for its sizes, or the null pointer.
-        Code(unsafe { engine_test_call(kernel.as_ptr(), raw.as_ptr(), raw.len(), variant) })
-    }
-
-    fn raw(argument: &mut Argument) -> RawArgument {
-        let mut raw = RawArgument {
-            kind: 0,
-            scalar_type: 0,
-            rank: 0,
-            sizes: [0; RANK_MAX],
-            data: ptr::null_mut(),
-            integer: 0,
-            real: 0.0,
-        };
-        match argument {
-            Argument::None => {}
-            Argument::Int(value) => (raw.kind, raw.integer) = (1, *value),
-            Argument::Bool(value) => (raw.kind, raw.integer) = (2, i64::from(*value)),
-            Argument::Double(value) => (raw.kind, raw.real) = (3, *value),
-            Argument::Tensor(tensor) => {
-                (raw.kind, raw.scalar_type) = (4, tensor.scalar_type);
-                raw.rank = i32::try_from(tensor.sizes.len()).unwrap();
-                raw.sizes[..tensor.sizes.len()].copy_from_slice(&tensor.sizes);
-                if !tensor.null {
-                    raw.data = tensor.memory[GUARD..].as_mut_ptr().cast();
-                }
-            }
-        }
-        raw
     }
 }

@@ -85,7 +85,7 @@ pub struct Reply {
     pub statistics: Statistics,
 }
 
-/// What is known while a reply grows.
+/// The state of a reply while it is generated.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece<'a> {
     /// Text that became final; never part of a character. Empty while a character is unfinished.
@@ -173,7 +173,7 @@ pub fn generate_until<D: Decoder + ?Sized>(
         if limits.stop.contains(&token) {
             break Finish::Stop;
         }
-        // Only true here when no token at all may be had.
+        // True here only when no token is allowed.
         if tokens_max == 0 {
             break Finish::Length;
         }

@@ -436,6 +436,6 @@ fn evidence_is_bound_to_these_sources() {
     assert_eq!(
         model_assets::digest::Digest::of(sources.as_bytes()).to_string(),
         model_assets::manifest::KERNELS_SHA256,
-        "the operators changed: put the left digest into manifest.rs, then: cargo xtask verify --level release"
+        "the operators changed: put the left digest into evidence/binding.rs, then: cargo xtask verify --level release"
     );
 }

@@ -24,7 +24,7 @@ const METHODS_MAX: usize = 64;
 pub struct LoadOptions {
     /// Load-time options of backends.
     pub backend: Vec<BackendOption>,
-    /// What is recorded while it runs.
+    /// What to record while it runs.
     pub record: Record,
     /// Where packed weights are kept; without it they are packed on the heap at every start.
     pub packed: Option<PackedCache>,
@@ -170,7 +170,7 @@ impl Model {
         self.packed_weights.as_ref()
     }
 
-    /// What the program says about itself.
+    /// The program's metadata.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
@@ -249,7 +249,7 @@ pub fn call(bytes: ModelBytes) -> Result<Vec<u8>> {
     handle.call(OUTPUT_BYTES_MAX).map_err(Error::runtime("run forward"))
 }
 
-/// Loads a program over `bytes`, which the caller keeps until the handle is gone; also what the runtime complained of.
+/// Loads a program over `bytes`, which the caller keeps until the handle is dropped; also returns the runtime's complaints.
 fn load_handle(
     bytes: &Mapped,
     options: &LoadOptions,

@@ -109,7 +109,7 @@ fn make<T>(
         Err(reason) => return heap(reason),
     };
     place.remove_leftovers();
-    // Whoever held the lock before may have done the work.
+    // Another process may have done the work while it held the lock.
     if let Ok(Some((held, _))) = place.find() {
         return Ok((Some(held), PackedWeights::Proved));
     }
@@ -173,7 +173,7 @@ fn options(file: &File) -> Vec<BackendOption> {
 mod tests {
     use super::*;
 
-    /// Opens the file as the runtime does, by the name in the options, and locks it; what it would complain about.
+    /// Opens the file by the name in the options, as the runtime does, and locks it; returns what the runtime would report.
     fn runtime(options: &[BackendOption]) -> (File, String) {
         let path = options.iter().find_map(|option| match &option.value {
             OptionValue::Text(path) => path.to_str().ok(),

@@ -13,7 +13,7 @@ pub(crate) struct Pages(Mmap);
 
 impl Pages {
     pub(crate) fn of(file: &File) -> io::Result<Self> {
-        // SAFETY: the bytes are never looked at, so nobody can be misled by their change.
+        // SAFETY: the bytes are never read, so it does not matter if they change.
         unsafe { Mmap::map(file) }.map(Self)
     }
 
@@ -37,7 +37,7 @@ impl Pages {
     }
 }
 
-/// Reads the first byte, and says whether that waited for a disk. For files of somebody else, such as a package on Android.
+/// Reads the first byte and returns whether that waited for the disk. For files of another owner, such as a package on Android.
 pub(crate) fn first_waits(bytes: &[u8]) -> bool {
     let before = major_faults();
     std::hint::black_box(bytes.first().copied());

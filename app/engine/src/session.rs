@@ -1,4 +1,4 @@
-//! One conversation with a model: what is in its key/value cache, and how more gets there.
+//! One conversation with a model: the contents of its key/value cache, and how tokens are added to it.
 //!
 //! **Invariant:** `fed` lists exactly the tokens whose keys and values are valid in the cache, in order; a
 //! failed call leaves it at the last chunk that succeeded. Every token is checked against the vocabulary
@@ -24,7 +24,7 @@ const RELEASE_TOKENS: usize = 32;
 pub struct Session {
     model: Model,
     fed: Vec<u32>,
-    /// Tokens of the chunk at hand as the runtime wants them; allocated once.
+    /// The current chunk's tokens in the runtime's type; allocated once.
     chunk: Vec<i64>,
     chunk_max: usize,
     /// Tokens fed since the file's pages were let go.

@@ -1,4 +1,4 @@
-//! What the system tells of a file without reading it, and what that is worth.
+//! File stamps: what the system reports about a file without reading it, and when that can be trusted.
 //!
 //! A file that was hashed once need not be hashed again where the system shows every change of its bytes otherwise:
 //!
@@ -58,7 +58,7 @@ impl Stamp {
     /// Looks at an open file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn of(file: &File) -> io::Result<Self> {
         let data = file.metadata()?;
         let worth = match verity(file) {
@@ -98,7 +98,7 @@ impl<'a> Hashing<'a> {
     /// Before the first byte is read: waits some milliseconds if the file was just written, and writes back what is dirty.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn begin(file: &'a File) -> io::Result<Self> {
         let before = Stamp::of(file)?;
         let settled = before.worth != Worth::Times || settle(&file.metadata()?);
@@ -110,7 +110,7 @@ impl<'a> Hashing<'a> {
     /// After the last byte was read: the stamp of the bytes that were hashed, if it has any worth.
     ///
     /// # Errors
-    /// The file changed meanwhile, or what the system says.
+    /// The file changed meanwhile, or the system's error.
     pub fn end(self) -> io::Result<Option<Stamp>> {
         let now = Stamp::of(self.file)?;
         if now != self.before {

@@ -112,7 +112,7 @@ impl Tokenizer {
     }
 
     /// The written form of a token that is part of a text: none for special ones.
-    pub(crate) fn shown(&self, id: u32) -> Option<String> {
+    pub(crate) fn printable_token(&self, id: u32) -> Option<String> {
         let added = self.inner.get_added_vocabulary();
         let token = added.simple_id_to_token(id).or_else(|| self.inner.get_model().id_to_token(id));
         token.filter(|token| !added.is_special_token(token))

@@ -14,7 +14,7 @@ use super::Chat;
 /// Text that is tokenized at once: so much can neither be interrupted nor found to be too long halfway.
 const BLOCK_BYTES: usize = 16 << 10;
 
-/// What a reply is generated from.
+/// The prompt of a reply.
 pub(super) struct Prompt {
     /// The rendered conversation.
     pub(super) text: String,
@@ -39,10 +39,10 @@ impl Tail {
 }
 
 impl Chat {
-    /// Renders what the model is to see so that a reply has room; nothing when it was interrupted.
+    /// Renders a prompt that leaves room for a reply; `None` when it was interrupted.
     ///
     /// # Errors
-    /// What was said last does not fit alone.
+    /// The last message does not fit the window by itself.
     pub(super) fn fit(
         &self,
         tokens_max: usize,
@@ -86,7 +86,7 @@ impl Chat {
         most: usize,
         interrupted: &mut dyn FnMut() -> bool,
     ) -> anyhow::Result<Option<Tail>> {
-        // Tokens of blocks are about those of the whole: what is near the limit is rendered and counted exactly.
+        // The tokens of the blocks add up only roughly: near the limit, the whole is rendered and counted.
         let enough = most + most / 8;
         let (mut tokens, mut first, mut sum) = (Vec::new(), self.turns.len(), 0);
         for message in self.turns.get(seen..).unwrap_or_default().iter().rev() {

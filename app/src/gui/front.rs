@@ -50,7 +50,7 @@ pub struct Front {
     pub(super) bubbles: Rc<VecModel<Bubble>>,
     /// The reply being written: its row, once it has one.
     pub(super) growing: Cell<Option<usize>>,
-    /// What was said and is not replied to yet, and the row it is in once it is on disk.
+    /// The message that has no reply yet, and its row once it is stored.
     pub(super) said: RefCell<Option<(Option<usize>, String)>>,
     pub(super) settings: RefCell<Settings>,
     pub(super) is_ready: Cell<bool>,
@@ -120,12 +120,12 @@ impl Front {
         });
     }
 
-    /// Tells whether the core was closed.
+    /// Whether the core was closed.
     pub(super) fn stopper(&self) -> Stopper {
         self.host.borrow().as_ref().map(Host::stopper).unwrap_or_default()
     }
 
-    /// Gives back memory and stops a reply: the app is no longer looked at. What was changed in the settings is kept.
+    /// Frees memory and stops a reply when the app goes to the background. Changed settings are stored.
     pub fn pause(&self) {
         self.keep_settings();
         self.send(Command::Pause);
@@ -180,7 +180,7 @@ impl Front {
 
     fn say(&self, text: &str) {
         let text = text.trim();
-        // What was not taken stays where it was typed.
+        // A message that was not accepted stays in the input field.
         if !text.is_empty() && self.send(Command::Say { text: text.to_owned() }) {
             self.said.replace(Some((None, text.to_owned())));
             self.replying(true);
@@ -227,7 +227,7 @@ impl Front {
             settings.system = core.get_system().into();
             // A slider computes in floats: 0.7 must not become 0.70000005.
             let temperature = (core.get_temperature() * 100.0).round() / 100.0;
-            // Nor must what was never touched: a flag may have set 0.333.
+            // A value that nobody changed must not be rounded: a flag may have set 0.333.
             if (temperature - settings.temperature).abs() > 0.005 {
                 settings.temperature = temperature;
             }

@@ -68,12 +68,12 @@ pub fn install(size: (u32, u32)) -> Result<Screen, PlatformError> {
 }
 
 impl Screen {
-    /// What was copied last.
+    /// The clipboard.
     pub fn clipboard(&self) -> String {
         self.clipboard.borrow().clone()
     }
 
-    /// What is on the screen now: pixels, row by row.
+    /// The pixels of the screen, row by row.
     pub fn draw(&self) -> Vec<Rgb8Pixel> {
         let mut pixels = vec![Rgb8Pixel::default(); self.size.0 as usize * self.size.1 as usize];
         // The first pass lays out, and lists make their rows by it; what changed callbacks set shows in the last.

@@ -44,9 +44,9 @@ pub(crate) fn run(
 struct Worker {
     chat: Chat,
     store: Store,
-    /// What holds now: what is kept, and over it what is set for this run alone.
+    /// The settings in effect: the stored ones, overridden by the flags of this run.
     settings: Settings,
-    /// What is on disk.
+    /// The stored settings.
     kept: Settings,
     /// The open conversation.
     open: Option<i64>,
@@ -88,10 +88,10 @@ impl Worker {
         let wrong = |error| refused(anyhow::Error::msg(error), "start the app with another value");
         settings.check().map_err(wrong)?;
 
-        let mut told = 0;
+        let mut reported_bytes = 0;
         let bytes = install::open(&MODEL, config.asset, &config.cache, &mut |done_bytes, total_bytes| {
-            if done_bytes >= told + total_bytes / PROGRESS_STEPS || done_bytes == total_bytes {
-                told = done_bytes;
+            if done_bytes >= reported_bytes + total_bytes / PROGRESS_STEPS || done_bytes == total_bytes {
+                reported_bytes = done_bytes;
                 let _ = outlet.send_or_join(Event::Installing { done_bytes, total_bytes });
             }
             if stopper.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -275,7 +275,7 @@ impl Worker {
         }
     }
 
-    /// After a failure: brings model and screen to what is on disk, then sends the error.
+    /// After a failure: makes model and screen match the disk, then sends the error.
     fn as_kept(
         &mut self,
         id: i64,

@@ -85,7 +85,7 @@ fn export(rest: &str) -> Line {
             (file, _) => to = Some(file.to_owned()),
         }
     }
-    // The file's ending says what is wanted when nothing else does.
+    // Without a flag, the file's ending decides the format.
     let by_name = || {
         if to.as_deref().is_some_and(|to: &str| to.ends_with(".json")) {
             Format::Json

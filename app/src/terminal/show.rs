@@ -14,7 +14,7 @@ use crate::{
 
 const MEGABYTE: f64 = 1e6;
 
-/// Text of the model or a person, without what a terminal obeys: it could move the cursor, rename the window or type.
+/// Text of the model or a person without control characters, which could move the cursor, rename the window or type.
 fn harmless(text: &str) -> String {
     let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     text.replace(obeyed, char::REPLACEMENT_CHARACTER.encode_utf8(&mut [0; 4]))
@@ -97,7 +97,7 @@ pub(super) fn statistics(reply: &Reply) {
     }
 }
 
-/// What is set.
+/// Prints the settings.
 pub(super) fn settings(settings: &Settings) {
     println!("system       {}", harmless(&settings.system));
     println!("temperature  {}", settings.temperature);

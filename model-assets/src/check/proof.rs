@@ -67,7 +67,7 @@ pub fn prove<S: ReadAt>(source: S, expectation: &Expectation) -> Proved<S> {
 /// The refusal with every reason and the command that fixes it.
 pub fn validate<S: ReadAt>(source: S, claim: &Claim, profile: Profile) -> Result<Validated<S>, Refusal> {
     let proved = prove(source, &Expectation::claimed(claim));
-    Ok(proved.verdict(claim, profile)?.about(proved.source))
+    Ok(proved.verdict(claim, profile)?.with_source(proved.source))
 }
 
 impl<S> Proved<S> {
@@ -91,7 +91,7 @@ impl<S> Proved<S> {
     /// # Errors
     /// The refusal with every reason and the command that fixes it.
     pub fn judge(&self, claim: &Claim, profile: Profile) -> Result<Validated<&S>, Refusal> {
-        Ok(self.verdict(claim, profile)?.about(&self.source))
+        Ok(self.verdict(claim, profile)?.with_source(&self.source))
     }
 
     fn verdict(&self, claim: &Claim, profile: Profile) -> Result<Validated<()>, Refusal> {

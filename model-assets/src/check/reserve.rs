@@ -1,18 +1,19 @@
 //! The door for the reserve: [`validate_reserve`] does for a `.gguf` what [`validate`](super::validate) does for a `.pte`.
 
 use super::{
-    Finding, Profile, Refusal, Severity, Validated, judge,
+    Finding, Profile, Refusal, Severity, Validated,
     rules::{self, Record, text},
 };
 use crate::{
     claim,
     digest::Digest,
+    evidence::{Asked, Measurement as _},
     gguf,
     ledger::Ledger,
     manifest::WeightsKind,
     pte::ReadAt,
     recipe::{Delivery, EvidenceKind},
-    reserve::{self, ReserveBinding, ReserveClaim},
+    reserve::{self, RESERVE_RUNTIME, ReserveBinding, ReserveClaim},
     tokenizer,
 };
 
@@ -121,12 +122,18 @@ fn evidence_rules(claim: &ReserveClaim, sha256: Option<Digest>, profile: Profile
             "of these",
         );
     }
+    let asked = Asked {
+        bounds: recipe.bounds(),
+        sha256: manifest.sha256,
+        parameters: recipe.architecture.parameters(),
+        runtime: RESERVE_RUNTIME,
+    };
     // As for the engine: evidence that was measured and failed is never passed over.
     if fresh && (!random || demanded.contains(&EvidenceKind::Load)) {
-        judge::load("evidence-load", &evidence.load, ledger);
+        evidence.load.judge("evidence-load", &asked, ledger);
     }
     if let Some(quality) = evidence.quality.as_ref().filter(|_| fresh && !random) {
-        judge::quality("evidence-quality", quality, recipe, recipe.architecture.parameters(), ledger);
+        quality.judge("evidence-quality", &asked, ledger);
     }
 }
 

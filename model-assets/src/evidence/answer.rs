@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Benchmark;
+use super::{Benchmark, Load, Parity};
 use crate::digest::Digest;
 
 /// A conversation that waits for the assistant.
@@ -104,6 +104,21 @@ pub struct Talked {
     pub window: u32,
     /// Replies, one per turn; the id is the turn's number.
     pub turns: Vec<Answer>,
+}
+
+/// What `engine check` answers: written to the response file that xtask named.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct EngineCheck {
+    /// Version of the ExecuTorch runtime that ran the model, such as `1.5.1`.
+    pub runtime: String,
+    /// Lower-case hex SHA-256 of the `.pte` bytes that were run.
+    pub pte_sha256: String,
+    /// Load evidence.
+    pub load: Load,
+    /// Parity evidence; absent when no reference file was given.
+    pub parity: Option<Parity>,
 }
 
 /// What `engine bench --json` answers.

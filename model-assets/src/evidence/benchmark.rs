@@ -3,7 +3,33 @@
 //! **Invariant:** no figure here is compared with a clock's absolute value: the recipe bounds memory, and a ratio of
 //! speeds of one run.
 
+use std::fmt::Write as _;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::measurement::{Asked, Bounds, Kind, Measurement, Metric, Part, json, megabytes, within};
+use crate::{error::ContractError, ledger::Ledger};
+
+pub(super) const KIND: Kind = Kind { name: "Benchmark", title: "Benchmark", absent: "Not measured.", check };
+
+/// Benchmark bounds. Never a time: another machine must come to the same verdict.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BenchmarkLimits {
+    /// Largest resident memory of a process that loads and runs the model, bytes.
+    pub peak_rss_bytes_max: u64,
+    /// Smallest ratio of the fastest prefill to the slowest decode: below 1 a prompt goes through token by token.
+    pub prefill_over_decode_min: f64,
+}
+
+impl Default for BenchmarkLimits {
+    /// What a phone with 8 GB leaves to one app.
+    fn default() -> Self {
+        Self { peak_rss_bytes_max: 4_000_000_000, prefill_over_decode_min: 1.5 }
+    }
+}
 
 /// A benchmark of one model on one machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -196,6 +222,87 @@ impl Benchmark {
         roofline.share = roofline.used_bytes_per_second / roofline.read_bytes_per_second;
     }
 
+    /// The figures as a Markdown table.
+    pub fn markdown(&self) -> String {
+        let machine = &self.machine;
+        let memory = machine.memory_bytes.map_or(String::new(), |n| format!(", {:.1} GB", n as f64 / 1e9));
+        // Writing to a String cannot fail.
+        let mut text = format!(
+            "{} ({}, {} processors{memory}, {}), ExecuTorch {}, {} threads, model {:.1} MB\n\n| what | mean ± sd | least to most |\n|---|---|---|\n",
+            machine.processor,
+            machine.architecture,
+            machine.processors,
+            machine.system,
+            self.runtime,
+            self.threads,
+            self.file_bytes as f64 / 1e6
+        );
+        let cold = self
+            .load_cold_ms
+            .map_or("not measured: the system drops no pages".to_owned(), |ms| format!("{ms:.1} ms"));
+        let _ = writeln!(text, "| load, cold | {cold} | |");
+        let _ =
+            writeln!(text, "| load, warm | {:.2} ± {:.2} ms | |", self.load_warm_ms, self.load_warm_sd_ms);
+        let _ = writeln!(text, "| first prefill | {:.1} ms | |", self.first_prefill_ms);
+        if let (Some(ms), Some(sd), Some(tokens)) = (self.ttft_ms, self.ttft_sd_ms, self.ttft_prompt_tokens) {
+            let _ = writeln!(text, "| time to first token, prompt of {tokens} | {ms:.2} ± {sd:.2} ms | |");
+        }
+        let row = |text: &mut String, name: &str, s: &Speed| {
+            let _ = writeln!(
+                text,
+                "| {name} | {:.1} ± {:.1} tok/s | {:.1} to {:.1} |",
+                s.mean, s.sd, s.min, s.max
+            );
+        };
+        for speed in &self.speeds {
+            row(&mut text, &speed.name, speed);
+        }
+        for step in &self.sweep {
+            for speed in [&step.prefill, &step.decode] {
+                row(&mut text, &format!("{}, threads: {}", speed.name, step.threads), speed);
+            }
+        }
+        if let Some(memory) = &self.memory {
+            let _ = writeln!(text, "| memory, peak | {:.1} MB | |", memory.peak_bytes as f64 / 1e6);
+            let steps = [
+                ("loaded", &memory.loaded),
+                ("first prefill", &memory.first_prefill),
+                ("steady", &memory.steady),
+            ];
+            for (name, r) in steps {
+                let (anonymous, file) = (r.anonymous_bytes as f64 / 1e6, r.file_bytes as f64 / 1e6);
+                let _ = writeln!(
+                    text,
+                    "| memory, {name} | {anonymous:.1} MB anonymous, {file:.1} MB file-backed | |"
+                );
+            }
+            let steady = memory.steady.anonymous_bytes + memory.steady.file_bytes;
+            let _ = writeln!(
+                text,
+                "| memory, steady over the file | {:.3} | |",
+                steady as f64 / self.file_bytes as f64
+            );
+        }
+        match &self.energy {
+            Some(energy) => {
+                let _ = writeln!(
+                    text,
+                    "| energy | {:.5} J per token ({}) | |",
+                    energy.joules_per_token, energy.counter
+                );
+            }
+            None => text.push_str("| energy | not told by this platform | |\n"),
+        }
+        let r = &self.roofline;
+        let (used, read, share) =
+            (r.used_bytes_per_second / 1e9, r.read_bytes_per_second / 1e9, r.share * 100.0);
+        let _ = writeln!(
+            text,
+            "| memory bandwidth used by decoding | {used:.2} of {read:.1} GB/s, {share:.0} % | |"
+        );
+        text
+    }
+
     /// The case of this name.
     pub fn speed(&self, name: &str) -> Option<&Speed> {
         self.speeds.iter().find(|speed| speed.name == name)
@@ -208,6 +315,108 @@ impl Benchmark {
         };
         best("pp", f64::max, 0.0) / best("tg", f64::min, f64::INFINITY)
     }
+}
+
+impl Measurement for Benchmark {
+    fn judge(&self, id: &str, asked: &Asked<'_>, ledger: &mut Ledger) {
+        let (limits, sha256) = (asked.bounds.benchmark, asked.sha256.to_string());
+        let measured = self.speeds.iter().all(|it| it.repeats > 0 && it.mean > 0.0 && it.sd >= 0.0);
+        let whole =
+            measured && ["pp", "tg"].iter().all(|kind| self.speeds.iter().any(|s| s.name.starts_with(kind)));
+        let got = format!("{} cases of {}", self.speeds.len(), self.pte_sha256);
+        let expected = format!("prefill and decode of {sha256}");
+        ledger.judge(id, "speeds", whole && self.pte_sha256 == sha256, got, expected);
+        let ratio = self.prefill_over_decode();
+        let got = format!("prefill {ratio:.2} times as fast as decode");
+        let expected = format!("at least {}", limits.prefill_over_decode_min);
+        ledger.judge(id, "speeds", ratio >= limits.prefill_over_decode_min, got, expected);
+        // A system that does not tell memory apart still told the load's peak.
+        if let Some(memory) = &self.memory {
+            let fits = memory.peak_bytes > 0 && memory.peak_bytes <= limits.peak_rss_bytes_max;
+            let got = format!("peak {} bytes", memory.peak_bytes);
+            ledger.judge(id, "memory", fits, got, format!("at most {}", limits.peak_rss_bytes_max));
+        }
+    }
+
+    fn lines(&self, _: &Asked<'_>) -> Vec<String> {
+        self.markdown().lines().map(str::to_owned).collect()
+    }
+
+    fn card(&self, _: &Asked<'_>) -> Vec<String> {
+        let mean = |name: &str| self.speed(name).map(|speed| speed.mean);
+        let row = mean("pp64").zip(mean("tg32")).map(|(prefill, decode)| {
+            format!("{prefill:.0} tok/s in, {decode:.0} tok/s out on {}", self.machine.processor)
+        });
+        row.into_iter().collect()
+    }
+
+    /// None: speeds are a machine's, not a model's.
+    fn metrics(&self, _: &Asked<'_>) -> Vec<Metric> {
+        Vec::new()
+    }
+
+    fn parts(&self, _: &Asked<'_>) -> Vec<Part> {
+        let machine = &self.machine;
+        let place = format!(
+            "On {}, {}, {} processors, {}: ExecuTorch {}, {} threads. Figures of this machine alone.",
+            machine.processor,
+            machine.architecture,
+            machine.processors,
+            machine.system,
+            self.runtime,
+            self.threads
+        );
+        vec![Part::Text(place), Part::Cards(self.cards()), self.speeds_table()]
+    }
+
+    fn value(&self) -> Value {
+        json(self)
+    }
+}
+
+impl Benchmark {
+    fn cards(&self) -> Vec<(&'static str, String)> {
+        let milliseconds = |ms: Option<f64>| ms.map_or("not measured".to_owned(), |ms| format!("{ms:.2} ms"));
+        let mut cards = vec![
+            ("load, cold", milliseconds(self.load_cold_ms)),
+            ("load, warm", milliseconds(Some(self.load_warm_ms))),
+            ("first token", milliseconds(self.ttft_ms)),
+        ];
+        if let Some(memory) = &self.memory {
+            cards.push(("memory, peak", megabytes(memory.peak_bytes)));
+            cards.push(("steady, anonymous", megabytes(memory.steady.anonymous_bytes)));
+            cards.push(("steady, file-backed", megabytes(memory.steady.file_bytes)));
+        }
+        let energy = self.energy.as_ref();
+        let energy = energy.map(|it| format!("{:.4} J/token", it.joules_per_token));
+        cards.push(("energy", energy.unwrap_or("not told".to_owned())));
+        cards
+    }
+
+    fn speeds_table(&self) -> Part {
+        let row = |threads: u32, speed: &Speed| {
+            vec![
+                speed.name.clone(),
+                threads.to_string(),
+                format!("{:.1}", speed.mean),
+                format!("{:.1}", speed.sd),
+                format!("{:.1}", speed.min),
+                format!("{:.1}", speed.max),
+            ]
+        };
+        let own = self.speeds.iter().map(|speed| row(self.threads, speed));
+        let sweep =
+            self.sweep.iter().flat_map(|step| [&step.prefill, &step.decode].map(|it| row(step.threads, it)));
+        Part::Table {
+            caption: "Tokens per second",
+            heads: vec!["case", "threads", "mean", "sd", "least", "most"],
+            rows: own.chain(sweep).collect(),
+        }
+    }
+}
+
+fn check(bounds: &Bounds<'_>) -> Result<(), ContractError> {
+    within("benchmark.prefill_over_decode_min", bounds.benchmark.prefill_over_decode_min, f64::MAX)
 }
 
 #[cfg(test)]

@@ -12,23 +12,16 @@
 //!
 //! **Invariant:** a comparison is written so that no number (NaN) passes none of them.
 
+mod blocks;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::ParityRun;
+pub use self::blocks::{Boundary, BoundaryFigures, Deviation, LayerFigures, ROUNDING};
+use self::blocks::{GAIN_FLOOR_TIMES, OFF_FLOOR_TIMES, STEPS_MAX};
+use super::measurement::{Asked, Bounds, Kind, Measurement, Metric, Part, json, percent, within};
+use crate::{error::ContractError, ledger::Ledger};
 
-/// What sums in another order may change, relative to a value's norm.
-pub const ROUNDING: f64 = 3e-6;
-/// A value is off if it errs by more than rounding and by more than this times what rounding changes in the eager block at
-/// the median token. A correct block errs as much as the eager one with rounding does.
-const OFF_FLOOR_TIMES: f64 = 2.0;
-/// How much of the floor the median error along the value itself may reach. Rounding and flipped codes point anywhere, so
-/// that next to nothing of them is left; a wrong epsilon or scale makes every value of a layer too large or too small.
-const GAIN_FLOOR_TIMES: f64 = 0.4;
-/// The unit of an error beyond rounding where there is less quantization noise than this share of the norm.
-const GRAIN: f64 = 1e-5;
-/// A flipped code is a step; a step is at most the square root of 12 times the noise that its rounding makes, and what it
-/// flips further on in the same block adds to that.
-const STEPS_MAX: f64 = 4.0;
 /// Largest share of a kind's values that are off. One of a hundred is usual.
 const OFF_SHARE_MAX: f64 = 0.1;
 /// How much further from the eager model the engine may be than the eager model with fp32 rounding is from itself.
@@ -39,77 +32,54 @@ const FLOOR_DIFF_TIMES_MAX: f64 = 3.0;
 const KL_MIN: f64 = 1e-9;
 const DIFF_MIN: f64 = 1e-3;
 
-/// What a layer hands on, in the order of computation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) const KIND: Kind = Kind { name: "Parity", title: "Parity", absent: "Not measured.", check };
+
+/// What parity must show beyond what it always must: the bounds on blocks follow from the scheme, those end to end from the
+/// floor that the eager model measures (see [`Parity`]). A recipe can only be stricter.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum Boundary {
-    /// What goes into a layer.
-    Residual,
-    /// After rope.
-    Query,
-    /// After rope.
-    Key,
-    /// As it goes into the cache.
-    Value,
-    /// What attention mixed.
-    Attention,
-    /// After the last layer, norm and head.
-    Logits,
+#[serde(deny_unknown_fields)]
+pub struct ParityLimits {
+    /// Largest absolute logit difference, end to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_abs_diff_max: Option<f64>,
+    /// Largest mean KL divergence, end to end, nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_kl_max: Option<f64>,
+    /// Retired: blocks are compared instead of the most likely tokens. Whoever proves such a recipe is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top1_agreement_min: Option<f64>,
+    /// Retired: `quality` measures more of the same. Whoever proves such a recipe is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heldout: Option<std::collections::BTreeMap<String, f64>>,
 }
 
-impl Boundary {
-    /// All, in the order of computation.
-    pub const ALL: [Self; 6] =
-        [Self::Residual, Self::Query, Self::Key, Self::Value, Self::Attention, Self::Logits];
-
-    /// The name used in files and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Residual => "residual",
-            Self::Query => "query",
-            Self::Key => "key",
-            Self::Value => "value",
-            Self::Attention => "attention",
-            Self::Logits => "logits",
-        }
+impl ParityLimits {
+    /// Keys that older recipes have and nothing measures any more.
+    pub fn retired(&self) -> Vec<&'static str> {
+        let keys =
+            [("top1_agreement_min", self.top1_agreement_min.is_some()), ("heldout", self.heldout.is_some())];
+        keys.into_iter().filter(|(_, there)| *there).map(|(key, _)| key).collect()
     }
 }
 
-/// One kind of boundary, over all layers and tokens.
+/// How far one way of running the `.pte` is from the recorded logits of the eager quantized model.
+///
+/// All figures are over `rows` teacher-forced positions times the vocabulary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-pub struct BoundaryFigures {
-    /// Which.
-    pub boundary: Boundary,
-    /// Values compared in each layer: one per token, or per call for logits.
-    pub tokens: u32,
-    /// By layer; one entry for logits.
-    pub layers: Vec<LayerFigures>,
-}
-
-/// One boundary of one layer, over the tokens. All but the last three relative to the value's norm.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct LayerFigures {
-    /// Median error.
-    pub median: f64,
-    /// Median of the error's part along the value, with its sign: how much too large the values are.
-    pub gain: f64,
-    /// Median of what fp32 rounding changes in the eager block.
-    pub floor: f64,
-    /// Median quantization noise of the block.
-    pub noise: f64,
-    /// Largest error.
-    pub largest: f64,
-    /// Largest error of a value that is off, in units of the block's quantization noise.
-    pub steps: f64,
-    /// Values that are off: a code flipped, or the block is wrong.
-    pub off: u32,
-    /// Position of the token that is off by the most.
-    pub token: u32,
+pub struct ParityRun {
+    /// Positions compared.
+    pub rows: u32,
+    /// Largest absolute logit difference.
+    pub max_abs_diff: f64,
+    /// Mean absolute logit difference.
+    pub mean_abs_diff: f64,
+    /// Mean KL divergence KL(eager ‖ pte) over positions, nats.
+    pub mean_kl: f64,
+    /// Share of positions where both have the same arg-max, 0 to 1.
+    pub top1_agreement: f64,
 }
 
 /// How far the eager model is from itself when what goes into its matrices is changed by fp32 rounding, over the same rows.
@@ -153,49 +123,6 @@ pub struct Parity {
     pub step_by_step: Fed,
 }
 
-/// How far one value is from what it should be, relative to its norm.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Deviation {
-    /// Norm of the difference.
-    pub error: f64,
-    /// The difference's part along the value.
-    pub gain: f64,
-    /// Quantization noise of the block.
-    pub noise: f64,
-    /// What fp32 rounding changes in the eager block.
-    pub floor: f64,
-    /// Position of the token.
-    pub token: u32,
-}
-
-impl Deviation {
-    /// Of a value from another one, beside the sizes of the noise and of the floor.
-    pub fn of(got: &[f32], want: &[f32], (noise, floor): (f64, f64), token: u32) -> Self {
-        let (mut square, mut along, mut error) = (0.0, 0.0, 0.0);
-        for (got, want) in got.iter().zip(want) {
-            let (want, difference) = (f64::from(*want), f64::from(*got) - f64::from(*want));
-            square += want * want;
-            along += want * difference;
-            error += difference * difference;
-        }
-        let norm = square.sqrt();
-        let share = |size: f64| if norm > 0.0 { size / norm } else { 0.0 };
-        // As JSON can have it: what is no number is off by as much as there is.
-        let of_norm = |size: f64, norm: f64| match size / norm {
-            ratio if ratio.is_finite() => ratio,
-            _ if size == 0.0 => 0.0,
-            _ => f64::MAX,
-        };
-        let (error, gain) = (of_norm(error.sqrt(), norm), of_norm(along, square));
-        Self { error, gain, noise: share(noise), floor: share(floor), token }
-    }
-
-    /// In units of the noise, or of a hundred-thousandth of the norm where there is less noise.
-    fn steps(&self) -> f64 {
-        ((self.error - ROUNDING) / self.noise.max(GRAIN)).min(f64::MAX)
-    }
-}
-
 /// Where and why the blocks are refused.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Divergence {
@@ -214,80 +141,6 @@ impl Floor {
     /// The largest difference of a logit that passes.
     pub fn diff_max(&self) -> f64 {
         DIFF_MIN.max(FLOOR_DIFF_TIMES_MAX * self.max_abs_diff)
-    }
-}
-
-impl LayerFigures {
-    /// Over the values of a layer.
-    pub fn of(values: &[Deviation]) -> Self {
-        let floor = median(values.iter().map(|it| it.floor));
-        let allowed = off_above(floor);
-        let off = || values.iter().filter(|it| it.error > allowed);
-        let worst = values.iter().max_by(|a, b| {
-            let key = |it: &Deviation| (it.error > allowed, it.steps(), it.error);
-            key(a).partial_cmp(&key(b)).unwrap_or(std::cmp::Ordering::Equal)
-        });
-        Self {
-            median: median(values.iter().map(|it| it.error)),
-            gain: median(values.iter().map(|it| it.gain)),
-            floor,
-            noise: median(values.iter().map(|it| it.noise)),
-            largest: values.iter().map(|it| it.error).fold(0.0, f64::max),
-            steps: off().map(Deviation::steps).fold(0.0, f64::max),
-            off: u32::try_from(off().count()).unwrap_or(u32::MAX),
-            token: worst.map_or(0, |it| it.token),
-        }
-    }
-
-    /// Whether most tokens agree to rounding in size, all of them together in scale, and none is off by more than flipped
-    /// codes.
-    fn holds(&self, tokens: u32) -> bool {
-        self.steps <= STEPS_MAX
-            && u64::from(self.off) * 2 < u64::from(tokens)
-            && self.gain.abs() <= ROUNDING.max(GAIN_FLOOR_TIMES * self.floor)
-    }
-}
-
-/// What a value may err without being off.
-fn off_above(floor: f64) -> f64 {
-    ROUNDING.max(OFF_FLOOR_TIMES * floor)
-}
-
-/// As if one more of nothing were there where there is none.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut all: Vec<_> = values.collect();
-    all.sort_unstable_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::MAX)
-}
-
-impl BoundaryFigures {
-    /// Share of the values that rounding alone does not explain.
-    pub fn off_share(&self) -> f64 {
-        let values = f64::from(self.tokens) * self.layers.len() as f64;
-        let off: f64 = self.layers.iter().map(|layer| f64::from(layer.off)).sum();
-        if values > 0.0 { off / values } else { 1.0 }
-    }
-
-    /// Median over the layers of a layer's figure, and its largest.
-    pub fn over_layers(&self, figure: impl Fn(&LayerFigures) -> f64) -> (f64, f64) {
-        let largest = self.layers.iter().map(&figure).max_by(f64::total_cmp).unwrap_or(f64::MAX);
-        (median(self.layers.iter().map(figure)), largest)
-    }
-
-    /// One line for a person.
-    pub fn line(&self) -> String {
-        let (median, _) = self.over_layers(|layer| layer.median);
-        let (floor, _) = self.over_layers(|layer| layer.floor);
-        let (noise, _) = self.over_layers(|layer| layer.noise);
-        let (_, largest) = self.over_layers(|layer| layer.largest);
-        let (_, steps) = self.over_layers(|layer| layer.steps);
-        format!(
-            "{} x {} values, median error {median:.1e} of the norm (the eager model with rounding {floor:.1e}, quantization \
-             noise {noise:.1e}), {:.2} % with a flipped code, largest {largest:.1e} = {steps:.1} times the noise",
-            self.layers.len(),
-            self.tokens,
-            self.off_share() * 100.0
-        )
     }
 }
 
@@ -353,6 +206,152 @@ impl Parity {
             OFF_SHARE_MAX * 100.0
         )
     }
+}
+
+impl Measurement for Parity {
+    /// Judges the blocks, each on the eager model's input, then every way of feeding against the measured floor.
+    fn judge(&self, id: &str, asked: &Asked<'_>, ledger: &mut Ledger) {
+        let layers = asked.bounds.layers;
+        let calls: Vec<_> = self.calls.iter().map(u32::to_string).collect();
+        let got = format!("{} boundaries over calls of {}", self.blocks.len(), calls.join(" + "));
+        let expected =
+            format!("every boundary of {layers} layers, past the end of a call and in single steps");
+        ledger.judge(id, "blocks", self.is_complete(layers), got, expected);
+        match self.divergence() {
+            Some(found) => ledger.fail(id, &found.place, found.got, Self::expected()),
+            None => ledger.judge(id, "blocks", true, "all agree", Self::expected()),
+        }
+        for (name, fed) in self.runs() {
+            fed.judge(id, name, asked.bounds.parity, ledger);
+        }
+    }
+
+    fn lines(&self, _: &Asked<'_>) -> Vec<String> {
+        let blocks = self.blocks.iter().map(|it| format!("parity, {}: {}", it.boundary.as_str(), it.line()));
+        let runs = self.runs().map(|(name, Fed { run, floor })| {
+            format!(
+                "parity, {name}: {} rows, KL {:.3e} (floor {:.3e}), max |d| {:.3e} (floor {:.3e}), top-1 {:.4}",
+                run.rows,
+                run.mean_kl,
+                floor.mean_kl,
+                run.max_abs_diff,
+                floor.max_abs_diff,
+                run.top1_agreement
+            )
+        });
+        blocks.chain(runs).collect()
+    }
+
+    fn card(&self, _: &Asked<'_>) -> Vec<String> {
+        let layers = self.blocks.iter().map(|it| it.layers.len()).max().unwrap_or_default();
+        vec![match self.divergence() {
+            None => format!("each of {layers} layers computes what the eager model's does"),
+            Some(found) => format!("diverges at {}", found.place),
+        }]
+    }
+
+    fn metrics(&self, _: &Asked<'_>) -> Vec<Metric> {
+        let of_run = |(slice, fed): (&str, &Fed)| {
+            [
+                ("mean KL divergence from the eager model, nats", fed.run.mean_kl),
+                ("top-1 agreement with the eager model", fed.run.top1_agreement),
+            ]
+            .map(|(name, value)| Metric { name, slice: slice.to_owned(), value })
+        };
+        self.runs().into_iter().flat_map(of_run).collect()
+    }
+
+    fn parts(&self, _: &Asked<'_>) -> Vec<Part> {
+        vec![blocks_table(&self.blocks), runs_table(&self.runs())]
+    }
+
+    fn value(&self) -> Value {
+        json(self)
+    }
+}
+
+impl Fed {
+    fn judge(&self, id: &str, name: &str, limits: &ParityLimits, ledger: &mut Ledger) {
+        let ParityRun { rows, max_abs_diff, mean_kl, .. } = self.run;
+        let stricter = |own: f64, limit: Option<f64>| limit.map_or(own, |limit| limit.min(own));
+        let kl_max = stricter(self.floor.kl_max(), limits.mean_kl_max);
+        let diff_max = stricter(self.floor.diff_max(), limits.max_abs_diff_max);
+        let holds = rows > 0 && mean_kl <= kl_max && max_abs_diff <= diff_max;
+        let got = format!("{rows} rows, KL {mean_kl:.3e}, max |d| {max_abs_diff:.3e}");
+        let expected = format!(
+            "KL ≤ {kl_max:.3e}, max |d| ≤ {diff_max:.3e} (the eager model with fp32 rounding is {:.3e} from itself)",
+            self.floor.mean_kl
+        );
+        ledger.judge(id, name, holds, got, expected);
+    }
+}
+
+/// One row per kind of boundary.
+fn blocks_table(blocks: &[BoundaryFigures]) -> Part {
+    let row = |it: &BoundaryFigures| {
+        let typical = |figure: &dyn Fn(&LayerFigures) -> f64| format!("{:.1e}", it.over_layers(figure).0);
+        let largest = |figure: &dyn Fn(&LayerFigures) -> f64| it.over_layers(figure).1;
+        vec![
+            it.boundary.as_str().to_owned(),
+            format!("{} x {}", it.layers.len(), it.tokens),
+            typical(&|layer| layer.noise),
+            typical(&|layer| layer.floor),
+            typical(&|layer| layer.median),
+            format!("{:.1e}", largest(&|layer| layer.median)),
+            percent(it.off_share()),
+            format!("{:.1e}", largest(&|layer| layer.largest)),
+            format!("{:.2}", largest(&|layer| layer.steps)),
+        ]
+    };
+    Part::Table {
+        caption: "Each block of the .pte on the eager model's input, relative to the value's norm",
+        heads: vec![
+            "boundary",
+            "layers x tokens",
+            "quantization noise",
+            "eager model with rounding",
+            "median error",
+            "worst layer's median",
+            "with a flipped code",
+            "largest error",
+            "in units of the noise",
+        ],
+        rows: blocks.iter().map(row).collect(),
+    }
+}
+
+/// Two rows per way of feeding: the `.pte`, and the floor.
+fn runs_table(runs: &[(&'static str, &Fed)]) -> Part {
+    let mut rows = Vec::new();
+    for (name, Fed { run, floor }) in runs {
+        rows.push(vec![
+            (*name).to_owned(),
+            run.rows.to_string(),
+            format!("{:.3e}", run.max_abs_diff),
+            format!("{:.3e}", run.mean_abs_diff),
+            format!("{:.3e}", run.mean_kl),
+            format!("{:.4}", run.top1_agreement),
+        ]);
+        rows.push(vec![
+            format!("{name}: the eager model with fp32 rounding against itself"),
+            run.rows.to_string(),
+            format!("{:.3e}", floor.max_abs_diff),
+            String::new(),
+            format!("{:.3e}", floor.mean_kl),
+            String::new(),
+        ]);
+    }
+    Part::Table {
+        caption: "The .pte in the engine against the eager model, teacher-forced",
+        heads: vec!["fed and compared with", "rows", "max |d|", "mean |d|", "KL, nats", "same top token"],
+        rows,
+    }
+}
+
+fn check(bounds: &Bounds<'_>) -> Result<(), ContractError> {
+    let ParityLimits { max_abs_diff_max, mean_kl_max, .. } = bounds.parity;
+    within("parity.max_abs_diff_max", max_abs_diff_max.unwrap_or(0.0), f64::MAX)?;
+    within("parity.mean_kl_max", mean_kl_max.unwrap_or(0.0), f64::MAX)
 }
 
 fn divergence(it: &BoundaryFigures, layer: usize, suspects: &str) -> Divergence {

@@ -8,13 +8,19 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::measurement::{Asked, Bounds, Kind, Measurement, Metric, Part, json};
 use crate::{
     bootstrap::{self, Interval},
     digest::Digest,
+    error::ContractError,
     ledger::Ledger,
+    name::is_plain,
     scheme::Quantization,
 };
+
+pub(super) const KIND: Kind = Kind { name: "Quality", title: "Quality", absent: "Not measured.", check };
 
 /// SHA-256 of the general text, `model-assets/evidence/text-general.jsonl` (a test compares them). The text itself stays out of
 /// the crate, and so out of every app.
@@ -211,10 +217,14 @@ impl Quality {
             top1: per_token(&|it| f64::from(it.same_top)),
         }
     }
+}
 
-    pub(crate) fn judge(&self, id: &str, asked: &Asked<'_>, ledger: &mut Ledger) {
+impl Measurement for Quality {
+    /// Judges by the bounds of the scheme, or stricter ones of the recipe.
+    fn judge(&self, id: &str, asked: &Asked<'_>, ledger: &mut Ledger) {
+        let (limits, quantization) = (asked.bounds.quality, asked.bounds.quantization);
         let it = self.figures();
-        let own = asked.limits.and_then(|limits| limits.text.as_ref());
+        let own = limits.and_then(|limits| limits.text.as_ref());
         let text = own.map_or_else(|| GENERAL_SHA256.to_owned(), |own| own.sha256.to_string());
         ledger.judge(id, "text", self.text.to_string() == text, self.text, text);
         let possible = self.windows.iter().all(|it| it.same_top <= it.scored && it.kl >= 0.0);
@@ -222,7 +232,7 @@ impl Quality {
         let enough = possible && it.tokens >= least && it.windows >= WINDOWS_MIN;
         let got = format!("{} tokens in {} windows", it.tokens, it.windows);
         ledger.judge(id, "tokens", enough, got, format!("at least {least} in {WINDOWS_MIN}"));
-        let bounds = QualityBounds::of(asked.quantization).with(asked.limits);
+        let bounds = QualityBounds::of(quantization).with(limits);
         let most = bounds.perplexity_ratio_max;
         let got = format!("{:.4} times fp32", it.ratio);
         ledger.judge(id, "perplexity ratio", it.ratio.high <= most, got, format!("upper end at most {most}"));
@@ -232,18 +242,95 @@ impl Quality {
         let least = bounds.top1_agreement_min;
         let got = format!("{:.4}", it.top1);
         ledger.judge(id, "same top token", it.top1.low >= least, got, format!("lower end at least {least}"));
-        if let Some(most) = asked.limits.and_then(|limits| limits.perplexity_max) {
+        if let Some(most) = limits.and_then(|limits| limits.perplexity_max) {
             let got = format!("{:.4}", it.perplexity);
             ledger.judge(id, "perplexity", it.perplexity <= most, got, format!("at most {most}"));
         }
     }
+
+    fn lines(&self, _: &Asked<'_>) -> Vec<String> {
+        vec![format!("quality: {}", self.figures())]
+    }
+
+    fn card(&self, _: &Asked<'_>) -> Vec<String> {
+        let it = self.figures();
+        let kept = it.top1.value * 100.0;
+        vec![format!("perplexity × {:.4} of the original, same next token in {kept:.1} %", it.ratio)]
+    }
+
+    fn metrics(&self, _: &Asked<'_>) -> Vec<Metric> {
+        let it = self.figures();
+        let metric = |(name, value)| Metric {
+            name,
+            slice: format!("{} tokens of text {}", it.tokens, self.text),
+            value,
+        };
+        let figures = [
+            ("perplexity", it.perplexity),
+            ("perplexity, eager fp32", it.perplexity_fp32),
+            ("perplexity ratio, upper end of 95 %", it.ratio.high),
+            ("mean KL divergence from eager fp32, nats", it.kl.value),
+            ("top-1 agreement with eager fp32", it.top1.value),
+        ];
+        figures.map(metric).into()
+    }
+
+    fn parts(&self, asked: &Asked<'_>) -> Vec<Part> {
+        let it = self.figures();
+        let bounds = QualityBounds::of(asked.bounds.quantization).with(asked.bounds.quality);
+        let row = |name: &str, figure: Interval, bound: String| {
+            let interval = format!("{:.5} to {:.5}", figure.low, figure.high);
+            vec![name.to_owned(), format!("{:.5}", figure.value), interval, bound]
+        };
+        let upper = |most: f64| format!("upper end at most {most}");
+        let table = Part::Table {
+            caption: "The .pte in the engine against the unquantized model in fp32, token by token on real text",
+            heads: vec!["figure", "measured", "95 % interval", "bound"],
+            rows: vec![
+                row("perplexity ratio", it.ratio, upper(bounds.perplexity_ratio_max)),
+                row("KL divergence, nats", it.kl, upper(bounds.kl_max)),
+                row("same top token", it.top1, format!("lower end at least {}", bounds.top1_agreement_min)),
+            ],
+        };
+        let text = format!(
+            "{} tokens in {} windows of text {}; perplexity {:.4}, unquantized {:.4}. The interval is a bootstrap over the \
+             windows.",
+            it.tokens, it.windows, self.text, it.perplexity, it.perplexity_fp32
+        );
+        vec![table, Part::Text(text)]
+    }
+
+    fn value(&self) -> Value {
+        json(&self.figures())
+    }
 }
 
-/// What the figures are judged by.
-pub(crate) struct Asked<'a> {
-    pub(crate) quantization: Quantization,
-    pub(crate) parameters: u64,
-    pub(crate) limits: Option<&'a QualityLimits>,
+/// A recipe can only be stricter than its scheme.
+fn check(bounds: &Bounds<'_>) -> Result<(), ContractError> {
+    let Some(limits) = bounds.quality else { return Ok(()) };
+    let own = QualityBounds::of(bounds.quantization);
+    for (key, got, least, most) in [
+        ("quality.perplexity_ratio_max", limits.perplexity_ratio_max, 1.0, own.perplexity_ratio_max),
+        ("quality.kl_max", limits.kl_max, 0.0, own.kl_max),
+        ("quality.top1_agreement_min", limits.top1_agreement_min, own.top1_agreement_min, 1.0),
+        ("quality.perplexity_max", limits.perplexity_max, 1.0, f64::MAX),
+    ] {
+        if let Some(got) = got.filter(|got| !(least..=most).contains(got)) {
+            let (most, scheme) = (
+                if most == f64::MAX { "more".to_owned() } else { most.to_string() },
+                bounds.quantization.as_str(),
+            );
+            let expected = format!("{least} to {most}, stricter than what {scheme} may cost");
+            return Err(ContractError::value("recipe.toml", key, got, expected));
+        }
+    }
+    match &limits.text {
+        Some(own) if !is_plain(&own.file) => {
+            let (got, expected) = (format!("`{}`", own.file), "a file name beside the recipe");
+            Err(ContractError::value("recipe.toml", "quality.text.file", got, expected))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -265,8 +352,12 @@ mod tests {
     }
 
     fn refused(it: &Quality, quantization: Quantization, limits: Option<&QualityLimits>) -> Vec<String> {
-        let mut ledger = Ledger::default();
-        it.judge("evidence-quality", &Asked { quantization, parameters: 135_000_000, limits }, &mut ledger);
+        let tiny = include_str!("../../models/tiny/recipe.toml");
+        let tiny = crate::recipe::Recipe::parse(tiny).unwrap();
+        let bounds = Bounds { quantization, quality: limits, ..tiny.bounds() };
+        let (sha256, mut ledger) = (Digest::of(b""), Ledger::default());
+        let asked = Asked { bounds, sha256, parameters: 135_000_000, runtime: "" };
+        it.judge("evidence-quality", &asked, &mut ledger);
         ledger.refused()
     }
 

@@ -9,11 +9,24 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::{
+    EvidenceKind,
+    measurement::{Asked, Bounds, Kind, Measurement, Metric, Part, json},
+};
 use crate::{
     bootstrap::{self, Interval},
     digest::Digest,
+    error::ContractError,
     ledger::Ledger,
+};
+
+pub(super) const KIND: Kind = Kind {
+    name: "Yardstick",
+    title: "Yardsticks",
+    absent: "Not measured: the recipe bounds none, or the evidence is still to come.",
+    check,
 };
 
 /// Fewest items (of a text: windows) that a bound is judged on.
@@ -46,6 +59,24 @@ impl Task {
             Self::MmluTiny => "mmlu-tiny",
             Self::ArcChallenge => "arc-challenge",
             Self::IfevalLite => "ifeval-lite",
+        }
+    }
+
+    /// Published figures of one model, by another protocol.
+    pub fn published(self) -> &'static str {
+        match self {
+            Self::Wikitext2 => {
+                "Llama 3.2 1B Instruct, perplexity per word: 22.92 at a window of 512, 34.83 at 128 (executorch PR 11663)"
+            }
+            Self::MmluTiny => {
+                "Llama 3.2 1B Instruct, MMLU: BF16 49.3, vanilla PTQ 43.3, SpinQuant 47.3, QLoRA 49.0 (model card)"
+            }
+            Self::ArcChallenge => {
+                "Llama 3.2 1B Instruct, ARC-C: BF16 59.4, vanilla PTQ 54.3, SpinQuant 57.0, QLoRA 60.7 (model card)"
+            }
+            Self::IfevalLite => {
+                "Llama 3.2 1B Instruct, IFEval: BF16 59.5, vanilla PTQ 51.5, SpinQuant 58.4, QLoRA 55.6 (model card)"
+            }
         }
     }
 }
@@ -133,7 +164,16 @@ impl Yardstick {
         YardstickFigures { items: self.items.len(), fp32, pte, loss: loss.map(|x| x.exp() - 1.0) }
     }
 
-    pub(crate) fn judge(&self, id: &str, limit: &YardstickLimit, ledger: &mut Ledger) {
+    /// What a person reads of a result.
+    pub fn lines(&self) -> [String; 3] {
+        [
+            self.to_string(),
+            format!("protocol {}: {}", self.protocol_digest(), self.protocol),
+            format!("published, by other protocols (compare losses, not scores): {}", self.task.published()),
+        ]
+    }
+
+    fn judge(&self, id: &str, limit: &YardstickLimit, ledger: &mut Ledger) {
         let it = self.figures();
         let known = self.items.iter().all(|item| item.weight > 0.0 && item.fp32 >= 0.0 && item.pte >= 0.0);
         let holds = known && it.items >= ITEMS_MIN && it.loss.high <= limit.loss_max;
@@ -141,6 +181,83 @@ impl Yardstick {
         let expected = format!("upper end at most {:+}, at least {ITEMS_MIN} items", limit.loss_max);
         ledger.judge(id, self.task.as_str(), holds, got, expected);
     }
+}
+
+impl Measurement for Vec<Yardstick> {
+    /// Judges every task of the recipe; what else was measured is not judged.
+    fn judge(&self, id: &str, asked: &Asked<'_>, ledger: &mut Ledger) {
+        for limit in asked.bounds.yardstick {
+            match self.iter().find(|it| it.task == limit.task) {
+                Some(it) => it.judge(id, limit, ledger),
+                None => ledger.fail(id, limit.task.as_str(), "none", "a measurement of this task"),
+            }
+        }
+    }
+
+    fn lines(&self, _: &Asked<'_>) -> Vec<String> {
+        self.iter().flat_map(Yardstick::lines).collect()
+    }
+
+    fn card(&self, _: &Asked<'_>) -> Vec<String> {
+        self.iter().map(ToString::to_string).collect()
+    }
+
+    fn metrics(&self, _: &Asked<'_>) -> Vec<Metric> {
+        let of_task = |it: &Yardstick| {
+            let figures = it.figures();
+            let slice = format!("{}, protocol {}", it.task.as_str(), it.protocol_digest());
+            [("score", figures.pte), ("loss from eager fp32", figures.loss.value)]
+                .map(|(name, value)| Metric { name, slice: slice.clone(), value })
+        };
+        self.iter().flat_map(of_task).collect()
+    }
+
+    fn parts(&self, asked: &Asked<'_>) -> Vec<Part> {
+        if self.is_empty() {
+            return vec![Part::Text(KIND.absent.to_owned())];
+        }
+        let row = |it: &Yardstick| {
+            let limit = asked.bounds.yardstick.iter().find(|limit| limit.task == it.task);
+            let figures = it.figures();
+            vec![
+                it.task.as_str().to_owned(),
+                format!("{:.4}", figures.pte),
+                format!("{:.4}", figures.fp32),
+                format!("{:+.4}", figures.loss),
+                limit.map_or("none".to_owned(), |limit| format!("upper end at most {}", limit.loss_max)),
+                figures.items.to_string(),
+            ]
+        };
+        let table = Part::Table {
+            caption: "Yardsticks, item by item",
+            heads: vec!["task", ".pte", "unquantized", "loss, 95 % interval", "bound", "items"],
+            rows: self.iter().map(row).collect(),
+        };
+        let protocol = |it: &Yardstick| {
+            let (task, published) = (it.task.as_str(), it.task.published());
+            Part::Text(format!("{task}: {}. Published, by other protocols: {published}.", it.protocol))
+        };
+        [table].into_iter().chain(self.iter().map(protocol)).collect()
+    }
+
+    fn value(&self) -> Value {
+        json(self)
+    }
+}
+
+fn check(bounds: &Bounds<'_>) -> Result<(), ContractError> {
+    let refuse = |got: String, expected| Err(ContractError::value("recipe.toml", "yardstick", got, expected));
+    if bounds.yardstick.is_empty() && bounds.demands.any(EvidenceKind::Yardstick) {
+        return refuse("no table".to_owned(), "a task and its loss, as `evidence` demands it");
+    }
+    for (index, limit) in bounds.yardstick.iter().enumerate() {
+        let twice = bounds.yardstick.iter().take(index).any(|earlier| earlier.task == limit.task);
+        if twice || !(0.0..=1.0).contains(&limit.loss_max) {
+            let got = format!("{} with {}", limit.task.as_str(), limit.loss_max);
+            return refuse(got, "each task once, a loss of 0 to 1");
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for Yardstick {

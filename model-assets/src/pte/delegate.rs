@@ -2,7 +2,7 @@
 
 use super::check_id::CheckId::{C0, D1, D2, D3, D4, D5, D6, D7, D8, D9, D10, G12, L2};
 use super::expect::{Expect, Operators};
-use super::program::{Delegate, Instruction, Plan, Program, Value};
+use super::program::{Delegate, ExecutionPlan, Instruction, Program, Value};
 use super::read::ReadAt;
 use super::report::{Place, Report};
 use super::segment::Segments;
@@ -15,7 +15,7 @@ const XNNPACK: &str = "XnnpackBackend";
 pub(super) fn check(
     file: &dyn ReadAt,
     (program, segments): (&Program<'_>, &mut Segments<'_>),
-    (plan, facts): (&Plan<'_>, &TensorFacts),
+    (plan, facts): (&ExecutionPlan<'_>, &TensorFacts),
     expect: &Expect,
     at: &Place<'_>,
     report: &mut Report,
@@ -95,7 +95,7 @@ fn check_specs(delegate: &Delegate<'_>, at: &Place<'_>, report: &mut Report) {
 }
 
 /// The argument lists of all calls of a delegate.
-fn calls<'p>(plan: &'p Plan<'_>, number: usize) -> Vec<&'p [i32]> {
+fn calls<'p>(plan: &'p ExecutionPlan<'_>, number: usize) -> Vec<&'p [i32]> {
     let instructions = plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten());
     instructions
         .filter_map(|instruction| match instruction {
@@ -107,7 +107,7 @@ fn calls<'p>(plan: &'p Plan<'_>, number: usize) -> Vec<&'p [i32]> {
         .collect()
 }
 
-fn arguments(plan: &Plan<'_>, facts: &TensorFacts, call: &[i32]) -> Vec<xnn::Argument> {
+fn arguments(plan: &ExecutionPlan<'_>, facts: &TensorFacts, call: &[i32]) -> Vec<xnn::Argument> {
     let describe = |&value: &i32| {
         let tensor = facts.get(index(value)).and_then(Option::as_ref);
         xnn::Argument {

@@ -7,16 +7,16 @@ use super::check_id::CheckId::{
     O1, O2, O3, O4, P9, X1, X2, X3, X4, X5, X6, X7, X8, X9, X10, X11, X12, X13, X14, X16, X17,
 };
 use super::expect::{Expect, Operators};
-use super::judge::{self, Verdict};
+use super::judge::{self, CallVerdict};
 use super::kernels::{self, Argument, Return, Schema};
-use super::program::{Instruction, Operator, Plan, Value, operator_name};
+use super::program::{ExecutionPlan, Instruction, Operator, Value, operator_name};
 use super::report::{Place, Report, Severity};
 use super::scalar::{self, Scalar, Scalars};
 use super::value::{TensorFacts, index};
 use super::{dtype, limits, number, pattern, shape, view};
 
 pub(super) struct Method<'m, 'a> {
-    pub(super) plan: &'m Plan<'a>,
+    pub(super) plan: &'m ExecutionPlan<'a>,
     pub(super) facts: &'m TensorFacts,
     pub(super) expect: &'m Expect,
     /// What kernels have computed so far.
@@ -28,7 +28,7 @@ pub(super) struct Method<'m, 'a> {
 }
 
 pub(super) fn check(
-    plan: &Plan<'_>,
+    plan: &ExecutionPlan<'_>,
     facts: &TensorFacts,
     expect: &Expect,
     at: &Place<'_>,
@@ -80,14 +80,14 @@ fn check_operator(operator: &Operator<'_>, expect: &Expect, at: &Place<'_>, repo
 }
 
 /// Whether no instruction moves values or jumps.
-fn is_straight(plan: &Plan<'_>) -> bool {
+fn is_straight(plan: &ExecutionPlan<'_>) -> bool {
     let mut instructions = plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten());
     plan.chains.len() == 1
         && instructions.all(|one| matches!(one, Instruction::Kernel { .. } | Instruction::Delegate { .. }))
 }
 
 /// Values that kernels overwrite with a scalar.
-fn fresh(plan: &Plan<'_>) -> HashSet<usize> {
+fn fresh(plan: &ExecutionPlan<'_>) -> HashSet<usize> {
     let mut values = HashSet::new();
     for instruction in plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten()) {
         let Instruction::Kernel { operator, args: Some(args) } = instruction else { continue };
@@ -103,7 +103,7 @@ fn fresh(plan: &Plan<'_>) -> HashSet<usize> {
 }
 
 /// Values that moves overwrite.
-fn moved(plan: &Plan<'_>) -> impl Iterator<Item = usize> {
+fn moved(plan: &ExecutionPlan<'_>) -> impl Iterator<Item = usize> {
     let instructions = plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten());
     instructions.filter_map(|instruction| match instruction {
         Instruction::Move { to, .. } => Some(index(*to)),
@@ -257,11 +257,11 @@ impl<'a> Method<'_, 'a> {
         let scalars = &*self.scalars.borrow();
         let (plan, facts, computed) = (self.plan, self.facts, &self.computed);
         match judge::judge(name, &judge::Call { args, plan, facts, computed, scalars }) {
-            Verdict::Sound => {}
-            Verdict::Misfit((message, got, expected)) => {
+            CallVerdict::Sound => {}
+            CallVerdict::Misfit((message, got, expected)) => {
                 report.reject(X13, at, format!("{name}: {message}"), got, expected);
             }
-            Verdict::Unknown(why) => {
+            CallVerdict::Unknown(why) => {
                 let strict = self.expect.operators != Operators::Linked;
                 let severity = if strict { Severity::Reject } else { Severity::Warn };
                 let expected = "a call that the verifier can judge";

@@ -8,14 +8,14 @@
 use std::collections::HashSet;
 
 use super::dtype::{BF16, BOOL, F16, F32, F64, I32, I64};
-use super::program::{Plan, Value};
+use super::program::{ExecutionPlan, Value};
 use super::scalar::Scalars;
 use super::shape::Misfit;
 use super::value::{Facts, TensorFacts, index};
 use super::xnn::broadcast;
 
 /// What is known about a call.
-pub(super) enum Verdict {
+pub(super) enum CallVerdict {
     /// The kernel gets what it computes with.
     Sound,
     /// It does not (X13).
@@ -27,7 +27,7 @@ pub(super) enum Verdict {
 /// The call that is judged.
 pub(super) struct Call<'c, 'a> {
     pub(super) args: &'c [i32],
-    pub(super) plan: &'c Plan<'a>,
+    pub(super) plan: &'c ExecutionPlan<'a>,
     pub(super) facts: &'c TensorFacts,
     /// Values that a kernel overwrites with a scalar.
     pub(super) computed: &'c HashSet<usize>,
@@ -35,7 +35,7 @@ pub(super) struct Call<'c, 'a> {
     pub(super) scalars: &'c Scalars,
 }
 
-type Judge = fn(&Call<'_, '_>) -> Verdict;
+type Judge = fn(&Call<'_, '_>) -> CallVerdict;
 
 const JUDGES: [(&str, Judge); 17] = [
     ("aten::_local_scalar_dense", item),
@@ -70,12 +70,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Judges a call that has the right number and kinds of arguments.
-pub(super) fn judge(name: &str, call: &Call<'_, '_>) -> Verdict {
+pub(super) fn judge(name: &str, call: &Call<'_, '_>) -> CallVerdict {
     let Some((_, judge)) = JUDGES.iter().find(|(known, _)| *known == name) else {
-        return Verdict::Unknown("the operator's kernel was not studied");
+        return CallVerdict::Unknown("the operator's kernel was not studied");
     };
     if call.tensors().any(|(facts, ordered)| facts.is_none() || !ordered) {
-        return Verdict::Unknown("the dimensions of a tensor are not in their usual order");
+        return CallVerdict::Unknown("the dimensions of a tensor are not in their usual order");
     }
     judge(call)
 }
@@ -116,25 +116,25 @@ impl Call<'_, '_> {
     }
 
     /// A constant dimension of a tensor of so many.
-    fn dimension(&self, position: usize, rank: usize) -> Result<usize, Verdict> {
+    fn dimension(&self, position: usize, rank: usize) -> Result<usize, CallVerdict> {
         let Some(Value::Int(number)) = self.fixed(position) else {
-            return Err(Verdict::Unknown("a computed dimension"));
+            return Err(CallVerdict::Unknown("a computed dimension"));
         };
         wrap(*number, rank).ok_or_else(|| misfit("a dimension", number, format!("below {rank}")))
     }
 
     /// The output, which a kernel resizes within what was declared: as large as can be, so that it always can.
-    fn out(&self, position: usize, expected: &[u64]) -> Verdict {
+    fn out(&self, position: usize, expected: &[u64]) -> CallVerdict {
         let found = self.sizes(position);
         if found == expected {
-            return Verdict::Sound;
+            return CallVerdict::Sound;
         }
         misfit("shape of the output", format!("{found:?}"), format!("{expected:?}"))
     }
 }
 
-fn misfit(message: &'static str, got: impl ToString, expected: impl ToString) -> Verdict {
-    Verdict::Misfit((message, got.to_string(), expected.to_string()))
+fn misfit(message: &'static str, got: impl ToString, expected: impl ToString) -> CallVerdict {
+    CallVerdict::Misfit((message, got.to_string(), expected.to_string()))
 }
 
 /// An index from the front, or from the end where negative.
@@ -148,43 +148,43 @@ fn is_float(dtype: i8) -> bool {
     matches!(dtype, F16 | F32 | F64 | BF16)
 }
 
-fn plain(_: &Call<'_, '_>) -> Verdict {
-    Verdict::Sound
+fn plain(_: &Call<'_, '_>) -> CallVerdict {
+    CallVerdict::Sound
 }
 
 /// Sums and products of computed scalars; their kinds are followed by X11.
-fn numbers(call: &Call<'_, '_>) -> Verdict {
+fn numbers(call: &Call<'_, '_>) -> CallVerdict {
     let numbers = call
         .args
         .iter()
         .take(2)
         .all(|&arg| matches!(call.plan.values.get(index(arg)), Some(Value::Int(_) | Value::Double(_))));
-    if numbers { Verdict::Sound } else { Verdict::Unknown("an operand is no number") }
+    if numbers { CallVerdict::Sound } else { CallVerdict::Unknown("an operand is no number") }
 }
 
-fn item(call: &Call<'_, '_>) -> Verdict {
+fn item(call: &Call<'_, '_>) -> CallVerdict {
     match call.tensor(0) {
-        Some(tensor) if matches!(tensor.dtype, 0..=4 | F32 | F64 | BOOL) => Verdict::Sound,
-        _ => Verdict::Unknown("a scalar of another dtype"),
+        Some(tensor) if matches!(tensor.dtype, 0..=4 | F32 | F64 | BOOL) => CallVerdict::Sound,
+        _ => CallVerdict::Unknown("a scalar of another dtype"),
     }
 }
 
-fn unary(call: &Call<'_, '_>) -> Verdict {
+fn unary(call: &Call<'_, '_>) -> CallVerdict {
     match call.dtype(&[0, 1]) {
         Some(dtype) if is_float(dtype) => call.out(1, call.sizes(0)),
-        _ => Verdict::Unknown("dtypes that are not one and the same float"),
+        _ => CallVerdict::Unknown("dtypes that are not one and the same float"),
     }
 }
 
 /// Sum and product of two tensors: arguments a, b, and the output last.
-fn elementwise(call: &Call<'_, '_>) -> Verdict {
-    let Some(last) = call.args.len().checked_sub(2) else { return Verdict::Sound };
+fn elementwise(call: &Call<'_, '_>) -> CallVerdict {
+    let Some(last) = call.args.len().checked_sub(2) else { return CallVerdict::Sound };
     if !call.dtype(&[0, 1, last]).is_some_and(is_float) {
-        return Verdict::Unknown("dtypes that are not one and the same float");
+        return CallVerdict::Unknown("dtypes that are not one and the same float");
     }
     // The sum has a factor before its output.
     if last == 3 && !matches!(call.fixed(2), Some(Value::Int(_) | Value::Double(_))) {
-        return Verdict::Unknown("a factor that is no constant number");
+        return CallVerdict::Unknown("a factor that is no constant number");
     }
     match broadcast(call.sizes(0), call.sizes(1)) {
         Some(sizes) => call.out(last, &sizes),
@@ -196,15 +196,15 @@ fn elementwise(call: &Call<'_, '_>) -> Verdict {
     }
 }
 
-fn product(call: &Call<'_, '_>) -> Verdict {
+fn product(call: &Call<'_, '_>) -> CallVerdict {
     matrices(call, [0, 1, 2])
 }
 
 /// A product with a bias: bias, two matrices, two factors, output.
-fn add_product(call: &Call<'_, '_>) -> Verdict {
+fn add_product(call: &Call<'_, '_>) -> CallVerdict {
     let constant = |position| matches!(call.fixed(position), Some(Value::Int(_) | Value::Double(_)));
     if !constant(3) || !constant(4) || call.dtype(&[0, 1]).is_none() {
-        return Verdict::Unknown("a factor that is no constant number, or dtypes that differ");
+        return CallVerdict::Unknown("a factor that is no constant number, or dtypes that differ");
     }
     if broadcast(call.sizes(0), call.sizes(5)).as_deref() != Some(call.sizes(5)) {
         return misfit("shape of the bias", format!("{:?}", call.sizes(0)), format!("{:?}", call.sizes(5)));
@@ -212,9 +212,9 @@ fn add_product(call: &Call<'_, '_>) -> Verdict {
     matrices(call, [1, 2, 5])
 }
 
-fn matrices(call: &Call<'_, '_>, [one, other, out]: [usize; 3]) -> Verdict {
+fn matrices(call: &Call<'_, '_>, [one, other, out]: [usize; 3]) -> CallVerdict {
     if !call.dtype(&[one, other, out]).is_some_and(is_float) {
-        return Verdict::Unknown("dtypes that are not one and the same float");
+        return CallVerdict::Unknown("dtypes that are not one and the same float");
     }
     match (call.sizes(one), call.sizes(other)) {
         (&[rows, inner], &[same, columns]) if inner == same => call.out(out, &[rows, columns]),
@@ -222,9 +222,9 @@ fn matrices(call: &Call<'_, '_>, [one, other, out]: [usize; 3]) -> Verdict {
     }
 }
 
-fn embedding(call: &Call<'_, '_>) -> Verdict {
+fn embedding(call: &Call<'_, '_>) -> CallVerdict {
     let (&[_, width], Some(indices), Some(_)) = (call.sizes(0), call.tensor(1), call.dtype(&[0, 5])) else {
-        return Verdict::Unknown("a table of other dimensions or of another dtype than the output");
+        return CallVerdict::Unknown("a table of other dimensions or of another dtype than the output");
     };
     // The kernel copies bytes, whatever they mean, but reads the indices as what they are.
     if !matches!(indices.dtype, I32 | I64) {
@@ -234,7 +234,7 @@ fn embedding(call: &Call<'_, '_>) -> Verdict {
     call.out(5, &sizes)
 }
 
-fn select(call: &Call<'_, '_>) -> Verdict {
+fn select(call: &Call<'_, '_>) -> CallVerdict {
     let (sizes, Some(_)) = (call.sizes(0), call.dtype(&[0, 3])) else {
         return misfit("dtypes of input and output", "two", "one");
     };
@@ -253,7 +253,7 @@ fn select(call: &Call<'_, '_>) -> Verdict {
     call.out(3, &rest.collect::<Vec<_>>())
 }
 
-fn slice(call: &Call<'_, '_>) -> Verdict {
+fn slice(call: &Call<'_, '_>) -> CallVerdict {
     let (sizes, Some(_)) = (call.sizes(0), call.dtype(&[0, 5])) else {
         return misfit("dtypes of input and output", "two", "one");
     };
@@ -270,17 +270,17 @@ fn slice(call: &Call<'_, '_>) -> Verdict {
         return misfit("shape of the output", format!("{out:?}"), format!("a part of {sizes:?}"));
     }
     match call.fixed(4) {
-        Some(Value::Int(step)) if *step > 0 => Verdict::Sound,
-        _ => Verdict::Unknown("a computed step"),
+        Some(Value::Int(step)) if *step > 0 => CallVerdict::Sound,
+        _ => CallVerdict::Unknown("a computed step"),
     }
 }
 
 /// A view lies where its source does: the runtime divides by the product of the sizes that are given.
-fn view(call: &Call<'_, '_>) -> Verdict {
+fn view(call: &Call<'_, '_>) -> CallVerdict {
     let Some(_) = call.dtype(&[0, 2]) else { return misfit("dtypes of source and view", "two", "one") };
     let Some(Value::IntList(items)) = call.args.get(1).and_then(|&arg| call.plan.values.get(index(arg)))
     else {
-        return Verdict::Sound;
+        return CallVerdict::Sound;
     };
     let out = call.sizes(2);
     if items.len() != out.len() {
@@ -295,7 +295,7 @@ fn view(call: &Call<'_, '_>) -> Verdict {
             Some(Value::Int(number)) => return misfit("a size of the view", number, size),
             // The kernel multiplies computed sizes, and compares with the source only what it divided by the product.
             _ if call.scalars.is_within(value, size) => {}
-            _ => return Verdict::Unknown("a computed size without a bound"),
+            _ => return CallVerdict::Unknown("a computed size without a bound"),
         }
     }
     if open > 1 {
@@ -305,13 +305,13 @@ fn view(call: &Call<'_, '_>) -> Verdict {
     if elements(0) != elements(2) {
         return misfit("elements of the view", format!("{:?}", elements(2)), format!("{:?}", elements(0)));
     }
-    Verdict::Sound
+    CallVerdict::Sound
 }
 
 /// The engine's own kernel looks at everything; it takes no mask.
-fn attention(call: &Call<'_, '_>) -> Verdict {
+fn attention(call: &Call<'_, '_>) -> CallVerdict {
     match call.fixed(4) {
-        Some(Value::Null) => Verdict::Sound,
-        _ => Verdict::Unknown("an attention mask"),
+        Some(Value::Null) => CallVerdict::Sound,
+        _ => CallVerdict::Unknown("an attention mask"),
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 
 use super::check_id::CheckId::X15;
-use super::program::{Instruction, Plan, Value, operator_name};
+use super::program::{ExecutionPlan, Instruction, Value, operator_name};
 use super::report::{Place, Report, Severity};
 use super::value::{TensorFacts, index};
 use super::{kernels, limits, view, xnn};
@@ -29,7 +29,7 @@ struct Span {
 }
 
 pub(super) fn check(
-    plan: &Plan<'_>,
+    plan: &ExecutionPlan<'_>,
     facts: &TensorFacts,
     delegates: &[xnn::Findings],
     at: &Place<'_>,
@@ -54,7 +54,11 @@ pub(super) fn check(
 }
 
 /// Values that instructions or the caller write.
-fn written(plan: &Plan<'_>, delegates: &[xnn::Findings], instructions: &[Instruction]) -> HashSet<usize> {
+fn written(
+    plan: &ExecutionPlan<'_>,
+    delegates: &[xnn::Findings],
+    instructions: &[Instruction],
+) -> HashSet<usize> {
     let mut written: HashSet<usize> = plan.inputs.iter().map(|&input| index(input)).collect();
     for instruction in instructions {
         match instruction {
@@ -82,7 +86,7 @@ fn written(plan: &Plan<'_>, delegates: &[xnn::Findings], instructions: &[Instruc
 }
 
 fn spans(
-    plan: &Plan<'_>,
+    plan: &ExecutionPlan<'_>,
     facts: &TensorFacts,
     instructions: &[Instruction],
     written: &HashSet<usize>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::check_id::CheckId::{I6, K1, K2, K3, P4, P5, P6};
 use super::expect::Expect;
-use super::program::{Plan, Program, Value};
+use super::program::{ExecutionPlan, Program, Value};
 use super::report::{Place, Report, Severity};
 use super::summary::{MetaValue, Summary};
 use super::value::index;
@@ -33,7 +33,7 @@ pub(super) fn check_names(program: &Program<'_>, expect: &Expect, report: &mut R
 }
 
 /// The value of a constant method; `None` when the method computes.
-pub(super) fn constant(plan: &Plan<'_>) -> Option<MetaValue> {
+pub(super) fn constant(plan: &ExecutionPlan<'_>) -> Option<MetaValue> {
     let computes = plan.chains.iter().any(|chain| chain.instructions.iter().flatten().next().is_some());
     if computes || !plan.inputs.is_empty() || !plan.delegates.is_empty() || plan.outputs.is_empty() {
         return None;

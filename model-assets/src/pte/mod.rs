@@ -58,7 +58,7 @@ use census::Weights;
 use container::Container;
 use flat::{Fault, Flat};
 use hash::Watch;
-use program::{Plan, Program};
+use program::{ExecutionPlan, Program};
 use report::Place;
 use segment::Segments;
 use witness::Witness;
@@ -189,7 +189,7 @@ fn check_program<'a>(
 fn check_plan<'a>(
     file: &dyn ReadAt,
     (program, segments): (&Program<'a>, &mut Segments<'a>),
-    plan: &Plan<'a>,
+    plan: &ExecutionPlan<'a>,
     expect: &Expect,
     (summary, totals): (&mut Summary, &mut Totals),
     report: &mut Report,
@@ -230,7 +230,7 @@ fn check_plan<'a>(
         totals.embeddings = outside.embeddings;
     }
     let instructions = plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten()).count();
-    summary.plans.push(summary::Plan {
+    summary.plans.push(summary::MethodSummary {
         name: name.to_owned(),
         inputs: plan.inputs.iter().map(|&input| value::describe(plan, &facts, input)).collect(),
         outputs: plan.outputs.iter().map(|&output| value::describe(plan, &facts, output)).collect(),

@@ -5,7 +5,7 @@
 //! held to 32 bits but the ends of a slice, which every exporter leaves open with 2^63-1 and the kernel clips first.
 
 use super::kernels::{Argument, Schema};
-use super::program::{Plan, Value};
+use super::program::{ExecutionPlan, Value};
 use super::scalar::Scalars;
 use super::value::index;
 
@@ -17,7 +17,7 @@ pub(super) fn check(
     name: &str,
     schema: &Schema,
     args: &[i32],
-    plan: &Plan<'_>,
+    plan: &ExecutionPlan<'_>,
     scalars: &Scalars,
 ) -> Option<(usize, i64, &'static str)> {
     args.iter().zip(&schema.args).enumerate().find_map(|(position, (&arg, argument))| {
@@ -45,7 +45,11 @@ fn is_slice_end(name: &str, argument: &Argument) -> bool {
 }
 
 /// The integers that a value holds from the start. What a kernel computes is not known here.
-fn constants<'p>(arg: i32, plan: &'p Plan<'_>, scalars: &'p Scalars) -> Box<dyn Iterator<Item = i64> + 'p> {
+fn constants<'p>(
+    arg: i32,
+    plan: &'p ExecutionPlan<'_>,
+    scalars: &'p Scalars,
+) -> Box<dyn Iterator<Item = i64> + 'p> {
     let constant = move |value: usize| match plan.values.get(value) {
         Some(Value::Int(number)) if !scalars.is_overwritten(value) => Some(*number),
         _ => None,

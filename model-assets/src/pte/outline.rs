@@ -4,7 +4,7 @@
 //! changes no item.
 
 use super::container;
-use super::program::{Delegate, Instruction, Plan, Program, Tensor, Value, operator_name};
+use super::program::{Delegate, ExecutionPlan, Instruction, Program, Tensor, Value, operator_name};
 use super::read::ReadAt;
 use super::report::{Place, Report};
 use super::segment::{self, Segments};
@@ -69,7 +69,7 @@ impl Items {
     }
 }
 
-fn plan_items(plan: &Plan<'_>, facts: &TensorFacts, at: &str, items: &mut Items) {
+fn plan_items(plan: &ExecutionPlan<'_>, facts: &TensorFacts, at: &str, items: &mut Items) {
     items.add(format!("{at} / inputs"), format!("{:?}", plan.inputs), None);
     items.add(format!("{at} / outputs"), format!("{:?}", plan.outputs), None);
     items.add(format!("{at} / planned memory"), format!("{:?} bytes", plan.planned), None);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::census::{self, Weights};
 use super::dtype;
 use super::hash::{Float, Look, Watch};
-use super::program::{Instruction, Plan, Value, operator_name};
+use super::program::{ExecutionPlan, Instruction, Value, operator_name};
 use super::value::{Facts, TensorFacts, index};
 
 #[derive(Debug, Default)]
@@ -22,7 +22,11 @@ pub(super) struct Outside {
 }
 
 /// `counted` holds the file offsets that were counted already: methods share constants.
-pub(super) fn survey(plan: &Plan<'_>, facts: &TensorFacts, counted: &mut HashMap<u64, ()>) -> Outside {
+pub(super) fn survey(
+    plan: &ExecutionPlan<'_>,
+    facts: &TensorFacts,
+    counted: &mut HashMap<u64, ()>,
+) -> Outside {
     let mut outside = Outside::default();
     let mut roles: HashMap<usize, &'static str> = HashMap::new();
     for instruction in plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten()) {
@@ -69,7 +73,7 @@ pub(super) fn survey(plan: &Plan<'_>, facts: &TensorFacts, counted: &mut HashMap
 }
 
 /// Values of which a call reads single rows: the tables of embeddings, unless something else reads them too.
-fn looked_up(plan: &Plan<'_>) -> HashSet<usize> {
+fn looked_up(plan: &ExecutionPlan<'_>) -> HashSet<usize> {
     let (mut rows, mut whole) = (HashSet::new(), HashSet::new());
     for instruction in plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten()) {
         match instruction {
@@ -93,7 +97,7 @@ fn looked_up(plan: &Plan<'_>) -> HashSet<usize> {
 }
 
 /// Constants without a role may hold anything: a mask is full of infinities.
-fn watch(plan: &Plan<'_>, value: usize, known: &Facts, role: &str) -> Option<Watch> {
+fn watch(plan: &ExecutionPlan<'_>, value: usize, known: &Facts, role: &str) -> Option<Watch> {
     let float = match known.dtype {
         5 => Some(Float::F16),
         6 => Some(Float::F32),
@@ -108,7 +112,7 @@ fn watch(plan: &Plan<'_>, value: usize, known: &Facts, role: &str) -> Option<Wat
     Some(Watch { at: known.constant_at?, bytes: known.bytes, look, place })
 }
 
-fn is_packed(plan: &Plan<'_>, value: usize) -> bool {
+fn is_packed(plan: &ExecutionPlan<'_>, value: usize) -> bool {
     let instructions = plan.chains.iter().flat_map(|chain| chain.instructions.iter().flatten());
     instructions.into_iter().any(|instruction| match instruction {
         Instruction::Kernel { operator, args: Some(args) } => {
@@ -163,7 +167,7 @@ fn macs<'f>(name: &str, sizes: &dyn Fn(usize) -> Option<&'f [u64]>) -> u64 {
     }
 }
 
-fn named(plan: &Plan<'_>, value: usize, sizes: &[u64]) -> String {
+fn named(plan: &ExecutionPlan<'_>, value: usize, sizes: &[u64]) -> String {
     let name = match plan.values.get(value) {
         Some(Value::Tensor(tensor)) => tensor.extra.as_ref().and_then(|extra| extra.name),
         _ => None,

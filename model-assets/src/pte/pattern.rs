@@ -6,7 +6,7 @@
 
 use super::dtype;
 use super::kernels::{Argument, Return, Schema};
-use super::program::{Plan, Value};
+use super::program::{ExecutionPlan, Value};
 use super::scalar::Scalars;
 use super::value::{TensorFacts, index};
 
@@ -14,7 +14,7 @@ pub(super) fn of(
     name: &str,
     schema: &Schema,
     args: &[i32],
-    (plan, facts): (&Plan<'_>, &TensorFacts),
+    (plan, facts): (&ExecutionPlan<'_>, &TensorFacts),
     scalars: &Scalars,
 ) -> String {
     let one = |(&arg, argument): (&i32, &Argument)| value(index(arg), argument, (plan, facts), scalars);
@@ -27,7 +27,7 @@ pub(super) fn of(
 fn value(
     value: usize,
     argument: &Argument,
-    (plan, facts): (&Plan<'_>, &TensorFacts),
+    (plan, facts): (&ExecutionPlan<'_>, &TensorFacts),
     scalars: &Scalars,
 ) -> String {
     if scalars.is_overwritten(value) {

@@ -5,7 +5,7 @@ use super::flat::{Flat, Read, Table};
 #[derive(Debug, Default)]
 pub(super) struct Program<'a> {
     pub(super) version: u32,
-    pub(super) plans: Vec<Plan<'a>>,
+    pub(super) plans: Vec<ExecutionPlan<'a>>,
     pub(super) inline_constants: usize,
     /// Offset in the program and length.
     pub(super) inline_delegates: Vec<(usize, usize)>,
@@ -34,7 +34,7 @@ pub(super) struct Named<'a> {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Plan<'a> {
+pub(super) struct ExecutionPlan<'a> {
     pub(super) name: Option<&'a str>,
     pub(super) values: Vec<Value<'a>>,
     pub(super) inputs: Vec<i32>,
@@ -189,8 +189,8 @@ fn parse_subsegment(table: Table<'_, '_>) -> Read<Subsegment> {
     Ok(Subsegment { segment: table.u32(0)?.unwrap_or(0), offsets: table.u64s(1)?.unwrap_or_default() })
 }
 
-fn parse_plan<'a>(table: Table<'_, 'a>) -> Read<Plan<'a>> {
-    let mut plan = Plan { name: table.string(0)?, ..Plan::default() };
+fn parse_plan<'a>(table: Table<'_, 'a>) -> Read<ExecutionPlan<'a>> {
+    let mut plan = ExecutionPlan { name: table.string(0)?, ..ExecutionPlan::default() };
     if let Some(container) = table.table(1, 2)? {
         container.string(0)?;
         container.string(1)?;

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::kernels::{Return, Schema};
-use super::program::{Plan, Value};
+use super::program::{ExecutionPlan, Value};
 use super::value::{TensorFacts, index};
 
 /// What a kernel has put into a value.
@@ -61,7 +61,7 @@ impl Scalars {
         name: &str,
         schema: &Schema,
         args: &[i32],
-        plan: &Plan<'_>,
+        plan: &ExecutionPlan<'_>,
         facts: &TensorFacts,
     ) {
         if !self.followed {
@@ -88,7 +88,13 @@ impl Scalars {
     }
 
     /// What an integer that a kernel computes can be.
-    fn range(&self, name: &str, args: &[i32], plan: &Plan<'_>, facts: &TensorFacts) -> Option<(i64, i64)> {
+    fn range(
+        &self,
+        name: &str,
+        args: &[i32],
+        plan: &ExecutionPlan<'_>,
+        facts: &TensorFacts,
+    ) -> Option<(i64, i64)> {
         let operand = |position: usize| {
             let value = index(*args.get(position)?);
             if self.overwritten.contains(&value) {
@@ -120,7 +126,7 @@ impl Scalars {
         }
     }
 
-    fn made(&self, name: &str, args: &[i32], plan: &Plan<'_>, facts: &TensorFacts) -> Scalar {
+    fn made(&self, name: &str, args: &[i32], plan: &ExecutionPlan<'_>, facts: &TensorFacts) -> Scalar {
         let kind = |position: usize| args.get(position).map_or(Scalar::Unknown, |&arg| self.kind(plan, arg));
         match name {
             "aten::_local_scalar_dense" => {
@@ -148,7 +154,7 @@ impl Scalars {
     }
 
     /// The kind of any scalar value at this point.
-    fn kind(&self, plan: &Plan<'_>, value: i32) -> Scalar {
+    fn kind(&self, plan: &ExecutionPlan<'_>, value: i32) -> Scalar {
         self.now(value).unwrap_or(match plan.values.get(index(value)) {
             Some(Value::Int(_)) => Scalar::Int,
             Some(Value::Double(_)) => Scalar::Double,
@@ -158,7 +164,7 @@ impl Scalars {
     }
 
     /// Whether arithmetic takes the value: it aborts on truth values.
-    pub(super) fn is_number(&self, plan: &Plan<'_>, value: i32) -> bool {
+    pub(super) fn is_number(&self, plan: &ExecutionPlan<'_>, value: i32) -> bool {
         self.kind(plan, value) != Scalar::Bool
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::dtype::{F32, I64};
 use super::kernels::Schema;
-use super::program::{Plan, Value};
+use super::program::{ExecutionPlan, Value};
 use super::value::{Facts, TensorFacts, index};
 
 /// Message, got, expected.
@@ -15,7 +15,7 @@ pub(super) fn check(
     name: &str,
     schema: &Schema,
     args: &[i32],
-    (plan, facts): (&Plan<'_>, &TensorFacts),
+    (plan, facts): (&ExecutionPlan<'_>, &TensorFacts),
     computed: &HashSet<usize>,
 ) -> Result<(), Misfit> {
     check_divisors(name, args, plan)?;
@@ -70,7 +70,7 @@ pub(super) fn check(
 }
 
 /// The tensors of an argument: those of a list, or itself.
-fn items(plan: &Plan<'_>, arg: i32) -> Vec<i32> {
+fn items(plan: &ExecutionPlan<'_>, arg: i32) -> Vec<i32> {
     match plan.values.get(index(arg)) {
         Some(Value::TensorList(items) | Value::OptionalTensorList(items)) => items.clone(),
         _ => vec![arg],
@@ -81,7 +81,7 @@ fn items(plan: &Plan<'_>, arg: i32) -> Vec<i32> {
 fn check_lists(
     schema: &Schema,
     args: &[i32],
-    (plan, facts): (&Plan<'_>, &TensorFacts),
+    (plan, facts): (&ExecutionPlan<'_>, &TensorFacts),
 ) -> Result<(), Misfit> {
     let dtype = |value: i32| facts.get(index(value))?.as_ref().map(|facts| facts.dtype);
     let input = args.iter().zip(&schema.args).find(|(_, argument)| argument.kind == "Tensor");
@@ -94,7 +94,7 @@ fn check_lists(
 }
 
 /// Kernels divide by these integers without looking.
-fn check_divisors(name: &str, args: &[i32], plan: &Plan<'_>) -> Result<(), Misfit> {
+fn check_divisors(name: &str, args: &[i32], plan: &ExecutionPlan<'_>) -> Result<(), Misfit> {
     let positions: &[usize] = match name {
         "aten::convolution.out" => &[3, 5, 8],
         "aten::split_copy.Tensor_out" | "aten::unfold_copy.out" => &[1],

@@ -17,7 +17,7 @@ pub struct Summary {
     /// Data segments, in table order.
     pub segments: Vec<Segment>,
     /// Methods, in file order.
-    pub plans: Vec<Plan>,
+    pub plans: Vec<MethodSummary>,
     /// Operators called outside delegates in any method, as `namespace::name.overload`, sorted and unique.
     pub operators: Vec<String>,
     /// Backend ids used, sorted and unique.
@@ -88,7 +88,7 @@ pub struct Segment {
 /// One method.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Plan {
+pub struct MethodSummary {
     /// Method name.
     pub name: String,
     /// Inputs in order.

@@ -9,7 +9,7 @@
 
 use super::container;
 use super::kernels;
-use super::program::{Instruction, Plan, Tensor, Value, operator_name};
+use super::program::{ExecutionPlan, Instruction, Tensor, Value, operator_name};
 use super::read::ReadAt;
 use super::report::Report;
 use super::value::index;
@@ -61,14 +61,14 @@ pub fn taps(file: &dyn ReadAt) -> Result<Vec<LayerTaps>, String> {
 
 /// The instructions of a method that runs straight through, and where each of its values comes from.
 struct Flow<'p, 'a> {
-    plan: &'p Plan<'a>,
+    plan: &'p ExecutionPlan<'a>,
     instructions: &'p [Instruction],
     /// By value.
     origins: Vec<Option<Tap>>,
 }
 
 impl<'p, 'a> Flow<'p, 'a> {
-    fn of(plan: &'p Plan<'a>) -> Result<Self, String> {
+    fn of(plan: &'p ExecutionPlan<'a>) -> Result<Self, String> {
         let [chain] = plan.chains.as_slice() else {
             return Err(format!("got {} chains, expected 1", plan.chains.len()));
         };
@@ -245,7 +245,7 @@ mod tests {
     }
 
     /// Two layers; the second writes its key before its value, and its residual before its query.
-    fn plan() -> Plan<'static> {
+    fn plan() -> ExecutionPlan<'static> {
         let heads = || tensor(&[1, 4, 2, 4], 0);
         let values = vec![
             Value::Null,
@@ -283,20 +283,20 @@ mod tests {
             let (name, overload) = name.split_once('.').unwrap();
             Operator { name: Some(name), overload: Some(overload) }
         };
-        Plan {
+        ExecutionPlan {
             name: Some("forward"),
             values,
             operators: NAMES.map(operator).into(),
             chains: vec![Chain { instructions: Some(instructions), ..Chain::default() }],
-            ..Plan::default()
+            ..ExecutionPlan::default()
         }
     }
 
-    fn instructions<'p>(plan: &'p mut Plan<'_>) -> &'p mut Vec<Instruction> {
+    fn instructions<'p>(plan: &'p mut ExecutionPlan<'_>) -> &'p mut Vec<Instruction> {
         plan.chains[0].instructions.as_mut().unwrap()
     }
 
-    fn layers(change: impl FnOnce(&mut Plan<'_>)) -> Result<Vec<LayerTaps>, String> {
+    fn layers(change: impl FnOnce(&mut ExecutionPlan<'_>)) -> Result<Vec<LayerTaps>, String> {
         let mut plan = plan();
         change(&mut plan);
         Flow::of(&plan)?.layers()
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_program_without_layers_says_what_it_lacks() {
-        let says = |expected: &str, change: &dyn Fn(&mut Plan<'_>)| {
+        let says = |expected: &str, change: &dyn Fn(&mut ExecutionPlan<'_>)| {
             let error = layers(change).unwrap_err();
             assert!(error.contains(expected), "{error}");
         };

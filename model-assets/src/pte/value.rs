@@ -1,13 +1,16 @@
 //! Values of a method: kinds, lists, tensors and the memory they are planned into.
 
+mod storage;
+
 use std::collections::HashSet;
 
+use self::storage::{check_memory, check_storage};
+
 use super::check_id::CheckId::{
-    I1, I2, I3, I4, I5, M1, M2, M3, T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13, T14, T15, T16,
-    V1, V2, V3, V4, V5,
+    I1, I2, I3, I4, I5, T1, T2, T3, T4, T5, T6, T7, T8, T11, T12, T13, V1, V2, V3, V4, V5,
 };
-use super::program::{Instruction, Plan, Program, Subsegment, Tensor, Value, operator_name};
-use super::report::{Place, Report, Severity};
+use super::program::{ExecutionPlan, Instruction, Program, Tensor, Value, operator_name};
+use super::report::{Place, Report};
 use super::segment::Segments;
 use super::{dtype, kernels, limits, summary};
 
@@ -35,7 +38,7 @@ pub(super) fn index(value: i32) -> usize {
 pub(super) fn check(
     program: &Program<'_>,
     segments: &Segments<'_>,
-    plan: &Plan<'_>,
+    plan: &ExecutionPlan<'_>,
     at: &Place<'_>,
     report: &mut Report,
 ) -> TensorFacts {
@@ -62,7 +65,7 @@ pub(super) fn check(
 
 /// Values that get their data from the caller or by a move. The caller may lend memory to an output; nothing is in it before
 /// an instruction writes it.
-fn written_or_fed(plan: &Plan<'_>) -> HashSet<usize> {
+fn written_or_fed(plan: &ExecutionPlan<'_>) -> HashSet<usize> {
     let mut fed: HashSet<usize> =
         plan.inputs.iter().chain(&plan.outputs).map(|&value| index(value)).collect();
     let mut empty: HashSet<usize> = plan.outputs.iter().map(|&value| index(value)).collect();
@@ -92,7 +95,7 @@ fn written_or_fed(plan: &Plan<'_>) -> HashSet<usize> {
 }
 
 /// Values that a call reads, also inside lists.
-fn read(plan: &Plan<'_>, operator: i32, args: &[i32]) -> Vec<usize> {
+fn read(plan: &ExecutionPlan<'_>, operator: i32, args: &[i32]) -> Vec<usize> {
     let name = plan.operators.get(index(operator)).and_then(operator_name);
     let Some(schema) = name.as_deref().and_then(kernels::schema) else { return Vec::new() };
     let mut found = Vec::new();
@@ -106,7 +109,7 @@ fn read(plan: &Plan<'_>, operator: i32, args: &[i32]) -> Vec<usize> {
     found
 }
 
-fn check_kind(plan: &Plan<'_>, value: &Value<'_>, at: &Place<'_>, report: &mut Report) {
+fn check_kind(plan: &ExecutionPlan<'_>, value: &Value<'_>, at: &Place<'_>, report: &mut Report) {
     match value {
         Value::Unknown(kind) => report.reject(V1, at, "unknown kind of value", kind, "1 to 11"),
         Value::Hollow(what) => report.reject(V2, at, *what, "null", "a table with content"),
@@ -229,140 +232,8 @@ fn check_sizes(tensor: &Tensor<'_>, at: &Place<'_>, report: &mut Report) -> Opti
     Some(checked)
 }
 
-/// T9, T10, T14 to T16.
-fn check_storage(
-    program: &Program<'_>,
-    segments: &Segments<'_>,
-    plan: &Plan<'_>,
-    (tensor, mut facts, fed): (&Tensor<'_>, Facts, bool),
-    at: &Place<'_>,
-    report: &mut Report,
-) -> Facts {
-    if let Some(allocation) = tensor.allocation {
-        check_planned(plan, allocation.memory, allocation.offset, facts.bytes, at, report);
-    }
-    if tensor.buffer == 0 {
-        if tensor.allocation.is_none() && !fed && facts.elements > 0 {
-            report.reject(
-                T16,
-                at,
-                "the tensor has no data",
-                "neither constant nor planned nor fed nor written first",
-                "one of them",
-            );
-        }
-        return facts;
-    }
-    let table =
-        if tensor.allocation.is_some() { program.mutables.first() } else { program.constants.as_ref() };
-    facts.constant = tensor.allocation.is_none();
-    facts.constant_at = table.and_then(|table| {
-        let slot = check_slot(table, segments, tensor.buffer, facts.bytes, at, report)?;
-        segments.range(table.segment)?.0.checked_add(slot)
-    });
-    if table.is_none() {
-        report.reject(T14, at, "constant without a table", tensor.buffer, "a constant table");
-    }
-    facts
-}
-
-fn check_planned(plan: &Plan<'_>, memory: u32, offset: u64, bytes: u64, at: &Place<'_>, report: &mut Report) {
-    let buffer = usize::try_from(memory).ok().filter(|&memory| memory >= 1);
-    let Some(&size) = buffer.and_then(|memory| plan.planned.get(memory)) else {
-        report.reject(T9, at, "memory id", memory, format!("1 to {}", plan.planned.len().saturating_sub(1)));
-        return;
-    };
-    let end = offset.checked_add(bytes);
-    if end.is_none_or(|end| i64::try_from(end).map_or(true, |end| end > size)) {
-        report.reject(
-            T10,
-            at,
-            "planned beyond its buffer",
-            format!("{offset} + {bytes}"),
-            format!("≤ {size}"),
-        );
-    } else if !offset.is_multiple_of(limits::ALIGNMENT_BYTES) {
-        report.reject(T10, at, "planned without alignment", offset, "a multiple of 16");
-    }
-}
-
-fn check_slot(
-    table: &Subsegment,
-    segments: &Segments<'_>,
-    buffer: u32,
-    bytes: u64,
-    at: &Place<'_>,
-    report: &mut Report,
-) -> Option<u64> {
-    let (_, size) = segments.range(table.segment)?;
-    let Some(&start) = usize::try_from(buffer).ok().and_then(|buffer| table.offsets.get(buffer)) else {
-        report.reject(T14, at, "constant index", buffer, format!("< {}", table.offsets.len()));
-        return None;
-    };
-    // The offsets ascend (S8), so the slot ends at the first one that is larger.
-    let next = table.offsets.partition_point(|&offset| offset <= start);
-    let slot = table.offsets.get(next).copied().unwrap_or(size).saturating_sub(start);
-    if bytes > slot {
-        report.reject(T15, at, "the constant is longer than its slot", bytes, format!("≤ {slot} bytes"));
-    } else if bytes > 0 && slot.saturating_sub(bytes) >= limits::CONSTANT_SLACK_BYTES_MAX {
-        report.reject(
-            T15,
-            at,
-            "the constant leaves bytes of its slot unused",
-            bytes,
-            format!("{slot} bytes"),
-        );
-    }
-    Some(start)
-}
-
-/// M1 to M3.
-fn check_memory(plan: &Plan<'_>, at: &Place<'_>, report: &mut Report) {
-    let at = at.part("planned memory");
-    for (number, &size) in plan.planned.iter().enumerate() {
-        if size < 0 || (number == 0 && size != 0) {
-            let expected = if number == 0 { "0" } else { "≥ 0" };
-            report.reject(M1, &at, format!("size of buffer {number}"), size, expected);
-        }
-    }
-    for &(buffer, kind, device) in &plan.devices {
-        if kind != 0 || device != 0 {
-            report.reject(
-                M2,
-                &at,
-                format!("device of buffer {buffer}"),
-                format!("{kind}:{device}"),
-                "0:0 (CPU)",
-            );
-        }
-    }
-    let mut reached = vec![0_u64; plan.planned.len()];
-    for value in &plan.values {
-        let Value::Tensor(tensor) = value else { continue };
-        let Some(allocation) = tensor.allocation else { continue };
-        let sizes = tensor.sizes.iter().flatten().map(|&size| u64::try_from(size).ok());
-        let elements = sizes.into_iter().try_fold(1_u64, |product, size| product.checked_mul(size?));
-        let bytes = dtype::program(tensor.dtype).and_then(|(_, width)| elements?.checked_mul(width));
-        let end = bytes.and_then(|bytes| bytes.checked_add(allocation.offset)).unwrap_or(u64::MAX);
-        let memory = usize::try_from(allocation.memory).unwrap_or(usize::MAX);
-        if let Some(reached) = reached.get_mut(memory) {
-            *reached = end.max(*reached);
-        }
-    }
-    for (number, (&size, &used)) in plan.planned.iter().zip(&reached).enumerate() {
-        let size = u64::try_from(size).unwrap_or(0);
-        let bound = used.saturating_mul(limits::PLANNED_SLACK_FACTOR).max(limits::PLANNED_SLACK_BYTES_MIN);
-        if size > bound {
-            let message = format!("buffer {number} is far larger than what uses it");
-            let excessive = size > limits::PLANNED_SLACK_BYTES_MAX;
-            let severity = if excessive { Severity::Reject } else { Severity::Warn };
-            report.add(severity, M3, &at, message, size, format!("≤ {bound} bytes"));
-        }
-    }
-}
-
 /// I1 to I5.
-fn check_io(plan: &Plan<'_>, at: &Place<'_>, report: &mut Report) {
+fn check_io(plan: &ExecutionPlan<'_>, at: &Place<'_>, report: &mut Report) {
     let mut seen = HashSet::new();
     for (number, &input) in plan.inputs.iter().enumerate() {
         let at = at.at("input", number);
@@ -385,7 +256,7 @@ fn check_io(plan: &Plan<'_>, at: &Place<'_>, report: &mut Report) {
 }
 
 fn check_end<'p, 'a>(
-    plan: &'p Plan<'a>,
+    plan: &'p ExecutionPlan<'a>,
     value: i32,
     at: &Place<'_>,
     report: &mut Report,
@@ -414,7 +285,7 @@ fn check_end<'p, 'a>(
 }
 
 /// How a value looks from outside the method.
-pub(super) fn describe(plan: &Plan<'_>, facts: &TensorFacts, value: i32) -> summary::Io {
+pub(super) fn describe(plan: &ExecutionPlan<'_>, facts: &TensorFacts, value: i32) -> summary::Io {
     let number = index(value);
     let found = plan.values.get(number);
     let tensor = facts.get(number).and_then(Option::as_ref);

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Activations, EvidenceKind, FILE, Limits, Recipe, Source};
+use super::{Activations, FILE, Limits, Recipe, Source};
 use crate::{
     digest::Digest,
     error::ContractError,
-    evidence::QualityBounds,
-    limits,
+    evidence, limits,
     name::{is_commit, is_plain},
 };
 
@@ -100,71 +99,7 @@ impl Recipe {
             let expected = format!("at most {}", limits::MODEL_BYTES_MAX);
             return Err(ContractError::value(FILE, "limits.file_bytes_max", file_bytes_max, expected));
         }
-        let grammar = self.grammar.as_ref();
-        let mut demanded = self.evidence.dev.iter().chain(&self.evidence.release);
-        if grammar.is_none() && demanded.any(|kind| *kind == EvidenceKind::Grammar) {
-            return Err(ContractError::value(
-                FILE,
-                "grammar",
-                "no table",
-                "bounds, as `evidence` demands it",
-            ));
-        }
-        let mut demanded = self.evidence.dev.iter().chain(&self.evidence.release);
-        if self.yardstick.is_empty() && demanded.any(|kind| *kind == EvidenceKind::Yardstick) {
-            let expected = "a task and its loss, as `evidence` demands it";
-            return Err(ContractError::value(FILE, "yardstick", "no table", expected));
-        }
-        for (index, limit) in self.yardstick.iter().enumerate() {
-            let twice = self.yardstick.iter().take(index).any(|earlier| earlier.task == limit.task);
-            if twice || !(0.0..=1.0).contains(&limit.loss_max) {
-                let got = format!("{} with {}", limit.task.as_str(), limit.loss_max);
-                return Err(ContractError::value(FILE, "yardstick", got, "each task once, a loss of 0 to 1"));
-            }
-        }
-        self.check_quality()?;
-        for (key, got, max) in [
-            ("parity.max_abs_diff_max", self.parity.max_abs_diff_max.unwrap_or(0.0), f64::MAX),
-            ("parity.mean_kl_max", self.parity.mean_kl_max.unwrap_or(0.0), f64::MAX),
-            ("eq.score_min", self.eq.score_min.unwrap_or_default(), 100.0),
-            ("benchmark.prefill_over_decode_min", self.benchmark.prefill_over_decode_min, f64::MAX),
-            ("grammar.acceptance_min", grammar.map_or(0.0, |it| it.acceptance_min), 1.0),
-            ("grammar.acceptance_ratio_min", grammar.map_or(0.0, |it| it.acceptance_ratio_min), 1.0),
-        ] {
-            if !(0.0..=max).contains(&got) {
-                let expected = if max == f64::MAX { "0 or more".into() } else { format!("0 to {max}") };
-                return Err(ContractError::value(FILE, key, got, expected));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Recipe {
-    /// A recipe can only be stricter than its scheme.
-    fn check_quality(&self) -> Result<(), ContractError> {
-        let Some(limits) = &self.quality else { return Ok(()) };
-        let bounds = QualityBounds::of(self.export.quantization);
-        let scheme = self.export.quantization.as_str();
-        let wrong = |key, got: f64, expected| Err(ContractError::value(FILE, key, got, expected));
-        for (key, got, least, most) in [
-            ("quality.perplexity_ratio_max", limits.perplexity_ratio_max, 1.0, bounds.perplexity_ratio_max),
-            ("quality.kl_max", limits.kl_max, 0.0, bounds.kl_max),
-            ("quality.top1_agreement_min", limits.top1_agreement_min, bounds.top1_agreement_min, 1.0),
-            ("quality.perplexity_max", limits.perplexity_max, 1.0, f64::MAX),
-        ] {
-            if let Some(got) = got.filter(|got| !(least..=most).contains(got)) {
-                let most = if most == f64::MAX { "more".to_owned() } else { most.to_string() };
-                return wrong(key, got, format!("{least} to {most}, stricter than what {scheme} may cost"));
-            }
-        }
-        match &limits.text {
-            Some(own) if !is_plain(&own.file) => {
-                let got = format!("`{}`", own.file);
-                Err(ContractError::value(FILE, "quality.text.file", got, "a file name beside the recipe"))
-            }
-            _ => Ok(()),
-        }
+        evidence::check_bounds(&self.bounds())
     }
 }
 

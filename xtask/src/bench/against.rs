@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     console::Console,
-    supervise::{self, Bounds, Run},
+    supervise::{self, Bounds, WorkerRun},
     workspace::Workspace,
 };
 
@@ -115,7 +115,7 @@ pub(super) fn script(
     asked: &serde_json::Value,
     bounds: &Bounds,
     console: &Console,
-) -> anyhow::Result<Run> {
+) -> anyhow::Result<WorkerRun> {
     let script = workspace.python_sources().join("compare").join(name);
     let request = folder.join("request.json");
     fs::write(&request, serde_json::to_vec(asked)?)?;

@@ -18,7 +18,7 @@ use crate::{
     engine::{self, Profile},
     exit::{Exit, Failure, refused},
     export, setup,
-    supervise::{self, Bounds, Run},
+    supervise::{self, Bounds, WorkerRun},
     workspace::Workspace,
 };
 
@@ -98,7 +98,7 @@ fn failed(model: &str, interrupted: bool, error: anyhow::Error) -> Failure {
 }
 
 /// Runs upstream's exporter; returns what it used and the size of its file, bytes.
-fn upstream(workspace: &Workspace, recipe: &Recipe, console: &Console) -> anyhow::Result<(Run, u64)> {
+fn upstream(workspace: &Workspace, recipe: &Recipe, console: &Console) -> anyhow::Result<(WorkerRun, u64)> {
     let folder = tempfile::tempdir_in(workspace.state())?;
     let folder = Utf8Path::from_path(folder.path()).context("a path is not UTF-8")?.canonicalize_utf8()?;
     let asked = json!({

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use model_assets::evidence::{self, Benchmark};
+use model_assets::evidence;
 
 use crate::engine::Measured;
 
@@ -30,7 +30,7 @@ pub(super) fn page(measured: &Measured) -> String {
             packed.known_start.load_ms, packed.hashed_start.load_ms
         )
     });
-    format!("{mode}\n\n{}{}{profile}", markdown(&measured.benchmark), starts.unwrap_or_default())
+    format!("{mode}\n\n{}{}{profile}", measured.benchmark.markdown(), starts.unwrap_or_default())
 }
 
 /// Where a decoded token's time goes, as a Markdown table.
@@ -55,77 +55,6 @@ fn profile(profile: &evidence::Profile) -> String {
     text
 }
 
-/// The figures as a Markdown table.
-pub(crate) fn markdown(b: &Benchmark) -> String {
-    let machine = &b.machine;
-    let memory = machine.memory_bytes.map_or(String::new(), |n| format!(", {:.1} GB", n as f64 / 1e9));
-    // Writing to a String cannot fail.
-    let mut text = format!(
-        "{} ({}, {} processors{memory}, {}), ExecuTorch {}, {} threads, model {:.1} MB\n\n| what | mean ± sd | least to most |\n|---|---|---|\n",
-        machine.processor,
-        machine.architecture,
-        machine.processors,
-        machine.system,
-        b.runtime,
-        b.threads,
-        b.file_bytes as f64 / MB
-    );
-    let cold = b
-        .load_cold_ms
-        .map_or("not measured: the system drops no pages".to_owned(), |ms| format!("{ms:.1} ms"));
-    let _ = writeln!(text, "| load, cold | {cold} | |");
-    let _ = writeln!(text, "| load, warm | {:.2} ± {:.2} ms | |", b.load_warm_ms, b.load_warm_sd_ms);
-    let _ = writeln!(text, "| first prefill | {:.1} ms | |", b.first_prefill_ms);
-    if let (Some(ms), Some(sd), Some(tokens)) = (b.ttft_ms, b.ttft_sd_ms, b.ttft_prompt_tokens) {
-        let _ = writeln!(text, "| time to first token, prompt of {tokens} | {ms:.2} ± {sd:.2} ms | |");
-    }
-    let row = |text: &mut String, name: &str, s: &evidence::Speed| {
-        let _ =
-            writeln!(text, "| {name} | {:.1} ± {:.1} tok/s | {:.1} to {:.1} |", s.mean, s.sd, s.min, s.max);
-    };
-    for speed in &b.speeds {
-        row(&mut text, &speed.name, speed);
-    }
-    for step in &b.sweep {
-        for speed in [&step.prefill, &step.decode] {
-            row(&mut text, &format!("{}, threads: {}", speed.name, step.threads), speed);
-        }
-    }
-    if let Some(memory) = &b.memory {
-        let _ = writeln!(text, "| memory, peak | {:.1} MB | |", memory.peak_bytes as f64 / MB);
-        let steps = [
-            ("loaded", &memory.loaded),
-            ("first prefill", &memory.first_prefill),
-            ("steady", &memory.steady),
-        ];
-        for (name, r) in steps {
-            let (anonymous, file) = (r.anonymous_bytes as f64 / MB, r.file_bytes as f64 / MB);
-            let _ = writeln!(
-                text,
-                "| memory, {name} | {anonymous:.1} MB anonymous, {file:.1} MB file-backed | |"
-            );
-        }
-        let steady = memory.steady.anonymous_bytes + memory.steady.file_bytes;
-        let _ =
-            writeln!(text, "| memory, steady over the file | {:.3} | |", steady as f64 / b.file_bytes as f64);
-    }
-    match &b.energy {
-        Some(energy) => {
-            let _ = writeln!(
-                text,
-                "| energy | {:.5} J per token ({}) | |",
-                energy.joules_per_token, energy.counter
-            );
-        }
-        None => text.push_str("| energy | not told by this platform | |\n"),
-    }
-    let r = &b.roofline;
-    let (used, read, share) = (r.used_bytes_per_second / 1e9, r.read_bytes_per_second / 1e9, r.share * 100.0);
-    let _ =
-        writeln!(text, "| memory bandwidth used by decoding | {used:.2} of {read:.1} GB/s, {share:.0} % | |");
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +62,7 @@ mod tests {
 
     #[test]
     fn the_table_says_what_is_absent() {
-        let text = markdown(&sample());
+        let text = sample().markdown();
         for part in [
             "load, cold | not measured",
             "pp64 | 20000.0 ± 400.0",
@@ -143,10 +72,10 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
-        let dark = Benchmark { energy: None, memory: None, ..sample() };
+        let dark = evidence::Benchmark { energy: None, memory: None, ..sample() };
         assert!(
-            markdown(&dark).contains("not told by this platform")
-                && !markdown(&dark).contains("memory, peak")
+            dark.markdown().contains("not told by this platform")
+                && !dark.markdown().contains("memory, peak")
         );
     }
 

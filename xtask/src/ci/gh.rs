@@ -31,9 +31,9 @@ impl Gh {
         let install =
             "install the GitHub CLI 2.20 or newer (Debian: apt-get install gh), then: gh auth login";
         let mut gh = Self { shell: shell.clone(), token, version: (0, 0) };
-        let told =
+        let output =
             gh.read(&["--version"]).map_err(|failure| Failure::new(Exit::Gh, failure.error, install))?;
-        gh.version = version(&told).ok_or_else(|| {
+        gh.version = version(&output).ok_or_else(|| {
             Failure::new(Exit::Gh, anyhow!("gh: got no version from `gh --version`"), install)
         })?;
         if gh.version < VERSION_MIN {
@@ -75,8 +75,8 @@ impl Gh {
                 .context("gh: its output is not UTF-8")
                 .map_err(Failure::from);
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(self.refusal(arguments, output.status.code(), &said))
+        let message = String::from_utf8_lossy(&output.stderr);
+        Err(self.refusal(arguments, output.status.code(), &message))
     }
 
     /// A REST call's answer.
@@ -88,14 +88,15 @@ impl Gh {
     }
 
     /// Tells a missing permission from the rest.
-    fn refusal(&self, arguments: &[&str], code: Option<i32>, said: &str) -> Failure {
-        let said: String = Token::redact(self.token.as_ref(), said)
+    fn refusal(&self, arguments: &[&str], code: Option<i32>, message: &str) -> Failure {
+        let message: String = Token::redact(self.token.as_ref(), message)
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
             .take(SHOWN_CHARS_MAX)
             .collect();
-        let error = anyhow!("gh {}: exit code {}: {}", arguments.join(" "), code.unwrap_or(-1), said.trim());
-        let any = |marks: &[&str]| marks.iter().any(|mark| said.contains(mark));
+        let error =
+            anyhow!("gh {}: exit code {}: {}", arguments.join(" "), code.unwrap_or(-1), message.trim());
+        let any = |marks: &[&str]| marks.iter().any(|mark| message.contains(mark));
         if code == Some(4) || any(&["HTTP 401", "Bad credentials"]) {
             Failure::new(Exit::GhAccess, error, "run: gh auth login --scopes repo,workflow")
         } else if any(&[
@@ -116,8 +117,8 @@ impl Gh {
 }
 
 /// `gh version 2.23.0 (…)`.
-fn version(told: &str) -> Option<(u32, u32)> {
-    let mut numbers = told.strip_prefix("gh version ")?.split(['.', ' ']);
+fn version(output: &str) -> Option<(u32, u32)> {
+    let mut numbers = output.strip_prefix("gh version ")?.split(['.', ' ']);
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 

@@ -21,7 +21,7 @@ const SEARCHES_MAX: u32 = 30;
 
 /// A run, as the REST API shows it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Run {
+pub(super) struct WorkflowRun {
     pub(super) id: u64,
     status: String,
     conclusion: Option<String>,
@@ -32,7 +32,7 @@ pub(super) struct Run {
 
 #[derive(Deserialize)]
 struct Runs {
-    workflow_runs: Vec<Run>,
+    workflow_runs: Vec<WorkflowRun>,
 }
 
 #[derive(Deserialize)]
@@ -57,7 +57,7 @@ struct JobStep {
 }
 
 /// The run that carries `request` in its title.
-pub(super) fn find(gh: &Gh, repo: &str, request: &str, interval: Duration) -> Result<Run, Failure> {
+pub(super) fn find(gh: &Gh, repo: &str, request: &str, interval: Duration) -> Result<WorkflowRun, Failure> {
     let path = format!("repos/{repo}/actions/workflows/{WORKFLOW}/runs?event=workflow_dispatch&per_page=20");
     for _ in 0..SEARCHES_MAX {
         let runs: Runs = gh.api(&path)?;
@@ -72,7 +72,7 @@ pub(super) fn find(gh: &Gh, repo: &str, request: &str, interval: Duration) -> Re
 }
 
 /// The run as it is now.
-pub(super) fn look(gh: &Gh, repo: &str, id: u64) -> Result<Run, Failure> {
+pub(super) fn look(gh: &Gh, repo: &str, id: u64) -> Result<WorkflowRun, Failure> {
     gh.api(&format!("repos/{repo}/actions/runs/{id}"))
 }
 
@@ -103,8 +103,8 @@ pub(super) fn watch(gh: &Gh, repo: &str, id: u64, interval: Duration, console: &
 }
 
 /// Refuses a run that has not succeeded.
-pub(super) fn finished(gh: &Gh, repo: &str, run: &Run) -> Outcome {
-    let Run { id, status, conclusion, html_url, .. } = run;
+pub(super) fn finished(gh: &Gh, repo: &str, run: &WorkflowRun) -> Outcome {
+    let WorkflowRun { id, status, conclusion, html_url, .. } = run;
     if conclusion.as_deref() == Some("success") {
         return Ok(());
     }

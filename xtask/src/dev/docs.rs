@@ -56,7 +56,7 @@ fn page(groups: &[(&str, clap::Command)]) -> Result<String, std::fmt::Error> {
 /// A row for the command, and one for each command below it.
 fn rows(page: &mut String, parent: &str, command: &clap::Command) -> std::fmt::Result {
     let path = format!("{parent} {}", command.get_name());
-    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let description = command.get_about().map(ToString::to_string).unwrap_or_default();
     let values = command.get_positionals().map(|value| {
         let name = value.get_value_names().and_then(<[_]>::first).map_or("", |name| name.as_str());
         if value.is_required_set() { format!(" {name}") } else { format!(" [{name}]") }
@@ -65,7 +65,7 @@ fn rows(page: &mut String, parent: &str, command: &clap::Command) -> std::fmt::R
     let flags = command.get_arguments().filter_map(clap::Arg::get_long).filter(|flag| *flag != "help");
     let flags: Vec<_> = flags.map(|flag| format!("`--{flag}`")).collect();
     let values = values.replace('|', "\\|");
-    writeln!(page, "| `{path}{values}` | {about} | {} |", flags.join(" "))?;
+    writeln!(page, "| `{path}{values}` | {description} | {} |", flags.join(" "))?;
     command.get_subcommands().try_for_each(|command| rows(page, &path, command))
 }
 

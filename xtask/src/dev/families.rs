@@ -20,11 +20,11 @@ use model_assets::{
 };
 
 use crate::{
+    checkpoint::{alike, described},
     child::{self, cmd},
     console::Console,
     engine::{Engine, Files, Profile},
     exit::{Exit, Failure, Outcome},
-    export::{alike, described},
     failed, pinned_venv, protocol, setup,
     supervise::{self, Bounds},
     workspace::Workspace,

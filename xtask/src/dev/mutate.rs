@@ -36,7 +36,7 @@ use crate::{
 };
 use corpus::Subject;
 use mutant::{Layout, Mutant, Region};
-use probe::{Probe, Task, Verdict};
+use probe::{Probe, ProbeVerdict, Task};
 use table::Tally;
 
 pub(crate) use corpus::{digest_of, export_families};
@@ -133,7 +133,7 @@ struct Study<'a> {
 /// A mutant that the structure level accepted and that did harm.
 struct Harm {
     id: String,
-    verdict: Verdict,
+    verdict: ProbeVerdict,
     /// Whether the hash level accepts it as well.
     hash_accepts: bool,
 }

@@ -15,8 +15,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::Subject;
 use crate::{
+    checkpoint,
     exit::Failure,
-    export, failed,
+    failed,
     protocol::{self, Question},
     setup,
     supervise::{self, Bounds},
@@ -33,7 +34,7 @@ const THREADS: u32 = 2;
 pub(crate) struct Checkpoint(pub(crate) Option<Utf8PathBuf>);
 
 /// One run of one model.
-pub(crate) struct Run {
+pub(crate) struct EagerRun {
     pub(crate) name: &'static str,
     /// None, or the scheme of the recipe.
     pub(crate) quantization: Quantization,
@@ -58,9 +59,13 @@ struct Answered {
 ///
 /// # Errors
 /// There is no checkpoint, it is another than the manifest names, or the worker fails.
-pub(crate) fn ask(subject: &Subject<'_>, checkpoint: &Checkpoint, runs: &[Run]) -> anyhow::Result<Replies> {
+pub(crate) fn ask(
+    subject: &Subject<'_>,
+    checkpoint: &Checkpoint,
+    runs: &[EagerRun],
+) -> anyhow::Result<Replies> {
     subject.console.step("eager model");
-    let run = |it: &Run| protocol::Run::new(it.name, it.quantization, subject.recipe, &it.request);
+    let run = |it: &EagerRun| protocol::EagerRun::new(it.name, it.quantization, subject.recipe, &it.request);
     let question = Question::Answers { runs: runs.iter().map(run).collect() };
     let Answered { answers } = work(subject, checkpoint, question)?;
     for run in runs {
@@ -109,7 +114,7 @@ pub(crate) fn work<T: DeserializeOwned>(
     let ran = supervise::run(&python, &script, &request, &log, &bounds, subject.console)?;
     let all: serde_json::Value = failed::answer(&response, &ran).context("eager model")?;
     let answer = Response::deserialize(&all).with_context(|| format!("{response}"))?;
-    let named: Vec<_> = export::weights(&subject.source.files).collect();
+    let named: Vec<_> = checkpoint::weights(&subject.source.files).collect();
     ensure!(
         answer.source_files.iter().eq(named.iter().copied()),
         "checkpoint: got {:?}, expected the files of the manifest {named:?}",

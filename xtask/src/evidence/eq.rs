@@ -14,10 +14,10 @@ use model_assets::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Bench,
-    eager::{Replies, Run},
+    Bench, Measured, Measurer, Round,
+    eager::{EagerRun, Replies},
 };
-use crate::engine::Engine;
+use crate::engine::{Engine, Profile};
 
 /// Shortest cycle of characters that counts as a loop when it fills the end of a reply.
 const LOOP_CHARS_MIN: usize = 24;
@@ -25,8 +25,21 @@ const LOOP_CHARS_MIN: usize = 24;
 const LOOP_TIMES: usize = 3;
 const RUN: &str = "eq";
 
-/// What will be asked.
-pub(crate) struct Plan {
+pub(super) const MEASURER: Measurer = Measurer { ask, measure };
+
+fn ask(bench: &Bench<'_>) -> anyhow::Result<Vec<EagerRun>> {
+    Ok(vec![EqTest::new(bench.claim)?.eager_run()])
+}
+
+fn measure(round: &Round<'_>, measured: &mut Measured) -> anyhow::Result<()> {
+    let (bench, engine) = (round.bench, round.bench.engine(Profile::Dev)?);
+    let (eq, transcript) = EqTest::new(bench.claim)?.measure(bench, &engine, &round.eager)?;
+    (measured.evidence.eq, measured.transcript) = (Some(eq), Some(transcript));
+    Ok(())
+}
+
+/// What is asked.
+struct EqTest {
     items: Vec<Item>,
     says: Vec<String>,
     quantization: Quantization,
@@ -63,8 +76,8 @@ pub(crate) struct TranscriptTurn {
     pub(crate) forgotten: u32,
 }
 
-impl Plan {
-    pub(crate) fn new(claim: &Claim) -> anyhow::Result<Self> {
+impl EqTest {
+    fn new(claim: &Claim) -> anyhow::Result<Self> {
         let set = claim.recipe.eq.items;
         let items = set.items().context("the items of the EQ test")?;
         Ok(Self { items, says: set.talk(), quantization: claim.recipe.export.quantization })
@@ -80,17 +93,12 @@ impl Plan {
         }
     }
 
-    pub(crate) fn eager_runs(&self) -> Vec<Run> {
-        vec![Run { name: RUN, quantization: self.quantization, request: self.request() }]
+    fn eager_run(&self) -> EagerRun {
+        EagerRun { name: RUN, quantization: self.quantization, request: self.request() }
     }
 
     /// Asks the engine, and puts both sides together.
-    pub(crate) fn measure(
-        &self,
-        bench: &Bench<'_>,
-        engine: &Engine,
-        eager: &Replies,
-    ) -> anyhow::Result<(Eq, Vec<u8>)> {
+    fn measure(&self, bench: &Bench<'_>, engine: &Engine, eager: &Replies) -> anyhow::Result<(Eq, Vec<u8>)> {
         let own = engine.answers(bench.claim, &bench.files, &self.request(), bench.console)?;
         let eager = eager.get(RUN).context("the eager model answered nothing")?;
         let request = TalkRequest {

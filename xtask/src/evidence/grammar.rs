@@ -12,12 +12,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Bench,
-    eager::{Replies, Run},
+    Bench, Measured, Measurer, Round,
+    eager::{EagerRun, Replies},
 };
 use crate::{
     child::{self, cmd},
-    engine::Engine,
+    engine::{Engine, Profile},
 };
 
 /// Temperature of the sampling: greedy replies would hide what quantization does to the rest of the distribution.
@@ -27,16 +27,34 @@ const TOKENS_MAX: u32 = 96;
 const FP32: &str = "grammar-fp32";
 const QUANTIZED: &str = "grammar-quantized";
 
-/// What will be asked.
-pub(crate) struct Plan {
+pub(super) const MEASURER: Measurer = Measurer { ask, measure };
+
+fn ask(bench: &Bench<'_>) -> anyhow::Result<Vec<EagerRun>> {
+    let prompts = prompts_file(bench)?;
+    grammar(bench, &["prompts", bench.dir.path().as_str(), prompts.as_str()])?;
+    Ok(Prompts::read(bench)?.eager_runs())
+}
+
+fn measure(round: &Round<'_>, measured: &mut Measured) -> anyhow::Result<()> {
+    let (bench, engine) = (round.bench, round.bench.engine(Profile::Dev)?);
+    measured.evidence.grammar = Some(Prompts::read(bench)?.measure(bench, &engine, &round.eager)?);
+    Ok(())
+}
+
+/// Where the grammar's program leaves the prompts.
+fn prompts_file(bench: &Bench<'_>) -> anyhow::Result<Utf8PathBuf> {
+    Ok(bench.folder("grammar")?.join("prompts.json"))
+}
+
+/// What is asked.
+struct Prompts {
     request: AnswerRequest,
     quantization: Quantization,
 }
 
-impl Plan {
-    pub(crate) fn new(bench: &Bench<'_>) -> anyhow::Result<Self> {
-        let out = bench.folder("grammar")?.join("prompts.json");
-        grammar(bench, &["prompts", bench.dir.path().as_str(), out.as_str()])?;
+impl Prompts {
+    fn read(bench: &Bench<'_>) -> anyhow::Result<Self> {
+        let out = prompts_file(bench)?;
         let prompts: Vec<Prompt> =
             serde_json::from_slice(&fs::read(&out)?).with_context(|| format!("{out}"))?;
         ensure!(!prompts.is_empty(), "{out}: got no prompts");
@@ -44,18 +62,13 @@ impl Plan {
         Ok(Self { request, quantization: bench.claim.recipe.export.quantization })
     }
 
-    pub(crate) fn eager_runs(&self) -> Vec<Run> {
+    fn eager_runs(&self) -> Vec<EagerRun> {
         [(FP32, Quantization::Fp32), (QUANTIZED, self.quantization)]
-            .map(|(name, quantization)| Run { name, quantization, request: self.request.clone() })
+            .map(|(name, quantization)| EagerRun { name, quantization, request: self.request.clone() })
             .into()
     }
 
-    pub(crate) fn measure(
-        &self,
-        bench: &Bench<'_>,
-        engine: &Engine,
-        eager: &Replies,
-    ) -> anyhow::Result<Grammar> {
+    fn measure(&self, bench: &Bench<'_>, engine: &Engine, eager: &Replies) -> anyhow::Result<Grammar> {
         let own = engine.answers(bench.claim, &bench.files, &self.request, bench.console)?;
         let side = |name: &str| eager.get(name).context("the eager model answered nothing");
         Ok(Grammar {
@@ -68,7 +81,7 @@ impl Plan {
     fn judge(&self, bench: &Bench<'_>, name: &str, answers: &[Answer]) -> anyhow::Result<Acceptance> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Verdict {
+        struct Judged {
             replies: u32,
             accepted: u32,
         }
@@ -83,7 +96,7 @@ impl Plan {
             .collect();
         fs::write(&asked, serde_json::to_vec(&pairs)?)?;
         grammar(bench, &["judge", asked.as_str(), out.as_str()])?;
-        let Verdict { replies, accepted } =
+        let Judged { replies, accepted } =
             serde_json::from_slice(&fs::read(&out)?).with_context(|| format!("{out}"))?;
         ensure!(
             replies as usize == answers.len(),

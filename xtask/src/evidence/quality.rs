@@ -19,14 +19,16 @@ use model_assets::{
 };
 use serde::Deserialize;
 
-use super::{Bench, Checkpoint, Subject, eager};
+use super::{Bench, Checkpoint, Measured, Measurer, Round, Subject, eager, no_questions};
 use crate::{
-    engine::{self, Engine},
+    engine::{self, Engine, Profile},
     protocol::Question,
 };
 
 /// Results per token, below `.proofmark`.
 const TOKENS_FILE: &str = "tokens.jsonl";
+
+pub(super) const MEASURER: Measurer = Measurer { ask: no_questions, measure: evidence };
 
 /// The binary that writes logits, with all of its arguments but those about the text; what it must say that it ran.
 pub(crate) struct Runtime {
@@ -40,6 +42,14 @@ pub(crate) struct Runtime {
 struct Response {
     engine: Scored,
     windows: Vec<QualityWindow>,
+}
+
+fn evidence(round: &Round<'_>, measured: &mut Measured) -> anyhow::Result<()> {
+    let (bench, engine) = (round.bench, round.bench.engine(Profile::Dev)?);
+    let parameters = bench.claim.manifest.export.parameters;
+    let quality = measure(&bench.subject(), &runtime(bench, &engine), parameters, round.checkpoint)?;
+    measured.evidence.quality = Some(quality);
+    Ok(())
 }
 
 /// The engine on the `.pte`.

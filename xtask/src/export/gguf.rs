@@ -15,15 +15,14 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, ensure};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use model_assets::{
     check::{self, Profile},
     digest::Digest,
     dir::{ModelDir, pending_name},
     gguf::{self, ALIGNMENT_BYTES, BLOCK_WEIGHTS, Kind, Tensor, plan::Origin},
     manifest::WeightsKind,
-    policy::Policy,
-    recipe::{Recipe, Source},
+    recipe::Source,
     reserve::{
         self, RESERVE_FILE, RESERVE_SCHEMA, ReserveBinding, ReserveClaim, ReserveEvidence, ReserveExport,
         ReserveManifest,
@@ -31,6 +30,7 @@ use model_assets::{
 };
 
 use crate::{
+    checkpoint::Checkpoint,
     console::Console,
     evidence::{self, Subject},
     exit::{Exit, Failure, Outcome, refused},
@@ -42,9 +42,9 @@ use crate::{
 };
 
 use super::{
-    checkpoint::Checkpoint,
     inputs::{Inputs, Words},
     job::revision,
+    plan::ExportPlan,
     publish::{give_names, moved, replace, staged, sync_dir},
     weights::{Generator, Weights},
 };
@@ -53,32 +53,26 @@ use super::{
 const CHUNK_WEIGHTS: u64 = 1 << 20;
 const WORK_GGUF: &str = "model.gguf";
 
-/// One export to GGUF.
+/// A planned export to GGUF that is run.
 pub(super) struct Job<'a> {
     pub(super) workspace: &'a Workspace,
-    pub(super) dir: ModelDir,
-    pub(super) recipe: Recipe,
-    pub(super) policy: Policy,
-    pub(super) source: Source,
-    /// Where the weights are read from; `None` for random ones.
-    pub(super) checkpoint: Option<Utf8PathBuf>,
-    /// What was read of it; `None` for random weights.
-    pub(super) inputs: Option<Inputs>,
-    pub(super) work: Utf8PathBuf,
-    pub(super) console: Console,
+    pub(super) console: &'a Console,
+    pub(super) plan: &'a ExportPlan,
 }
 
 impl Job<'_> {
-    pub(super) fn run(&self, force: bool) -> Outcome {
-        if !force && let Some(claim) = self.proved() {
+    pub(super) fn run(&self) -> Outcome {
+        if !self.plan.force
+            && let Some(claim) = self.proved()
+        {
             self.console.unchanged(&claim.manifest.file, claim.manifest.sha256);
             return Ok(());
         }
         let disk = predict::free_disk_bytes(&self.workspace.state());
-        super::suffices("disk", disk, predict::reserve_disk_bytes(&self.recipe), &self.recipe)?;
+        super::suffices("disk", disk, predict::reserve_disk_bytes(&self.plan.recipe), &self.plan.recipe)?;
         self.other_tokenizer()?;
         supervise::watch_interrupts()?;
-        let _lock = lock::model(self.workspace, self.dir.name())?;
+        let _lock = lock::model(self.workspace, self.plan.dir.name())?;
         let manifest = self.export().map_err(|error| self.failed(error))?;
         self.console.published_reserve(&manifest);
         Ok(())
@@ -86,16 +80,16 @@ impl Job<'_> {
 
     /// A `.pte` that is bound to the tokenizer beside the recipe would be void with another.
     fn other_tokenizer(&self) -> Outcome {
-        let published = self.dir.manifest().ok().flatten().and_then(|manifest| manifest.bound.tokenizer);
-        let own = self.inputs.as_ref().map(|inputs| Digest::of(&inputs.words.tokenizer));
+        let published = self.plan.dir.manifest().ok().flatten().and_then(|manifest| manifest.bound.tokenizer);
+        let own = self.plan.read.as_ref().map(|inputs| Digest::of(&inputs.words.tokenizer));
         match published.zip(own) {
             Some((published, own)) if published != own => {
-                let name = &self.recipe.tokens.tokenizer;
+                let name = &self.plan.recipe.tokens.tokenizer;
                 let error =
                     anyhow!("{name}: got sha256 {own}, expected that of the published `.pte`, {published}");
                 let hint = format!(
                     "export the `.pte` of this checkpoint first: cargo xtask export {}",
-                    self.recipe.name
+                    self.plan.recipe.name
                 );
                 Err(Failure::new(Exit::Export, error, hint))
             }
@@ -104,7 +98,7 @@ impl Job<'_> {
     }
 
     fn failed(&self, error: anyhow::Error) -> Failure {
-        let name = &self.recipe.name;
+        let name = &self.plan.recipe.name;
         if supervise::interrupted() {
             let hint =
                 format!("nothing was published; run again: cargo xtask export {name} --runtime llamacpp");
@@ -116,62 +110,49 @@ impl Job<'_> {
         }
     }
 
-    /// What would be written.
-    pub(super) fn describe(&self) -> Outcome {
-        let tensors = gguf::plan::tensors(&self.recipe.architecture);
-        let weights: u64 = tensors.iter().filter_map(|(tensor, _)| tensor.bytes()).sum();
-        let plan = serde_json::json!({
-            "file": reserve::file_name(&self.recipe), "runtime": reserve::RESERVE_RUNTIME,
-            "source": self.source, "checkpoint": self.checkpoint,
-            "tensors": tensors.len(), "weight_bytes": weights, "work_dir": self.work,
-        });
-        println!("{}", serde_json::to_string_pretty(&plan)?);
-        Ok(())
-    }
-
     /// What is published, if it is this checkpoint's and proved.
     fn proved(&self) -> Option<ReserveClaim> {
-        let claim = self.dir.reserve_claim().ok()?;
+        let claim = self.plan.dir.reserve_claim().ok()?;
         let evidence = claim.manifest.evidence.as_ref()?;
         let fresh = evidence.bound == ReserveBinding::current(claim.manifest.sha256, claim.bound());
-        let same = self.inputs.as_ref().is_none_or(|inputs| inputs.files == claim.manifest.source.files);
-        let (_, file) = self.dir.open_gguf(&claim.manifest).ok()?;
-        let whole = fresh && same && claim.manifest.source.source == self.source;
+        let same = self.plan.read.as_ref().is_none_or(|inputs| inputs.files == claim.manifest.source.files);
+        let (_, file) = self.plan.dir.open_gguf(&claim.manifest).ok()?;
+        let whole = fresh && same && claim.manifest.source.source == self.plan.source;
         (whole && check::validate_reserve(file, &claim, Profile::Dev).is_ok()).then_some(claim)
     }
 
     fn export(&self) -> anyhow::Result<ReserveManifest> {
-        fs::create_dir_all(&self.work)?;
-        if let Some(Inputs { words, .. }) = &self.inputs {
-            words.write(&self.work)?;
+        fs::create_dir_all(&self.plan.work)?;
+        if let Some(Inputs { words, .. }) = &self.plan.read {
+            words.write(&self.plan.work)?;
         } else {
-            super::job::stage_rehearsal(self.workspace, &self.dir)?;
+            super::job::stage_rehearsal(self.workspace, &self.plan.dir)?;
             setup::ensure(self.workspace).map_err(Failure::into_error)?;
         }
-        let words = self.inputs.as_ref().map(|inputs| inputs.words.clone());
+        let words = self.plan.read.as_ref().map(|inputs| inputs.words.clone());
         let (tokenizer, chat_template) = words.map(|words| (words.tokenizer, words.chat_template)).unzip();
-        let expect = reserve::expect(&self.recipe, tokenizer.as_deref(), chat_template.as_deref());
+        let expect = reserve::expect(&self.plan.recipe, tokenizer.as_deref(), chat_template.as_deref());
         let expect = expect.map_err(|message| anyhow!("{message}"))?;
         let began = Instant::now();
-        let path = self.work.join(WORK_GGUF);
+        let path = self.plan.work.join(WORK_GGUF);
         let files = self.convert(&path, &expect)?;
         let seconds = began.elapsed().as_secs_f64();
         self.console.step("gguf: every check");
         let file = fs::File::open(&path)?;
         let proved = gguf::verify(&file, &expect).with_context(|| path.clone())?;
-        let random = self.checkpoint.is_none();
+        let random = self.plan.checkpoint.is_none();
         let mut claim = ReserveClaim {
             manifest: ReserveManifest {
                 schema: RESERVE_SCHEMA,
-                model: self.recipe.name.clone(),
-                file: reserve::file_name(&self.recipe),
+                model: self.plan.recipe.name.clone(),
+                file: reserve::file_name(&self.plan.recipe),
                 file_bytes: proved.summary.file_bytes,
                 sha256: Digest::from_bytes(proved.sha256),
                 weights: if random { WeightsKind::Random } else { WeightsKind::Checkpoint },
-                source: super::job::source_record(&self.source, self.checkpoint.as_deref(), files)?,
+                source: super::job::source_record(&self.plan.source, self.plan.checkpoint.as_deref(), files)?,
                 bound: model_assets::claim::bound(
-                    &self.recipe,
-                    &self.policy,
+                    &self.plan.recipe,
+                    &self.plan.policy,
                     tokenizer.as_deref(),
                     chat_template.as_deref(),
                 ),
@@ -185,8 +166,8 @@ impl Job<'_> {
                 evidence: None,
                 published: now(),
             },
-            recipe: self.recipe.clone(),
-            policy: self.policy.clone(),
+            recipe: self.plan.recipe.clone(),
+            policy: self.plan.policy.clone(),
             tokenizer,
             chat_template,
         };
@@ -194,36 +175,37 @@ impl Job<'_> {
         let validated = check::validate_reserve(file, &claim, Profile::Dev)?;
         claim.manifest.checks = validated.checks().to_vec();
         // A reproduced model keeps its reviewed record: figures that vary from run to run are no reason to change it.
-        if let Ok(old) = self.dir.reserve_claim()
+        if let Ok(old) = self.plan.dir.reserve_claim()
             && old.manifest.covers(&claim.manifest)
             && check::validate_reserve(validated.source().try_clone()?, &old, Profile::Dev).is_ok()
         {
             claim.manifest = old.manifest;
         }
-        publish(&self.dir, &validated, &claim, &path)?;
-        fs::remove_dir_all(&self.work).with_context(|| format!("{}: cannot be removed", self.work))?;
+        publish(&self.plan.dir, &validated, &claim, &path)?;
+        fs::remove_dir_all(&self.plan.work)
+            .with_context(|| format!("{}: cannot be removed", self.plan.work))?;
         Ok(claim.manifest)
     }
 
     /// Runs it in llama.cpp, against the unquantized model where there is a checkpoint.
     fn measure(&self, claim: &ReserveClaim, path: &Utf8Path) -> anyhow::Result<ReserveEvidence> {
-        let reserve = Reserve::open(self.workspace, &self.console)?;
-        let words = claim.tokenizer.as_ref().map(|_| Words::places(&self.work));
+        let reserve = Reserve::open(self.workspace, self.console)?;
+        let words = claim.tokenizer.as_ref().map(|_| Words::places(&self.plan.work));
         let ReserveClaim { recipe, manifest, .. } = claim;
         let subject = Subject {
             workspace: self.workspace,
-            dir: &self.dir,
+            dir: &self.plan.dir,
             recipe,
             source: &manifest.source,
             words,
-            console: &self.console,
+            console: self.console,
         };
-        let checkpoint = evidence::Checkpoint(self.checkpoint.clone());
+        let checkpoint = evidence::Checkpoint(self.plan.checkpoint.clone());
         reserve.check(
             claim,
             path,
-            self.checkpoint.is_some().then_some((&subject, &checkpoint)),
-            &self.console,
+            self.plan.checkpoint.is_some().then_some((&subject, &checkpoint)),
+            self.console,
         )
     }
 
@@ -233,18 +215,21 @@ impl Job<'_> {
         path: &Utf8Path,
         expect: &gguf::Expect,
     ) -> anyhow::Result<Vec<model_assets::manifest::FileRecord>> {
-        let plan = gguf::plan::tensors(&self.recipe.architecture);
+        let plan = gguf::plan::tensors(&self.plan.recipe.architecture);
         let names = plan.iter().filter_map(|(_, origin)| match origin {
             Origin::Checkpoint(name) | Origin::Interleaved { name, .. } => Some(name.clone()),
             Origin::Constant(_) => None,
         });
         let names: Vec<String> = names.collect();
         self.console.step("gguf: weights");
-        let mut weights = match (&self.checkpoint, &self.source) {
-            (Some(folder), _) => Weights::Checkpoint(Checkpoint::open(folder, &self.recipe)?),
-            (None, Source::Random { seed }) => {
-                Weights::Random(Generator::start(self.workspace, *seed, &self.recipe.architecture, &names)?)
-            }
+        let mut weights = match (&self.plan.checkpoint, &self.plan.source) {
+            (Some(folder), _) => Weights::Checkpoint(Checkpoint::open(folder, &self.plan.recipe)?),
+            (None, Source::Random { seed }) => Weights::Random(Generator::start(
+                self.workspace,
+                *seed,
+                &self.plan.recipe.architecture,
+                &names,
+            )?),
             (None, other) => anyhow::bail!("{other:?}: got no checkpoint directory"),
         };
         let file = fs::File::create(path).with_context(|| format!("{path}: cannot be made"))?;
@@ -260,8 +245,8 @@ impl Job<'_> {
         match weights {
             Weights::Checkpoint(checkpoint) => {
                 let files = checkpoint.finish()?;
-                let told = self.inputs.as_ref().is_none_or(|inputs| inputs.files == files);
-                ensure!(told, "the checkpoint changed while it was exported");
+                let same = self.plan.read.as_ref().is_none_or(|inputs| inputs.files == files);
+                ensure!(same, "the checkpoint changed while it was exported");
                 Ok(files)
             }
             Weights::Random(_) => Ok(Vec::new()),

@@ -10,21 +10,22 @@ use std::{collections::BTreeMap, fs};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
-    claim::{prompts, token_rows},
+    claim::prompts,
     digest::Digest,
     dir::ModelDir,
     limits::{TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
     manifest::FileRecord,
     recipe::{Recipe, Source},
-    tokenizer::{self, Facts},
 };
 
-use crate::{console::Console, setup, workspace::Workspace};
-
-use super::{
-    checkpoint::{Checkpoint, content, exists},
-    publish::WORK_TOKENIZER,
+use crate::{
+    checkpoint::{Checkpoint, content, exists, fits, weights},
+    console::Console,
+    setup,
+    workspace::Workspace,
 };
+
+use super::publish::WORK_TOKENIZER;
 
 /// A checkpoint's files, and the words of its model.
 pub(super) struct Inputs {
@@ -100,21 +101,6 @@ impl Inputs {
     }
 }
 
-/// Refuses a folder whose configuration and tokenizer are not the recipe's; its weights need not be there yet.
-///
-/// # Errors
-/// As [`Inputs::read`].
-pub(crate) fn configured(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<()> {
-    let path = folder.join(&recipe.tokens.tokenizer);
-    Checkpoint::configuration(folder, recipe)?;
-    fits(recipe, &content(&path, TOKENIZER_BYTES_MAX)?, &path).map(drop)
-}
-
-fn fits(recipe: &Recipe, json: &[u8], path: &Utf8Path) -> anyhow::Result<Facts> {
-    let facts = tokenizer::judge(json).and_then(|facts| token_rows(recipe, &facts).map(|_| facts));
-    facts.map_err(|message| anyhow!("{path}: {message}"))
-}
-
 /// One of the two must be there; fails before anything large is read.
 fn ensure_tokenizer(dir: &ModelDir, recipe: &Recipe, folder: &Utf8Path) -> anyhow::Result<()> {
     let name = &recipe.tokens.tokenizer;
@@ -146,11 +132,6 @@ fn beside(
         );
     }
     content(&place, TOKENIZER_BYTES_MAX)
-}
-
-/// Those of a list that hold weights.
-pub(crate) fn weights(files: &[FileRecord]) -> impl Iterator<Item = &FileRecord> {
-    files.iter().filter(|file| file.name.ends_with(".safetensors"))
 }
 
 /// Digest of everything that decides the bytes of an export; without `inputs` for random weights.

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use anyhow::{Context as _, anyhow, bail, ensure};
-use camino::{Utf8Path, Utf8PathBuf};
+use anyhow::{Context as _, bail, ensure};
+use camino::Utf8Path;
 use model_assets::{
     check::{Expectation, Profile},
     claim::{self, Claim},
@@ -13,36 +13,32 @@ use model_assets::{
         ExportRecord, FileRecord, LOG_FILE, MANIFEST_SCHEMA, Manifest, SourceRecord, Stage, Structure,
         Toolchain, WeightsKind,
     },
-    policy::Policy,
     pte,
-    recipe::{Recipe, Source},
-    tokenizer,
+    recipe::Source,
 };
 use serde::Deserialize;
 
 use crate::{
+    checkpoint::weights,
     child::{self, cmd},
     console::Console,
     engine,
     evidence::Bench,
     exit::Failure,
-    failed, protocol,
+    failed,
     published::{Proof, now},
     refused,
     setup::{self, Receipt},
-    supervise::{self, Run},
+    supervise::{self, WorkerRun},
     weights::Origin,
     workspace::Workspace,
 };
 
 use super::{
-    Args,
-    inputs::{Inputs, Words, weights, worker_digest},
+    inputs::{Inputs, Words, worker_digest},
+    plan::{ExportPlan, WorkerPlan},
     publish::{WORK_PTE, WORK_REFERENCE, publish},
 };
-
-const REFERENCE_PROMPT_TOKENS: u32 = 32;
-const REFERENCE_DECODE_TOKENS: u32 = 8;
 
 /// What the worker answers; keys that this side does not use are ignored.
 #[derive(Deserialize)]
@@ -74,105 +70,55 @@ struct Versions {
     safetensors: String,
 }
 
-/// Everything that an export needs to know before it starts.
+/// A planned export that is run.
 pub(super) struct Job<'a> {
     pub(super) workspace: &'a Workspace,
-    pub(super) dir: ModelDir,
-    pub(super) recipe: Recipe,
-    pub(super) policy: Policy,
-    pub(super) source: Source,
-    /// Where the weights are read from; `None` for random ones.
-    pub(super) checkpoint: Option<Utf8PathBuf>,
-    /// What was read of it; `None` for random weights.
-    pub(super) read: Option<Inputs>,
-    pub(super) inputs: Digest,
-    pub(super) work: Utf8PathBuf,
-    pub(super) console: Console,
+    pub(super) console: &'a Console,
+    pub(super) plan: &'a ExportPlan,
+    pub(super) worker: &'a WorkerPlan,
 }
 
 impl Job<'_> {
     /// Runs the worker once, proves what it wrote and publishes it.
-    pub(super) fn attempt(&self, args: &Args, attempt: u32, receipt: &Receipt) -> anyhow::Result<Manifest> {
-        fs::create_dir_all(&self.work)?;
-        if matches!(self.source, Source::Random { .. }) {
-            stage_rehearsal(self.workspace, &self.dir)?;
+    pub(super) fn attempt(&self, attempt: u32, receipt: &Receipt) -> anyhow::Result<Manifest> {
+        fs::create_dir_all(&self.plan.work)?;
+        if matches!(self.plan.source, Source::Random { .. }) {
+            stage_rehearsal(self.workspace, &self.plan.dir)?;
         }
-        if let Some(Inputs { words, .. }) = &self.read {
-            words.write(&self.work)?;
+        if let Some(Inputs { words, .. }) = &self.plan.read {
+            words.write(&self.plan.work)?;
         }
-        let request = self.work.join("request.json");
-        let response = self.work.join("response.json");
+        let request = self.plan.work.join("request.json");
+        let response = self.plan.work.join("response.json");
         if response.exists() {
             fs::remove_file(&response)?;
         }
-        fs::write(&request, serde_json::to_vec_pretty(&self.request()?)?)?;
-        let bounds = args.bounds();
+        fs::write(&request, serde_json::to_vec_pretty(&self.worker.request)?)?;
         let script = self.workspace.python_sources().join("proofmark_worker/run.py");
-        let log = self.work.join(LOG_FILE);
-        let run = supervise::run(&self.workspace.python(), &script, &request, &log, &bounds, &self.console)?;
+        let log = self.plan.work.join(LOG_FILE);
+        let run = supervise::run(
+            &self.workspace.python(),
+            &script,
+            &request,
+            &log,
+            &self.worker.bounds,
+            self.console,
+        )?;
         let response = failed::answer(&response, &run)?;
         self.publish(&run, response, attempt, receipt)
-    }
-
-    pub(super) fn request(&self) -> anyhow::Result<protocol::Export> {
-        let Recipe { architecture, tokens, .. } = &self.recipe;
-        let source = match (&self.checkpoint, &self.source) {
-            (Some(folder), _) => protocol::Source::Safetensors { dir: folder.clone() },
-            (None, Source::Random { seed }) => protocol::Source::Random { seed: *seed },
-            (None, other) => bail!("{other:?}: got no checkpoint directory"),
-        };
-        // Any real token will do: parity compares arithmetic, not meaning. The first is what texts begin with, where trained
-        // models have their largest values.
-        let token = |index: u32| match index {
-            0 => tokens.bos,
-            _ => (index * 7919 + 13) % architecture.vocab,
-        };
-        let all = REFERENCE_PROMPT_TOKENS + REFERENCE_DECODE_TOKENS;
-        Ok(protocol::Export {
-            pte: self.work.join(WORK_PTE),
-            reference: self.work.join(WORK_REFERENCE),
-            reference_prompt: (0..REFERENCE_PROMPT_TOKENS).map(token).collect(),
-            reference_decode: (REFERENCE_PROMPT_TOKENS..all).map(token).collect(),
-            words: self.words()?,
-            ..protocol::Export::of(&self.recipe, source, &self.work)
-        })
-    }
-
-    /// What turns conversations into tokens, and the prompts that the app makes of some; random weights have none.
-    fn words(&self) -> anyhow::Result<Option<protocol::Words>> {
-        let Some(Inputs { words, .. }) = &self.read else { return Ok(None) };
-        let (tokenizer, template) = Words::places(&self.work);
-        // The worker renders with another Jinja, and must come to the same.
-        let prompts = tokenizer::judge(&words.tokenizer)
-            .and_then(|facts| claim::prompts(&self.recipe, &facts, &words.chat_template));
-        let prompts = prompts.map_err(|message| anyhow!("{template}: {message}"))?;
-        let reference = prompts.renderings.iter().map(|it| {
-            let message = |(role, content): (&str, &str)| protocol::Message {
-                role: role.to_owned(),
-                content: content.to_owned(),
-            };
-            protocol::Prompt {
-                messages: it.messages().map(message).collect(),
-                add_generation_prompt: it.add_generation_prompt,
-                prompt: it.prompt.clone(),
-            }
-        });
-        let reference = reference.collect();
-        let (bos_token, eos_token) = (prompts.bos_token, prompts.eos_token);
-        Ok(Some(protocol::Words { tokenizer, chat_template: template, bos_token, eos_token, reference }))
     }
 
     /// Proves the worker's file in Rust and publishes it.
     fn publish(
         &self,
-        run: &Run,
+        run: &WorkerRun,
         response: Response,
         attempt: u32,
         receipt: &Receipt,
     ) -> anyhow::Result<Manifest> {
-        let path = self.work.join(WORK_PTE);
+        let path = self.plan.work.join(WORK_PTE);
         let pte = fs::File::open(&path).with_context(|| format!("{path}: the worker wrote no model"))?;
-        let proof = Proof::of(path, pte, &Expectation::made_by(&self.recipe))?;
+        let proof = Proof::of(path, pte, &Expectation::made_by(&self.plan.recipe))?;
         let (path, report) = (proof.path(), proof.proved().report());
         if let Some(finding) = report.rejects().next() {
             bail!("{path}: {} findings reject the file, the first: {finding}", report.rejects().count());
@@ -182,18 +128,18 @@ impl Job<'_> {
         };
         let mut claim = self.claim(run, response, attempt, receipt, summary, sha256)?;
         let validated = proof.proved().judge(&claim, Profile::Dev);
-        let validated = validated.map_err(|refusal| refused::of_export(&self.work, &claim, refusal))?;
+        let validated = validated.map_err(|refusal| refused::of_export(&self.plan.work, &claim, refusal))?;
         // It was run in between.
         proof.ensure_unchanged().map_err(Failure::into_error)?;
         claim.manifest.checks = validated.checks().to_vec();
-        let manifest = kept(self.dir.manifest().ok().flatten(), claim.manifest);
-        publish(&self.dir, &validated, &manifest, &self.work)?;
+        let manifest = kept(self.plan.dir.manifest().ok().flatten(), claim.manifest);
+        publish(&self.plan.dir, &validated, &manifest, &self.plan.work)?;
         Ok(manifest)
     }
 
     /// The whole list, if the weights that the worker read are those in it.
     fn files(&self, worked: &[FileRecord]) -> anyhow::Result<Vec<FileRecord>> {
-        let Some(Inputs { files, .. }) = &self.read else { return Ok(Vec::new()) };
+        let Some(Inputs { files, .. }) = &self.plan.read else { return Ok(Vec::new()) };
         let expected: Vec<_> = weights(files).collect();
         ensure!(
             expected.iter().copied().eq(worked),
@@ -204,7 +150,7 @@ impl Job<'_> {
 
     fn claim(
         &self,
-        run: &Run,
+        run: &WorkerRun,
         response: Response,
         attempt: u32,
         receipt: &Receipt,
@@ -212,23 +158,28 @@ impl Job<'_> {
         sha256: Digest,
     ) -> anyhow::Result<Claim> {
         let versions = response.versions.context("the worker named no versions")?;
-        let random = self.read.is_none();
-        let words = self.read.as_ref().map(|read| read.words.clone());
+        let random = self.plan.read.is_none();
+        let words = self.plan.read.as_ref().map(|read| read.words.clone());
         let (tokenizer, chat_template) = words.map(|words| (words.tokenizer, words.chat_template)).unzip();
-        let reference = self.work.join(WORK_REFERENCE);
+        let reference = self.plan.work.join(WORK_REFERENCE);
         let mut manifest = Manifest {
             schema: MANIFEST_SCHEMA,
-            model: self.recipe.name.clone(),
-            file: self.recipe.file_name(),
+            model: self.plan.recipe.name.clone(),
+            file: self.plan.recipe.file_name(),
             file_bytes: summary.file_bytes,
             sha256,
             weights: if random { WeightsKind::Random } else { WeightsKind::Checkpoint },
             source: source_record(
-                &self.source,
-                self.checkpoint.as_deref(),
+                &self.plan.source,
+                self.plan.checkpoint.as_deref(),
                 self.files(&response.source_files.context("the worker named no source files")?)?,
             )?,
-            bound: claim::bound(&self.recipe, &self.policy, tokenizer.as_deref(), chat_template.as_deref()),
+            bound: claim::bound(
+                &self.plan.recipe,
+                &self.plan.policy,
+                tokenizer.as_deref(),
+                chat_template.as_deref(),
+            ),
             toolchain: Toolchain {
                 python: versions.python,
                 torch: versions.torch,
@@ -241,10 +192,10 @@ impl Job<'_> {
                 xtask_revision: revision(self.workspace),
             },
             export: ExportRecord {
-                inputs: self.inputs,
-                quantization: self.recipe.export.quantization,
-                seq_len: self.recipe.export.seq_len,
-                backend: self.recipe.export.backend,
+                inputs: self.worker.inputs,
+                quantization: self.plan.recipe.export.quantization,
+                seq_len: self.plan.recipe.export.seq_len,
+                backend: self.plan.recipe.export.backend,
                 parameters: response.weights.context("the worker counted no weights")?.parameters,
                 linears: response.linears.context("the worker counted no linears")?.quantized,
                 attempt,
@@ -254,7 +205,7 @@ impl Job<'_> {
             },
             structure: Structure::of(summary),
             reference: FileRecord {
-                name: self.recipe.file_name().replace(".pte", ".reference"),
+                name: self.plan.recipe.file_name().replace(".pte", ".reference"),
                 bytes: fs::metadata(&reference)?.len(),
                 sha256: Digest::of_reader(&mut fs::File::open(&reference)?)?,
             },
@@ -264,18 +215,23 @@ impl Job<'_> {
             prd_reasons: Vec::new(),
             published: now(),
         };
-        manifest.record_prd(&self.policy);
+        manifest.record_prd(&self.plan.policy);
         let mut claim = Claim {
-            recipe: self.recipe.clone(),
-            policy: self.policy.clone(),
+            recipe: self.plan.recipe.clone(),
+            policy: self.plan.policy.clone(),
             manifest,
             tokenizer,
             chat_template,
         };
-        let mut files = engine::Files::of(&self.dir, &claim, self.work.join(WORK_PTE));
-        files.words = self.read.as_ref().map(|_| Words::places(&self.work));
-        let bench =
-            Bench { workspace: self.workspace, dir: &self.dir, claim: &claim, files, console: &self.console };
+        let mut files = engine::Files::of(&self.plan.dir, &claim, self.plan.work.join(WORK_PTE));
+        files.words = self.plan.read.as_ref().map(|_| Words::places(&self.plan.work));
+        let bench = Bench {
+            workspace: self.workspace,
+            dir: &self.plan.dir,
+            claim: &claim,
+            files,
+            console: self.console,
+        };
         let (evidence, stage) = bench.load_and_parity(&reference)?;
         claim.manifest.evidence = Some(evidence);
         claim.manifest.export.stages.push(stage);

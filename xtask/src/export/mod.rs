@@ -1,54 +1,49 @@
-//! `cargo xtask export`: recipe → request → Python worker → `.pte` → static proof → publish.
+//! `cargo xtask export`: recipe → plan → Python worker → `.pte` → static proof → publish.
 //!
 //! **Invariant:** a model's directory changes only through `publish` (for the reserve, `gguf::Job::publish`), and both take a
 //! `Validated`. Killed at any instant, the directory holds the old proven `.pte` or the new one, with its own tokenizer.
 //!
 //! **Invariant:** what is published was loaded and run by the engine, and its logits agree with the eager model's.
 
-mod checkpoint;
-mod config;
 mod gguf;
 mod inputs;
 mod job;
+mod plan;
 mod publish;
 #[cfg(test)]
 mod template_tests;
-mod tensors;
 mod weights;
 
 use std::{fs, sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context as _, anyhow};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use model_assets::{
     check::Profile,
     dir::ModelDir,
     manifest::{EvidenceBinding, LOG_FILE},
-    recipe::{Recipe, Source},
+    recipe::Recipe,
     reserve,
 };
 
 use crate::{
     console::Console,
-    exit::{Exit, Failure, Outcome, refused, usage},
+    exit::{Exit, Failure, Outcome, usage},
     failed::{self, Cause},
     lock, predict,
     published::Published,
     setup::{self, Receipt},
     supervise::{self, Bounds},
-    weights as fetched,
     workspace::Workspace,
 };
 
 use self::{
-    inputs::{Inputs, inputs_digest},
     job::Job,
+    plan::{ExportPlan, Target},
 };
 
-pub(crate) use self::{
-    config::{alike, described},
-    inputs::{configured, weights},
-    publish::{WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest},
+pub(crate) use self::publish::{
+    WORK_PTE, WORK_REFERENCE, WORK_TOKENIZER, publish, replace, settle, write_manifest,
 };
 
 const ATTEMPTS_MAX: u32 = 2;
@@ -118,6 +113,18 @@ impl Args {
         })
     }
 
+    /// Ends the process over a flag that has no meaning here: no worker runs where the conversion streams.
+    fn demand_flags_of_the_runtime(&self) {
+        if self.runtime == Runtime::Executorch {
+            return;
+        }
+        for (flag, given) in [("--memory-max", self.memory_max), ("--stall-timeout", self.stall_timeout)] {
+            if given.is_some() {
+                usage(&format!("{flag} bounds the Python worker, which `--runtime llamacpp` does not need"));
+            }
+        }
+    }
+
     /// As if `cargo xtask export` had been typed.
     pub(crate) fn of_default_model() -> Self {
         Self::typed(&[])
@@ -149,113 +156,39 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
 
 /// As [`run`], for a command that has a console already.
 pub(crate) fn run_with(workspace: &Workspace, args: &Args, console: Console) -> Outcome {
-    if args.runtime == Runtime::Llamacpp {
-        // No worker runs: the conversion streams.
-        for (flag, given) in [("--memory-max", args.memory_max), ("--stall-timeout", args.stall_timeout)] {
-            if given.is_some() {
-                usage(&format!("{flag} bounds the Python worker, which `--runtime llamacpp` does not need"));
-            }
-        }
-    }
+    args.demand_flags_of_the_runtime();
     if let Some(refusal) = args.unbounded(supervise::sees_memory()) {
         usage(&refusal);
     }
-    let dir = ModelDir::new(workspace.models(), &args.model);
-    let recipe = dir.recipe().map_err(refused)?;
-    let policy = dir.policy().map_err(refused)?;
-    policy.admits(&recipe)?;
-    if args.runtime == Runtime::Llamacpp {
-        // Before a checkpoint is fetched for a recipe that no GGUF is written for.
-        reserve::expect(&recipe, None, None).map_err(|message| unusable(anyhow!("{message}"), &recipe))?;
-    }
-    let dir = if args.rehearse { ModelDir::new(workspace.rehearsals(), &args.model) } else { dir };
-    let source = if args.rehearse { recipe.rehearsal().source } else { recipe.source.clone() };
-    let work = workspace.state().join("work").join(&args.model);
-    if args.dry_run
-        && let (Source::Hub { .. }, None) = (&source, &args.checkpoint)
-        && fetched::made_from_gguf(workspace, &recipe.name)?.is_none()
-    {
-        // What the worker would be asked depends on files that a dry run does not fetch.
-        let plan = fetched::Plan::new(&recipe, &workspace.weights(), args.offline, String::new());
-        let plan = plan.map(|plan| plan.describe()).transpose()?;
-        println!("{}", serde_json::to_string_pretty(&plan)?);
-        return Ok(());
-    }
-    let checkpoint = checkpoint(workspace, &dir, &recipe, &source, args, &console)?;
-    let read = checkpoint.as_ref().map(|folder| Inputs::read(&dir, &recipe, folder, &console));
-    let read = read.transpose().map_err(|error| unusable(error, &recipe))?;
-    if let (Some(inputs), Source::Path { .. }, Some(pins), None) =
-        (&read, &source, source.pins(), &args.checkpoint)
-    {
-        inputs.are(pins).map_err(|error| unusable(error, &recipe))?;
-    }
-    if args.runtime == Runtime::Llamacpp {
-        let work = workspace.state().join("work").join(format!("{}-gguf", args.model));
-        let inputs = read;
-        let job = gguf::Job { workspace, dir, recipe, policy, source, checkpoint, inputs, work, console };
-        let outcome = if args.dry_run { job.describe() } else { job.run(args.force) };
-        job.console.done();
-        return outcome;
-    }
-    let inputs = inputs_digest(read.as_ref(), &recipe, &source, workspace)?;
-    let job = Job { workspace, dir, recipe, policy, source, checkpoint, read, inputs, work, console };
     if args.dry_run {
-        println!("{}", serde_json::to_string_pretty(&job.request()?)?);
+        println!("{}", plan::describe(workspace, args, &console)?);
         return Ok(());
     }
-    let published = job.dir.manifest().ok().flatten();
+    let plan = ExportPlan::new(workspace, args, &console)?;
+    let outcome = match &plan.target {
+        Target::Pte(worker) => by_worker(&Job { workspace, console: &console, plan: &plan, worker }),
+        Target::Gguf => gguf::Job { workspace, console: &console, plan: &plan }.run(),
+    };
+    console.done();
+    outcome
+}
+
+/// Exports a `.pte`, unless the published one is of these very inputs.
+fn by_worker(job: &Job<'_>) -> Outcome {
+    let Job { workspace, console, plan, worker } = job;
+    let published = plan.dir.manifest().ok().flatten();
     if let Some(manifest) = &published
-        && !args.force
-        && manifest.export.inputs == inputs
-        && is_proved(&job.dir)
+        && !plan.force
+        && manifest.export.inputs == worker.inputs
+        && is_proved(&plan.dir)
     {
-        job.console.unchanged(&manifest.file, manifest.sha256);
+        console.unchanged(&manifest.file, manifest.sha256);
         return Ok(());
     }
-    preflight(&job, args)?;
+    preflight(job)?;
     let receipt = setup::ensure(workspace)?;
-    let _lock = lock::model(workspace, &args.model)?;
-    attempts(&job, args, &receipt)
-}
-
-/// Where the weights are read from; `None` for random ones.
-fn checkpoint(
-    workspace: &Workspace,
-    dir: &ModelDir,
-    recipe: &Recipe,
-    source: &Source,
-    args: &Args,
-    console: &Console,
-) -> Result<Option<Utf8PathBuf>, Failure> {
-    match (source, &args.checkpoint) {
-        (Source::Random { .. }, _) => Ok(None),
-        (_, Some(given)) => {
-            let found = given.canonicalize_utf8();
-            Ok(Some(
-                found
-                    .with_context(|| format!("{given}: cannot be opened, expected a checkpoint directory"))?,
-            ))
-        }
-        (Source::Path { path, .. }, None) => {
-            let folder = dir.path().join(path);
-            if !folder.is_dir() && source.pins().is_some() {
-                return Err(not_here(&folder, recipe));
-            }
-            Ok(Some(folder))
-        }
-        (Source::Gguf { .. }, None) => fetched::of_gguf(workspace, recipe).map(Some),
-        (Source::Hub { .. }, None) => fetched::checkpoint(workspace, recipe, args.offline, console),
-    }
-}
-
-/// A checkpoint that its recipe knows by digests: it lay on the machine where the recipe was written.
-fn not_here(folder: &Utf8Path, recipe: &Recipe) -> Failure {
-    let error = anyhow!(
-        "{folder}: no such folder, expected the checkpoint whose digests the recipe has, or a link to it"
-    );
-    let hint =
-        format!("run: cargo xtask export {} --checkpoint DIR, or for good: ln -s DIR {folder}", recipe.name);
-    Failure::new(Exit::Fetch, error, hint)
+    let _lock = lock::model(workspace, plan.dir.name())?;
+    attempts(job, &receipt)
 }
 
 /// A checkpoint that no export can be made of: nothing was started, and nothing helps but another one.
@@ -265,16 +198,16 @@ fn unusable(error: anyhow::Error, recipe: &Recipe) -> Failure {
 }
 
 /// Refuses to start what cannot end well.
-fn preflight(job: &Job<'_>, args: &Args) -> Outcome {
-    let bound = args.bounds().memory_bytes_max;
-    let disk = predict::free_disk_bytes(&job.workspace.state());
-    let published = predict::free_disk_bytes(&job.workspace.models());
+fn preflight(job: &Job<'_>) -> Outcome {
+    let (workspace, recipe) = (job.workspace, &job.plan.recipe);
+    let bound = job.worker.bounds.memory_bytes_max;
+    let disk = predict::free_disk_bytes(&workspace.state());
+    let published = predict::free_disk_bytes(&workspace.models());
     // The bound is the worker's; the engine that proves the file has none but the machine's.
-    suffices("--memory-max", Some(bound), predict::worker_anon_bytes(&job.recipe), &job.recipe)?;
-    let needed = predict::export_anon_bytes(&job.recipe);
-    suffices("memory", predict::free_memory_bytes(), needed, &job.recipe)?;
-    suffices("disk", disk, predict::export_disk_bytes(&job.recipe), &job.recipe)?;
-    suffices("disk of the models", published, predict::file_bytes(&job.recipe), &job.recipe)?;
+    suffices("--memory-max", Some(bound), predict::worker_anon_bytes(recipe), recipe)?;
+    suffices("memory", predict::free_memory_bytes(), predict::export_anon_bytes(recipe), recipe)?;
+    suffices("disk", disk, predict::export_disk_bytes(recipe), recipe)?;
+    suffices("disk of the models", published, predict::file_bytes(recipe), recipe)?;
     Ok(supervise::watch_interrupts()?)
 }
 
@@ -287,13 +220,13 @@ fn suffices(what: &str, free: Option<u64>, needed: u64, recipe: &Recipe) -> Outc
 }
 
 /// The report of an export that failed for good: what a person needs to take it from here.
-fn escalation(job: &Job<'_>, told: &str, story: &[String]) -> String {
-    let log = fs::read_to_string(job.work.join(LOG_FILE)).unwrap_or_default();
+fn escalation(job: &Job<'_>, summary: &str, story: &[String]) -> String {
+    let log = fs::read_to_string(job.plan.work.join(LOG_FILE)).unwrap_or_default();
     let lines: Vec<_> = log.lines().collect();
     let tail = lines.get(lines.len().saturating_sub(LOG_TAIL_LINES)..).unwrap_or_default().join("\n");
-    let advice = advice(&job.recipe);
+    let advice = advice(&job.plan.recipe);
     format!(
-        "{told}; nothing was published\n\n{}\n\nwhat to do: {advice}\n\n\
+        "{summary}; nothing was published\n\n{}\n\nwhat to do: {advice}\n\n\
          last lines of the log:\n{tail}\n",
         story.join("\n\n"),
     )
@@ -315,13 +248,14 @@ fn advice(recipe: &Recipe) -> String {
 }
 
 /// Tries, and tries again what the machine was to blame for: what was refused would be refused again.
-fn attempts(job: &Job<'_>, args: &Args, receipt: &Receipt) -> Outcome {
-    let (name, mut story) = (&job.recipe.name, Vec::new());
+fn attempts(job: &Job<'_>, receipt: &Receipt) -> Outcome {
+    let (name, mut story) = (&job.plan.recipe.name, Vec::new());
     for attempt in 1..=ATTEMPTS_MAX {
         job.console.attempt(name, attempt, ATTEMPTS_MAX);
-        let error = match job.attempt(args, attempt, receipt) {
+        let error = match job.attempt(attempt, receipt) {
             Ok(manifest) => {
-                fs::remove_dir_all(&job.work).with_context(|| format!("{}: cannot be removed", job.work))?;
+                fs::remove_dir_all(&job.plan.work)
+                    .with_context(|| format!("{}: cannot be removed", job.plan.work))?;
                 job.console.published(&manifest);
                 return Ok(());
             }
@@ -334,19 +268,19 @@ fn attempts(job: &Job<'_>, args: &Args, receipt: &Receipt) -> Outcome {
         job.console.attempt_failed(attempt, &format!("{error:#}"));
         story.push(format!("attempt {attempt}: {error:#}"));
         if failed::cause(&error) == Cause::Inputs {
-            let told = format!("export of `{name}` was refused: the same inputs would be refused again");
-            return Err(given_up(job, &told, &story));
+            let summary = format!("export of `{name}` was refused: the same inputs would be refused again");
+            return Err(given_up(job, &summary, &story));
         }
     }
     Err(given_up(job, &format!("export of `{name}` failed {ATTEMPTS_MAX} times"), &story))
 }
 
 /// Leaves the report, and says where.
-fn given_up(job: &Job<'_>, told: &str, story: &[String]) -> Failure {
-    let report = job.work.join("escalation.txt");
-    let hint = format!("read {report} and {}", job.work.join(LOG_FILE));
-    let error = anyhow!("{told}; nothing was published");
-    match fs::write(&report, escalation(job, told, story)) {
+fn given_up(job: &Job<'_>, summary: &str, story: &[String]) -> Failure {
+    let report = job.plan.work.join("escalation.txt");
+    let hint = format!("read {report} and {}", job.plan.work.join(LOG_FILE));
+    let error = anyhow!("{summary}; nothing was published");
+    match fs::write(&report, escalation(job, summary, story)) {
         Ok(()) => Failure::new(Exit::Export, error, hint),
         Err(io) => Failure::new(Exit::Export, error.context(format!("{report}: {io}")), hint),
     }

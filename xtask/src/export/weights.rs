@@ -11,9 +11,11 @@ use anyhow::Context as _;
 use model_assets::{gguf::Precision, recipe::Architecture};
 use serde_json::json;
 
-use crate::{child, workspace::Workspace};
-
-use super::checkpoint::{Checkpoint, finite};
+use crate::{
+    checkpoint::{Checkpoint, finite},
+    child,
+    workspace::Workspace,
+};
 
 /// Where rows are read from.
 pub(super) enum Weights {

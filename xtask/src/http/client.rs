@@ -157,25 +157,26 @@ impl Client {
         if interrupted() {
             return Fault::Interrupted;
         }
-        let told = anyhow!("{}: {}", printable(&url.to_string()), self.tame(&error.to_string()));
+        let failure = anyhow!("{}: {}", printable(&url.to_string()), self.tame(&error.to_string()));
         if error.to_string().contains("certificate") {
-            return Fault::Fatal { error: told, hint: Some(trust::HINT.to_owned()) };
+            return Fault::Fatal { error: failure, hint: Some(trust::HINT.to_owned()) };
         }
         match error {
             ureq::Error::Rustls(_)
             | ureq::Error::Tls(_)
             | ureq::Error::BadUri(_)
-            | ureq::Error::InvalidProxyUrl => Fault::fatal(told),
-            _ => Fault::passing(told),
+            | ureq::Error::InvalidProxyUrl => Fault::fatal(failure),
+            _ => Fault::passing(failure),
         }
     }
 
     /// What an answer that brings nothing means.
     fn refusal(&self, url: &Uri, status: StatusCode, headers: &HeaderMap, owned: bool) -> Fault {
         let code = text(headers, "x-error-code").unwrap_or_default();
-        let said =
-            text(headers, "x-error-message").map(|said| format!(": {}", self.tame(said))).unwrap_or_default();
-        let error = anyhow!("{}: got status {}{said}", printable(&url.to_string()), status.as_u16());
+        let message = text(headers, "x-error-message")
+            .map(|message| format!(": {}", self.tame(message)))
+            .unwrap_or_default();
+        let error = anyhow!("{}: got status {}{message}", printable(&url.to_string()), status.as_u16());
         let refused =
             |error| Refused { error, status, code, endpoint: &self.endpoint, token: self.token.as_ref() };
         match status.as_u16() {
@@ -236,9 +237,9 @@ impl Client {
     }
 
     /// A server's text, fit to be shown.
-    pub(crate) fn tame(&self, said: &str) -> String {
-        let said = Token::redact(self.token.as_ref(), said);
-        said.chars().filter(|c| !c.is_control()).take(SERVER_TEXT_CHARS_MAX).collect()
+    pub(crate) fn tame(&self, message: &str) -> String {
+        let message = Token::redact(self.token.as_ref(), message);
+        message.chars().filter(|c| !c.is_control()).take(SERVER_TEXT_CHARS_MAX).collect()
     }
 }
 

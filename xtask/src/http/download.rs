@@ -102,8 +102,8 @@ pub(crate) fn file(
                     }
                     other => other,
                 };
-                let told = attempts.next(named, progressed, &client.patience)?;
-                seen(place.have(), None, Some(&told));
+                let failure = attempts.next(named, progressed, &client.patience)?;
+                seen(place.have(), None, Some(&failure));
             }
         }
     }

@@ -10,22 +10,22 @@ const EVERY: Duration = Duration::from_millis(250);
 pub(crate) struct Progress<'a> {
     console: &'a Console,
     name: String,
-    shown: Instant,
+    drawn_at: Instant,
 }
 
 impl<'a> Progress<'a> {
     pub(crate) fn new(console: &'a Console) -> Self {
-        Self { console, name: String::new(), shown: Instant::now() }
+        Self { console, name: String::new(), drawn_at: Instant::now() }
     }
 
     /// `bytes` of `total`, where that is known, of a file are there, or an attempt at it has failed.
     pub(crate) fn seen(&mut self, name: &str, bytes: u64, total: Option<u64>, failed: Option<&str>) {
         if let Some(why) = failed {
             self.console.download_failed(name, why);
-        } else if self.name != name || Some(bytes) == total || self.shown.elapsed() >= EVERY {
+        } else if self.name != name || Some(bytes) == total || self.drawn_at.elapsed() >= EVERY {
             let first = self.name != name;
             self.console.download(name, bytes, total, first);
-            (self.name, self.shown) = (name.to_owned(), Instant::now());
+            (self.name, self.drawn_at) = (name.to_owned(), Instant::now());
         }
     }
 

@@ -43,7 +43,8 @@ pub(super) fn run(path: &Utf8Path, file: &File, profile: Profile, as_json: bool)
             return refused(error.context(format!("{path}: cannot be read as its loader does")), SHIP_NOT);
         }
     };
-    let verdicts: Vec<_> = blocks.iter().map(|block| Verdict::of(block, file, slices.as_deref())).collect();
+    let verdicts: Vec<_> =
+        blocks.iter().map(|block| AppVerdict::of(block, file, slices.as_deref())).collect();
     let warning = slices.is_none().then_some(UNCHECKED);
     if as_json {
         let all: Vec<_> =
@@ -85,13 +86,13 @@ pub(super) fn without_proof(slice: &Slice) -> String {
 }
 
 /// What holds of an embedded model; a linked one cannot be judged from the binary.
-pub(super) struct Verdict {
+pub(super) struct AppVerdict {
     pub(super) linked: bool,
     pub(super) dev: Result<(), String>,
     pub(super) release: Result<(), String>,
 }
 
-impl Verdict {
+impl AppVerdict {
     /// Judges a block by the bytes of its file. `slices` are those of a native file; none of another kind.
     pub(super) fn of(block: &Block, file: &dyn ReadAt, slices: Option<&[Slice]>) -> Self {
         let linked = block.pte.is_none();
@@ -141,7 +142,7 @@ impl Verdict {
     }
 }
 
-fn show(path: &Utf8Path, block: &Block, verdict: &Verdict) {
+fn show(path: &Utf8Path, block: &Block, verdict: &AppVerdict) {
     let manifest = &block.claim.manifest;
     println!("{path}: block at {}", block.offset);
     println!("  model      {} ({})", manifest.model, manifest.file);
@@ -155,7 +156,7 @@ fn show(path: &Utf8Path, block: &Block, verdict: &Verdict) {
     println!("  verdict    {}", verdict.text());
 }
 
-fn show_json(block: &Block, verdict: &Verdict) -> Value {
+fn show_json(block: &Block, verdict: &AppVerdict) -> Value {
     json!({
         "offset": block.offset,
         "place": if verdict.linked { "linked" } else { "embedded" },

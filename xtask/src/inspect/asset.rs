@@ -3,7 +3,7 @@
 use model_assets::provenance::PTE_ALIGN_BYTES;
 use serde::Serialize;
 
-use super::app::Verdict;
+use super::app::AppVerdict;
 use crate::package::{Item, Kind};
 
 /// What the runtime needs of a program's first byte; the mapping itself begins at the page before.
@@ -26,7 +26,7 @@ pub(super) struct Asset {
 }
 
 impl Asset {
-    pub(super) fn new(kind: Kind, item: &Item, verdict: &Verdict) -> Self {
+    pub(super) fn new(kind: Kind, item: &Item, verdict: &AppVerdict) -> Self {
         let aligned = item.stored_at().is_some_and(|offset| offset % MAP_ALIGN_BYTES == 0);
         Self {
             name: item.name.clone(),

@@ -16,7 +16,7 @@ use model_assets::{
 use serde::Serialize;
 
 use super::{
-    app::{Verdict, extent, without_proof},
+    app::{AppVerdict, extent, without_proof},
     asset::{Asset, placement},
 };
 use crate::{
@@ -186,7 +186,7 @@ impl<'a> Report<'a> {
         match provenance::find(&*source) {
             Err(error) => self.faults.push(format!("{name}: {error}")),
             Ok(found) => blocks.extend(found.into_iter().map(|block| {
-                let verdict = Verdict::of(&block, &*source, Some(&slices));
+                let verdict = AppVerdict::of(&block, &*source, Some(&slices));
                 let mapped = slices.iter().map(|slice| slice.maps(&extent(&block))).collect();
                 Found::new(block, &verdict, mapped, self.profile)
             })),
@@ -253,7 +253,7 @@ impl<'a> Report<'a> {
             let claim = claims.iter().find(|claim| claim.manifest.file == item.file_name());
             let verdict = match claim {
                 Some(claim) => prove(package, item, claim)?,
-                None => Verdict::refused("a model that no proof block claims".to_owned()),
+                None => AppVerdict::refused("a model that no proof block claims".to_owned()),
             };
             if verdict.demanded(self.profile).is_err() {
                 let reason = verdict.dev.as_ref().err().cloned().unwrap_or_else(|| verdict.text());
@@ -306,7 +306,7 @@ impl<'a> Report<'a> {
 }
 
 impl Found {
-    fn new(block: Block, verdict: &Verdict, mapped: Vec<bool>, profile: Profile) -> Self {
+    fn new(block: Block, verdict: &AppVerdict, mapped: Vec<bool>, profile: Profile) -> Self {
         let manifest = &block.claim.manifest;
         Self {
             offset: block.offset,
@@ -335,10 +335,10 @@ impl Found {
     }
 }
 
-fn prove(package: &Package, item: &Item, claim: &Claim) -> anyhow::Result<Verdict> {
+fn prove(package: &Package, item: &Item, claim: &Claim) -> anyhow::Result<AppVerdict> {
     let source = package.open(item)?;
     let part = Part::new(&*source, 0, item.bytes);
-    Ok(Verdict::judged(&check::prove(part, &Expectation::claimed(claim)), claim))
+    Ok(AppVerdict::judged(&check::prove(part, &Expectation::claimed(claim)), claim))
 }
 
 /// Whether two claims are about the same model, proved by the same evidence and used with the same words.

@@ -7,7 +7,7 @@ use model_assets::{dir::ModelDir, recipe::Delivery};
 
 use super::{
     Build,
-    plan::{Need, Plan, Step},
+    plan::{BuildPlan, Need, Step},
     runtime,
 };
 use crate::{exit::Outcome, inspect, workspace::Workspace};
@@ -99,7 +99,7 @@ fn package(workspace: &Workspace, release: bool) -> Utf8PathBuf {
     }
 }
 
-fn plan(workspace: &Workspace, args: &Build, tools: &Tools, linked: Option<&Utf8PathBuf>) -> Plan {
+fn plan(workspace: &Workspace, args: &Build, tools: &Tools, linked: Option<&Utf8PathBuf>) -> BuildPlan {
     let sdk = format!(
         "the SDK's command line tools, then: sdkmanager '{PLATFORM}' '{BUILD_TOOLS}' 'ndk;{NDK}'; export ANDROID_HOME=<the SDK>"
     );
@@ -128,7 +128,7 @@ fn plan(workspace: &Workspace, args: &Build, tools: &Tools, linked: Option<&Utf8
     steps.push(library(args, &places, &ndk, &target));
     steps.extend(collect(workspace, args, &ndk, &target, linked));
     steps.extend(gradle(workspace, args));
-    Plan { target: "android".to_owned(), needs, steps }
+    BuildPlan { target: "android".to_owned(), needs, steps }
 }
 
 /// The app as one library, with the runtime inside.
@@ -222,7 +222,7 @@ fn gradle(workspace: &Workspace, args: &Build) -> Vec<Step> {
 mod tests {
     use super::*;
 
-    fn plan_of(release: bool, linked: Option<&str>) -> Plan {
+    fn plan_of(release: bool, linked: Option<&str>) -> BuildPlan {
         let workspace = Workspace::find(None).unwrap();
         let args = Build { model: "tiny".to_owned(), release, dry_run: true };
         let tools = Tools { sdk: None, ndk: Some("/ndk".to_owned()), needs: Vec::new() };

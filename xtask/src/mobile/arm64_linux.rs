@@ -11,7 +11,7 @@ use model_assets::{dir::ModelDir, manifest::RUNTIME_VERSION};
 
 use super::{
     compare,
-    plan::{Need, Plan, Step, find_program, unfinished},
+    plan::{BuildPlan, Need, Step, find_program, unfinished},
     runtime,
 };
 use crate::{
@@ -128,7 +128,7 @@ fn wheel_lock() -> anyhow::Result<String> {
         + "\n")
 }
 
-fn plan(workspace: &Workspace, places: &Places, model: &str, run: bool) -> Plan {
+fn plan(workspace: &Workspace, places: &Places, model: &str, run: bool) -> BuildPlan {
     let toolchain = Toolchain::find();
     let packages = "apt-get install g++-aarch64-linux-gnu qemu-user-static";
     let std = "rustup target add aarch64-unknown-linux-gnu, or: dpkg --add-architecture arm64 && apt-get update && \
@@ -157,7 +157,7 @@ fn plan(workspace: &Workspace, places: &Places, model: &str, run: bool) -> Plan 
         None => wheel(workspace, places),
     };
     steps.push(build(places, model, toolchain.as_ref()));
-    Plan { target: "arm64-linux".to_owned(), needs, steps }
+    BuildPlan { target: "arm64-linux".to_owned(), needs, steps }
 }
 
 /// The wheel's shared libraries, by the digests of the lock.

@@ -7,7 +7,7 @@ use camino::Utf8PathBuf;
 
 use super::{
     Build, android,
-    plan::{Need, Plan, Step},
+    plan::{BuildPlan, Need, Step},
     runtime,
 };
 use crate::{exit::Outcome, inspect, workspace::Workspace};
@@ -81,7 +81,7 @@ fn plan(
     mut needs: Vec<Need>,
     team: Option<&str>,
     linked: Option<&Utf8PathBuf>,
-) -> Plan {
+) -> BuildPlan {
     needs.push(super::python_need(workspace));
     let (state, slices) = (workspace.state(), slices(args.release));
     let target = state.join("mobile/ios/target");
@@ -100,7 +100,7 @@ fn plan(
     }
     steps.extend(collect(workspace, args, slices, &target, linked));
     steps.extend(xcode(workspace, args, team));
-    Plan { target: "ios".to_owned(), needs, steps }
+    BuildPlan { target: "ios".to_owned(), needs, steps }
 }
 
 fn library(args: &Build, slice: &Slice, places: &runtime::Places, target: &Utf8PathBuf) -> Step {
@@ -196,7 +196,7 @@ fn xcode(workspace: &Workspace, args: &Build, team: Option<&str>) -> Vec<Step> {
 mod tests {
     use super::*;
 
-    fn plan_of(release: bool, linked: Option<&str>) -> Plan {
+    fn plan_of(release: bool, linked: Option<&str>) -> BuildPlan {
         let workspace = Workspace::find(None).unwrap();
         let args = Build { model: "tiny".to_owned(), release, dry_run: true };
         let needs = vec![Need::new("xcodebuild", None, "Xcode")];
@@ -205,8 +205,9 @@ mod tests {
 
     #[test]
     fn a_release_is_signed_and_a_linked_model_is_a_resource() {
-        let said =
-            |plan: &Plan, word: &str| plan.steps.iter().any(|step| step.argv.iter().any(|arg| arg == word));
+        let said = |plan: &BuildPlan, word: &str| {
+            plan.steps.iter().any(|step| step.argv.iter().any(|arg| arg == word))
+        };
         let release = plan_of(true, Some("/models/big.pte"));
         assert!(said(&release, "--release") && said(&release, "/models/big.pte"));
         assert!(said(&release, "DEVELOPMENT_TEAM=TEAM123456") && said(&release, "-allowProvisioningUpdates"));

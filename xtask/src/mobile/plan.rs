@@ -90,13 +90,13 @@ pub(super) fn unfinished(output: &Utf8PathBuf) -> Utf8PathBuf {
 
 /// Everything that a build needs and does, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Plan {
+pub(super) struct BuildPlan {
     pub(super) target: String,
     pub(super) needs: Vec<Need>,
     pub(super) steps: Vec<Step>,
 }
 
-impl Plan {
+impl BuildPlan {
     /// Stops with every missing tool and how to get it, before anything is done.
     pub(super) fn check_needs(&self) -> Result<(), Failure> {
         let missing: Vec<_> = self.needs.iter().filter(|need| need.found.is_none()).collect();
@@ -162,8 +162,8 @@ fn run(step: &Step, root: &camino::Utf8Path) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    fn plan(steps: Vec<Step>) -> Plan {
-        Plan { target: "test".to_owned(), needs: Vec::new(), steps }
+    fn plan(steps: Vec<Step>) -> BuildPlan {
+        BuildPlan { target: "test".to_owned(), needs: Vec::new(), steps }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use model_assets::{
 };
 use serde_json::Value;
 
-use crate::export;
+use crate::checkpoint;
 
 use super::{
     end,
@@ -64,7 +64,7 @@ impl Licence {
 impl Facts {
     pub(super) fn read(found: &Checkpoint, seq_len: u32) -> anyhow::Result<Self> {
         let folder = found.folder.as_path();
-        let architecture = export::described(&folder.join(CONFIG), seq_len)?;
+        let architecture = checkpoint::described(&folder.join(CONFIG), seq_len)?;
         let configs = [json(folder, CONFIG, CONFIG_BYTES_MAX)?, json(folder, GENERATION, CONFIG_BYTES_MAX)?];
         let settings = json(folder, SETTINGS, TOKENIZER_BYTES_MAX)?;
         let bytes = tokenizer(folder)?;
@@ -100,7 +100,7 @@ impl Facts {
         folder: &Utf8Path,
         vocabulary: &Vocabulary,
     ) -> anyhow::Result<()> {
-        export::configured(folder, recipe)?;
+        checkpoint::configured(folder, recipe)?;
         claim::prompts(recipe, vocabulary, &self.chat_template)
             .map_err(|error| anyhow!("{folder}: chat template: {error}"))?;
         Ok(())

@@ -234,17 +234,17 @@ fn check_total(items: &[Item]) -> anyhow::Result<()> {
 
 /// A name that means the same file to every reader.
 fn check_name(name: &[u8]) -> anyhow::Result<&str> {
-    let shown = name.escape_ascii();
+    let escaped = name.escape_ascii();
     ensure!(
         name.len() <= NAME_BYTES_MAX,
-        "{shown}: got a name of {} bytes, expected at most {NAME_BYTES_MAX}",
+        "{escaped}: got a name of {} bytes, expected at most {NAME_BYTES_MAX}",
         name.len()
     );
     let text =
-        std::str::from_utf8(name).ok().with_context(|| format!("{shown}: got a name that is not UTF-8"))?;
+        std::str::from_utf8(name).ok().with_context(|| format!("{escaped}: got a name that is not UTF-8"))?;
     let plain = |part: &str| !matches!(part, "" | "." | "..");
     let inside = text.strip_suffix('/').unwrap_or(text).split('/').all(plain);
     let marks = text.chars().any(|c| c.is_control() || c == '\\');
-    ensure!(inside && !marks, "{shown}: got a name that leads elsewhere, expected parts joined by `/`");
+    ensure!(inside && !marks, "{escaped}: got a name that leads elsewhere, expected parts joined by `/`");
     Ok(text)
 }

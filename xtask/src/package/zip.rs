@@ -178,8 +178,8 @@ fn check_record(record: &ZipFileHeaderRecord<'_>) -> anyhow::Result<()> {
 /// The header before the file says what the central directory says.
 fn check_same(record: &ZipFileHeaderRecord<'_>, local: &ZipLocalFileHeader<'_>) -> anyhow::Result<()> {
     let (name, expected) = (local.file_path(), record.file_path());
-    let shown = name.as_ref().escape_ascii();
-    ensure!(name.as_ref() == expected.as_ref(), "local header: got name {shown}, expected the directory's");
+    let escaped = name.as_ref().escape_ascii();
+    ensure!(name.as_ref() == expected.as_ref(), "local header: got name {escaped}, expected the directory's");
     let (method, expected) = (local.compression_method(), record.compression_method());
     ensure!(method == expected, "local header: got compression {method}, expected {expected}");
     let marks = |flags: rawzip::EntryFlags| (flags.is_encrypted(), flags.has_data_descriptor());

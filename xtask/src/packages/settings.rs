@@ -91,15 +91,15 @@ impl Settings {
 
 /// Settings of pip alone are passed on to uv, which does not read them.
 fn share(uv: &mut Variables, pip: &Variables, set: &impl Fn(&str) -> Option<String>) {
-    let mut told = |name: &str, key: &str| {
+    let mut copy_setting = |name: &str, key: &str| {
         if let Some(value) = pip.get(key) {
             uv.entry(name.to_owned()).or_insert_with(|| value.clone());
         }
     };
-    told("UV_INSECURE_HOST", "trusted-host");
-    told("UV_HTTP_TIMEOUT", "timeout");
+    copy_setting("UV_INSECURE_HOST", "trusted-host");
+    copy_setting("UV_HTTP_TIMEOUT", "timeout");
     if set("SSL_CERT_FILE").is_none() {
-        told("SSL_CERT_FILE", "cert");
+        copy_setting("SSL_CERT_FILE", "cert");
     }
     if !uv.contains_key("UV_DEFAULT_INDEX") && !uv.contains_key("UV_INDEX_URL") {
         for (name, key) in [

@@ -114,7 +114,7 @@ fn the_page_has_everything_that_a_release_manager_reads() {
     }
     let digest = report().claim.manifest.sha256.to_string();
     assert!(html.contains(&digest));
-    for (id, _) in SECTIONS {
+    for (id, _) in sections() {
         assert!(
             html.contains(&format!("<h2 id=\"{id}\">")) && html.contains(&format!("href=\"#{id}\"")),
             "{id}"

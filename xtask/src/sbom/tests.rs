@@ -22,11 +22,11 @@ fn valid(bill: &Value) -> bool {
     let python = crate::pinned_venv::interop().join("bin/python");
     let mut command = std::process::Command::new(python);
     let output = command.args(["-I", "-c", VALIDATE]).arg(file.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
     // A validator that cannot be loaded must not pass for one that refuses.
-    assert!(!said.contains("Traceback"), "{said}");
+    assert!(!message.contains("Traceback"), "{message}");
     if !output.status.success() {
-        eprintln!("{said}");
+        eprintln!("{message}");
     }
     output.status.success()
 }

@@ -40,7 +40,7 @@ const NEVER_SIGNED: [&str; 9] = [
     SIGNATURE_FILE,
 ];
 
-/// What is to be signed: the proved `.pte` and the texts as they were read, the rest as it is on disk.
+/// The statement to sign: the proved `.pte` and the texts as they were read, the other files as they are on disk.
 pub(super) fn statement(model: &Published, pte: Digest) -> Result<Statement, Failure> {
     let Published { dir, claim: Claim { recipe, manifest, tokenizer, chat_template, .. }, files } = model;
     if manifest.weights == WeightsKind::Random {
@@ -76,7 +76,7 @@ pub(super) fn statement(model: &Published, pte: Digest) -> Result<Statement, Fai
     Ok(Statement { model: dir.name().to_owned(), resources, ignored: ignored.into_iter().collect() })
 }
 
-/// Every file that is not what was signed, is gone, or has come since.
+/// Every file that was changed, removed or added since the signature.
 pub(super) fn differences(dir: &ModelDir, statement: &Statement) -> anyhow::Result<Vec<Finding>> {
     let place = dir.path();
     let mut findings = Vec::new();

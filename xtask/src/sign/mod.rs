@@ -71,7 +71,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
 }
 
-/// What a killed command left is neither signed nor a stranger.
+/// Finishes what a killed command left, so that its files are neither signed nor refused.
 fn repair(dir: &ModelDir) -> Outcome {
     if !dir.manifest_path().exists() {
         return Ok(());
@@ -89,7 +89,7 @@ fn sign(dir: &ModelDir, key: &model_assets::signature::PrivateKey) -> Outcome {
     let proved = proof.judge(&model.claim, Profile::Dev)?;
     let statement = files::statement(&model, proved.sha256())?;
     let bytes = key.sign(&statement)?;
-    // What is published is what a verifier will read.
+    // Reads the signature as a verifier will.
     let read = Signature::parse(&bytes)?.verify(&key.public())?;
     ensure_same(&read, &statement)?;
     export::replace(dir, SIGNATURE_FILE, &bytes)?;
@@ -109,7 +109,7 @@ fn ensure_same<T: PartialEq>(read: &T, written: &T) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Proves that a key which may do so signed the model, and that the directory is what was signed, file by file.
+/// Proves that an accepted key signed the model, and compares the directory with the statement file by file.
 fn prove(dir: &ModelDir, now: SystemTime) -> Outcome {
     let model = Published::read(dir.clone())?;
     let (claim, manifest) = (&model.claim, &model.files.manifest);

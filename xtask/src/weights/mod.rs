@@ -22,9 +22,9 @@ use model_assets::{
 use serde_json::json;
 
 use crate::{
+    checkpoint,
     console::Console,
     exit::{Exit, Failure, Outcome, refused},
-    export,
     http::{
         client::Client,
         download::{self, DISK_SPARE_BYTES},
@@ -87,7 +87,7 @@ pub(crate) struct Args {
 }
 
 /// What decides a fetch: pure data, printed by `--dry-run`.
-pub(crate) struct Plan {
+pub(crate) struct FetchPlan {
     recipe: Recipe,
     hub: Hub,
     folder: Utf8PathBuf,
@@ -121,7 +121,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     }
     let cache = args.cache.clone().unwrap_or_else(|| workspace.weights());
     let again = format!("cargo xtask weights {}", args.model);
-    let mut plan = Plan::new(&recipe, &cache, args.offline, again).ok_or_else(has_none)?;
+    let mut plan = FetchPlan::new(&recipe, &cache, args.offline, again).ok_or_else(has_none)?;
     plan.patience = Patience::new(Duration::from_secs(args.stall_timeout), args.attempts);
     if args.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan.describe()?)?);
@@ -138,7 +138,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
     Ok(())
 }
 
-impl Plan {
+impl FetchPlan {
     /// The plan of an export; `None` for a recipe without a hub source.
     pub(crate) fn new(recipe: &Recipe, weights: &Utf8Path, offline: bool, again: String) -> Option<Self> {
         let Source::Hub { repo, revision, .. } = &recipe.source else { return None };
@@ -198,7 +198,7 @@ impl Plan {
         let heavy = |wanted: &&Wanted| wanted.name.ends_with(".safetensors");
         let (large, small): (Vec<_>, Vec<_>) = wanted.iter().partition(heavy);
         let mut records = self.files(&client, &small, &mut progress)?;
-        export::configured(&self.folder, &self.recipe)?;
+        checkpoint::configured(&self.folder, &self.recipe)?;
         records.extend(self.files(&client, &large, &mut progress)?);
         if wanted.iter().any(|wanted| wanted.name == INDEX) {
             let index = fs::read(self.folder.join(INDEX))?;
@@ -265,14 +265,14 @@ impl Plan {
     fn lock(&self) -> Result<fs::File, Fault> {
         let path = self.folder.join(".lock");
         let file = fs::File::create(&path).with_context(|| format!("{path}: cannot be made"))?;
-        let mut told = false;
+        let mut announced = false;
         while file.try_lock().is_err() {
             if supervise::interrupted() {
                 return Err(Fault::Interrupted);
             }
-            if !told {
+            if !announced {
                 eprintln!("waiting for another fetch of {} to finish", self.hub.repo);
-                told = true;
+                announced = true;
             }
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -289,7 +289,7 @@ pub(crate) fn checkpoint(
     console: &Console,
 ) -> Result<Option<Utf8PathBuf>, Failure> {
     let again = format!("cargo xtask export {}", recipe.name);
-    let Some(plan) = Plan::new(recipe, &workspace.weights(), offline, again) else { return Ok(None) };
+    let Some(plan) = FetchPlan::new(recipe, &workspace.weights(), offline, again) else { return Ok(None) };
     if let Some((folder, origin)) = made_from_gguf(workspace, &recipe.name)?
         && !matches!(Receipt::proved(&plan.folder, recipe), Ok(Some(_)))
     {

@@ -46,7 +46,7 @@ pub fn tokens(session: &dyn Decoder) -> Vec<u32> {
 }
 
 /// Speed, memory and energy of a session that has run nothing yet. `before` is the memory before and after it was loaded.
-/// Digest of the file, times of loading and of the first token, and what a token reads, are the caller's to fill in.
+/// The caller fills in the file's digest, the times of loading and of the first token, and the bytes that a token reads.
 ///
 /// # Errors
 /// When the runtime fails.

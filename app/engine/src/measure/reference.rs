@@ -1,4 +1,4 @@
-//! The reference file: what the eager quantized model has at every boundary of the program, and answers at its end.
+//! The reference file: the eager quantized model's values at every boundary of the program, and its logits.
 //!
 //! A safetensors file: `tokens` i64 `[T]`, fed in `calls` i64 `[C]`; `residual`, `query`, `key`, `value`, `attention` f32
 //! `[layers, T, width]`, each but the last with what quantization and what fp32 rounding change in its block, as norms:
@@ -13,7 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 
 /// Largest reference file: hundreds of rows of the largest vocabulary in use.
 const REFERENCE_BYTES_MAX: u64 = 1 << 30;
-/// Boundaries of a layer, as their tensors are named; what attention mixes is quantized by nobody.
+/// Boundaries of a layer by the names of their tensors. The output of attention is not quantized.
 const BOUNDARIES: [(Boundary, bool); 5] = [
     (Boundary::Residual, true),
     (Boundary::Query, true),
@@ -66,7 +66,7 @@ pub struct Values {
 }
 
 impl Values {
-    /// What a layer has for some tokens, row-major.
+    /// A layer's values for some tokens, row-major.
     pub fn of(&self, layer: usize, first: usize, count: usize) -> &[f32] {
         let begin = (layer * self.tokens + first) * self.width;
         self.values.get(begin..begin + count * self.width).unwrap_or_default()

@@ -102,7 +102,7 @@ pub enum Ended {
     /// The runtime failed.
     #[error(transparent)]
     Run(#[from] crate::error::Error),
-    /// Nobody reads it any more, or it cannot be written.
+    /// The reader closed it, or it cannot be written.
     #[error("the logits cannot be written: {0}")]
     Write(#[from] std::io::Error),
 }

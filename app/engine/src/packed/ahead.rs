@@ -26,7 +26,7 @@ impl ReadAhead {
         let file = file.try_clone()?;
         let stop = Arc::<AtomicBool>::default();
         let stopped = Arc::clone(&stop);
-        // What it could not read is read when it is needed.
+        // Pages that could not be read ahead are read on demand.
         let work = move || drop(read(&file, &stopped));
         std::thread::Builder::new().name("read-ahead".to_owned()).spawn(work)?;
         Ok(Self(stop))

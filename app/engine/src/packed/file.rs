@@ -85,7 +85,7 @@ impl Place {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io(error)),
         };
-        // Only a writer would refuse it, and nobody may write.
+        // Only a writer would prevent it, and the file is read-only.
         lock::try_shared(&file).map_err(io)?;
         let bytes = file.metadata().map_err(io)?.len();
         if bytes != sidecar.packed_bytes {
@@ -172,7 +172,7 @@ impl Place {
     fn nameless(&self) -> Result<File, String> {
         let path = self.temporary(&self.dir.join(&self.stem));
         let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
-        // The descriptor keeps it; nobody else needs its name.
+        // The descriptor keeps the file; its name is not needed any more.
         file.and_then(|file| fs::remove_file(&path).map(|()| file)).map_err(|e| format!("{path}: {e}"))
     }
 

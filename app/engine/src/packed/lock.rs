@@ -9,12 +9,12 @@ use std::io;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, retry_on_intr};
 
-/// Waits until nobody else holds a lock on the file, and takes the only one. It ends with the file.
+/// Waits for the exclusive lock on the file. Dropping the file releases it.
 pub(super) fn exclusive(file: &File) -> io::Result<()> {
     retry_on_intr(|| flock(file, FlockOperation::LockExclusive)).map_err(named)
 }
 
-/// Takes a lock that others may have too, unless somebody has the exclusive one. It ends with the file.
+/// Takes a shared lock, unless the exclusive one is held. Dropping the file releases it.
 pub(super) fn try_shared(file: &File) -> io::Result<()> {
     retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockShared)).map_err(named)
 }

@@ -60,7 +60,7 @@ impl<'a> Detokenizer<'a> {
                 pending.drain(..pending.len() - unfinished);
             }
             Source::Steps { tokenizer, stages } => {
-                if let Some(text) = tokenizer.shown(token) {
+                if let Some(text) = tokenizer.printable_token(token) {
                     stream::feed(stages, &text, true, &mut self.piece);
                 }
             }
@@ -68,7 +68,7 @@ impl<'a> Detokenizer<'a> {
         Ok(&self.piece)
     }
 
-    /// Returns what is left; an unfinished character becomes U+FFFD.
+    /// Returns the rest; an unfinished character becomes U+FFFD.
     ///
     /// # Errors
     /// None today, as for [`Self::push`].

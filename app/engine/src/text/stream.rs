@@ -7,7 +7,7 @@
 
 use model_assets::tokenizer::DecoderStep;
 
-/// A step and what it has yet to pass on.
+/// A step and its pending output.
 #[derive(Debug, Clone)]
 pub(crate) struct Stage {
     step: Step,

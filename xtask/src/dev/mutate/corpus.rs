@@ -23,7 +23,7 @@ pub(crate) struct Subject {
     pub(crate) name: String,
     pub(crate) path: Utf8PathBuf,
     /// What it is, in a line.
-    pub(crate) about: String,
+    pub(crate) description: String,
     /// The operator that the program is about; none of a language model.
     pub(crate) operator: Option<String>,
 }
@@ -32,8 +32,8 @@ impl Subject {
     /// A file from the command line.
     pub(crate) fn given(path: &Utf8Path) -> Self {
         let name = path.file_stem().unwrap_or("model").to_owned();
-        let about = format!("`{}`", path.file_name().unwrap_or_default());
-        Self { name, path: path.to_owned(), about, operator: None }
+        let description = format!("`{}`", path.file_name().unwrap_or_default());
+        Self { name, path: path.to_owned(), description, operator: None }
     }
 
     /// A program of one operator.
@@ -128,14 +128,14 @@ pub(crate) fn export_families(
     seed: u64,
     again: bool,
 ) -> anyhow::Result<Vec<(Vec<Family>, Subject)>> {
-    let shown = |family| match family {
+    let families_shown = |family| match family {
         Family::Qwen3 => vec![Family::Qwen2, Family::Qwen3],
         Family::Gemma3 => vec![Family::Gemma3],
         _ => Family::ALL.to_vec(),
     };
     let mut made = exported(workspace, seed, again, &KINDS)?;
     made.extend(exported(workspace, seed, again, &FEATURES)?);
-    Ok(made.into_iter().map(|(family, subject)| (shown(family), subject)).collect())
+    Ok(made.into_iter().map(|(family, subject)| (families_shown(family), subject)).collect())
 }
 
 fn exported(
@@ -151,7 +151,7 @@ fn exported(
     for kind in kinds {
         let architecture = shape(kind, &mut random)?;
         let seq_len = u32::try_from(16 + 8 * random.below(6))?;
-        let about = describe(&architecture, seq_len);
+        let description = describe(&architecture, seq_len);
         let folder = folder.join(kind.name);
         let request = request(kind, seed, architecture, seq_len, &folder);
         let pte = request.pte.clone();
@@ -163,7 +163,7 @@ fn exported(
             fs::write(&receipt, &sources)?;
         }
         let name = format!("{}-{seed}", kind.name);
-        subjects.push((kind.family, Subject { name, path: pte, about, operator: None }));
+        subjects.push((kind.family, Subject { name, path: pte, description, operator: None }));
     }
     Ok(subjects)
 }

@@ -26,7 +26,7 @@ const FILLS: [&str; 2] = ["85", "170"];
 
 /// How the run of an accepted mutant ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum ProbeVerdict {
     /// The answer of the unchanged file.
     Same,
     /// Another answer.
@@ -41,14 +41,14 @@ pub(crate) enum Verdict {
     Endless,
 }
 
-impl Verdict {
+impl ProbeVerdict {
     /// Whether a file that does this must not be accepted.
     pub(crate) fn is_harm(&self) -> bool {
         matches!(self, Self::Crashed { .. } | Self::Unstable | Self::Endless)
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for ProbeVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Same => f.write_str("the same answer"),
@@ -157,27 +157,27 @@ impl Probe {
     }
 
     /// Runs a mutant.
-    pub(crate) fn run(&mut self, bytes: &[u8]) -> anyhow::Result<Verdict> {
+    pub(crate) fn run(&mut self, bytes: &[u8]) -> anyhow::Result<ProbeVerdict> {
         // A new file each time: a child may still map the old one.
         let _ = fs::remove_file(&self.path);
         fs::write(&self.path, bytes).with_context(|| self.path.to_string())?;
         let first = match self.ask(0)? {
-            Answer::Line(Line::Refused { .. }) => return Ok(Verdict::Refused),
-            Answer::Line(line) if line == self.good => return Ok(Verdict::Same),
+            Answer::Line(Line::Refused { .. }) => return Ok(ProbeVerdict::Refused),
+            Answer::Line(line) if line == self.good => return Ok(ProbeVerdict::Same),
             Answer::Line(line) => line,
-            Answer::Endless => return Ok(Verdict::Endless),
+            Answer::Endless => return Ok(ProbeVerdict::Endless),
             Answer::Died(how) => {
                 let alone = matches!(self.ask(0)?, Answer::Died(_));
-                return Ok(Verdict::Crashed { how, alone });
+                return Ok(ProbeVerdict::Crashed { how, alone });
             }
         };
         Ok(match self.ask(1)? {
-            Answer::Line(second) if second == first => Verdict::Different,
-            Answer::Line(_) => Verdict::Unstable,
-            Answer::Endless => Verdict::Endless,
+            Answer::Line(second) if second == first => ProbeVerdict::Different,
+            Answer::Line(_) => ProbeVerdict::Unstable,
+            Answer::Endless => ProbeVerdict::Endless,
             Answer::Died(how) => {
                 let alone = matches!(self.ask(1)?, Answer::Died(_));
-                Verdict::Crashed { how, alone }
+                ProbeVerdict::Crashed { how, alone }
             }
         })
     }
@@ -265,12 +265,12 @@ done
         };
         let mut probe = start(&good).expect("the good file runs");
         let mut verdict = |model: &str| probe.run(model.as_bytes()).expect("a verdict");
-        assert_eq!(verdict("good"), Verdict::Same);
-        assert_eq!(verdict("other"), Verdict::Different);
-        assert_eq!(verdict("unstable"), Verdict::Unstable);
-        assert_eq!(verdict("refused"), Verdict::Refused);
-        assert!(matches!(verdict("crash"), Verdict::Crashed { alone: true, .. }));
-        assert_eq!(verdict("good"), Verdict::Same, "after a crash there is a new child");
+        assert_eq!(verdict("good"), ProbeVerdict::Same);
+        assert_eq!(verdict("other"), ProbeVerdict::Different);
+        assert_eq!(verdict("unstable"), ProbeVerdict::Unstable);
+        assert_eq!(verdict("refused"), ProbeVerdict::Refused);
+        assert!(matches!(verdict("crash"), ProbeVerdict::Crashed { alone: true, .. }));
+        assert_eq!(verdict("good"), ProbeVerdict::Same, "after a crash there is a new child");
 
         for bad in ["crash", "unstable", "refused"] {
             fs::write(&good, bad).expect("written");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model_assets::pte::CheckId;
 
-use super::{corpus::Subject, mutant::Region, probe::Verdict};
+use super::{corpus::Subject, mutant::Region, probe::ProbeVerdict};
 
 /// Counts of one region.
 #[derive(Debug, Default, Clone, Copy)]
@@ -30,19 +30,19 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn count(&mut self, verdict: &Verdict) {
+    pub(crate) fn count(&mut self, verdict: &ProbeVerdict) {
         *match verdict {
-            Verdict::Same => &mut self.same,
-            Verdict::Different => &mut self.different,
-            Verdict::Refused => &mut self.refused,
-            Verdict::Crashed { .. } => &mut self.crashed,
-            Verdict::Unstable => &mut self.unstable,
-            Verdict::Endless => &mut self.endless,
+            ProbeVerdict::Same => &mut self.same,
+            ProbeVerdict::Different => &mut self.different,
+            ProbeVerdict::Refused => &mut self.refused,
+            ProbeVerdict::Crashed { .. } => &mut self.crashed,
+            ProbeVerdict::Unstable => &mut self.unstable,
+            ProbeVerdict::Endless => &mut self.endless,
         } += 1;
     }
 
     /// The run of a mutant that only a warning stands against.
-    pub(crate) fn count_unknown(&mut self, verdict: &Verdict) {
+    pub(crate) fn count_unknown(&mut self, verdict: &ProbeVerdict) {
         self.unknown_run += 1;
         self.unknown_harmed += u64::from(verdict.is_harm());
     }
@@ -96,7 +96,7 @@ impl Tally {
     }
 
     /// What the runtime did with a mutant that a rule refused.
-    pub(crate) fn refused(&mut self, rule: CheckId, verdict: &Verdict) {
+    pub(crate) fn refused(&mut self, rule: CheckId, verdict: &ProbeVerdict) {
         self.rules.entry(rule).or_default().count(verdict);
     }
 
@@ -140,7 +140,7 @@ const HEAD: &str = "| part | mutants | rejected by structure | … and named dig
 
 /// The table of one file.
 pub(crate) fn file(subject: &Subject, tally: &Tally) -> String {
-    format!("### {}\n\n{}\n\n{HEAD}{}", subject.name, subject.about, tally.lines())
+    format!("### {}\n\n{}\n\n{HEAD}{}", subject.name, subject.description, tally.lines())
 }
 
 /// What the runtime says of what the verifier refuses; nothing when none of it was run.

@@ -19,12 +19,12 @@ use model_assets::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Bench, Checkpoint, eager, quality};
+use super::{Bench, Checkpoint, Measured, Measurer, Round, eager, no_questions, quality};
 
 use self::rows::Question;
 use crate::{
     datasets::Dataset,
-    engine::{self, Engine},
+    engine::{self, Engine, Profile},
     exit::Failure,
     protocol,
 };
@@ -35,6 +35,8 @@ const INSTRUCTION_ITEMS: usize = 40;
 const REPLY_TOKENS_MAX: u32 = 256;
 const LETTERS: [&str; 8] = ["A", "B", "C", "D", "E", "F", "G", "H"];
 
+pub(super) const MEASURER: Measurer = Measurer { ask: no_questions, measure: evidence };
+
 /// How much is asked, where it is not the usual.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Amount {
@@ -44,22 +46,13 @@ pub(crate) struct Amount {
     pub(crate) window: Option<u32>,
 }
 
-/// Published figures of one model, by another protocol.
-pub(crate) fn published(task: Task) -> &'static str {
-    match task {
-        Task::Wikitext2 => {
-            "Llama 3.2 1B Instruct, perplexity per word: 22.92 at a window of 512, 34.83 at 128 (executorch PR 11663)"
-        }
-        Task::MmluTiny => {
-            "Llama 3.2 1B Instruct, MMLU: BF16 49.3, vanilla PTQ 43.3, SpinQuant 47.3, QLoRA 49.0 (model card)"
-        }
-        Task::ArcChallenge => {
-            "Llama 3.2 1B Instruct, ARC-C: BF16 59.4, vanilla PTQ 54.3, SpinQuant 57.0, QLoRA 60.7 (model card)"
-        }
-        Task::IfevalLite => {
-            "Llama 3.2 1B Instruct, IFEval: BF16 59.5, vanilla PTQ 51.5, SpinQuant 58.4, QLoRA 55.6 (model card)"
-        }
-    }
+/// Every task that the recipe bounds.
+fn evidence(round: &Round<'_>, measured: &mut Measured) -> anyhow::Result<()> {
+    let (bench, engine) = (round.bench, round.bench.engine(Profile::Dev)?);
+    let tasks = bench.claim.recipe.yardstick.iter();
+    let results = tasks.map(|limit| measure(bench, &engine, limit.task, round.checkpoint, Amount::default()));
+    measured.evidence.yardstick = Some(results.collect::<anyhow::Result<_>>()?);
+    Ok(())
 }
 
 /// Measures one task.
@@ -196,8 +189,11 @@ impl Asked<'_> {
             |it: &&instructions::Item| Prompt { id: it.id.clone(), messages: vec![Turn::user(&it.prompt)] };
         let prompts = picked.iter().map(prompt).collect();
         let request = AnswerRequest { prompts, temperature: 0.0, seed: 1, tokens_max: REPLY_TOKENS_MAX };
-        let run =
-            eager::Run { name: "ifeval-lite", quantization: Quantization::Fp32, request: request.clone() };
+        let run = eager::EagerRun {
+            name: "ifeval-lite",
+            quantization: Quantization::Fp32,
+            request: request.clone(),
+        };
         let mut eager = eager::ask(&self.bench.subject(), self.checkpoint, &[run])?;
         let eager = eager.remove("ifeval-lite").context("the eager model answered nothing")?;
         let own = self.engine.answers(self.bench.claim, &self.bench.files, &request, self.bench.console)?;
@@ -238,13 +234,6 @@ fn spread<'a, T>(all: &[&'a T], count: usize) -> Vec<&'a T> {
         return all.to_vec();
     }
     (0..count).filter_map(|index| all.get(index * all.len() / count).copied()).collect()
-}
-
-/// What a person reads of a result.
-pub(crate) fn show(it: &Yardstick) {
-    println!("{it}");
-    println!("protocol {}: {}", it.protocol_digest(), it.protocol);
-    println!("published, by other protocols (compare losses, not scores): {}", published(it.task));
 }
 
 #[cfg(test)]

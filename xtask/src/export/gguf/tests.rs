@@ -11,6 +11,8 @@ use safetensors::Dtype;
 use model_assets::manifest::SourceRecord;
 
 use super::*;
+use crate::export::plan::Target;
+use camino::Utf8PathBuf;
 
 /// The model `tiny` as a GGUF in a folder of the test's own, without evidence.
 fn tiny(folder: &Utf8Path) -> (ReserveClaim, Utf8PathBuf) {
@@ -18,33 +20,33 @@ fn tiny(folder: &Utf8Path) -> (ReserveClaim, Utf8PathBuf) {
     let dir = ModelDir::new(workspace.models(), "tiny");
     let (recipe, policy) = (dir.recipe().unwrap(), dir.policy().unwrap());
     let console = Console::new(false);
-    let inputs = Some(Inputs::read(&dir, &recipe, &dir.path(), &console).unwrap());
-    let job = Job {
-        workspace: &workspace,
-        inputs,
+    let plan = ExportPlan {
+        read: Some(Inputs::read(&dir, &recipe, &dir.path(), &console).unwrap()),
         source: recipe.source.clone(),
         checkpoint: Some(dir.path()),
         work: folder.to_owned(),
-        console,
+        force: false,
+        target: Target::Gguf,
         dir,
         recipe,
         policy,
     };
-    let (tokenizer, template) = job.dir.words(&job.recipe, None).unwrap();
-    let expect = reserve::expect(&job.recipe, Some(&tokenizer), Some(&template)).unwrap();
+    let job = Job { workspace: &workspace, console: &console, plan: &plan };
+    let (tokenizer, template) = plan.dir.words(&plan.recipe, None).unwrap();
+    let expect = reserve::expect(&plan.recipe, Some(&tokenizer), Some(&template)).unwrap();
     let path = folder.join(WORK_GGUF);
     let files = job.convert(&path, &expect).unwrap();
     let proved = gguf::verify(&fs::File::open(&path).unwrap(), &expect).unwrap();
     let (sha256, summary) = (Digest::from_bytes(proved.sha256), proved.summary);
-    let bound = model_assets::claim::bound(&job.recipe, &job.policy, Some(&tokenizer), Some(&template));
+    let bound = model_assets::claim::bound(&plan.recipe, &plan.policy, Some(&tokenizer), Some(&template));
     let manifest = ReserveManifest {
         schema: RESERVE_SCHEMA,
         model: "tiny".into(),
-        file: reserve::file_name(&job.recipe),
+        file: reserve::file_name(&plan.recipe),
         file_bytes: summary.file_bytes,
         sha256,
         weights: WeightsKind::Checkpoint,
-        source: SourceRecord { source: job.source.clone(), files, gguf: None },
+        source: SourceRecord { source: plan.source.clone(), files, gguf: None },
         bound,
         export: ReserveExport { xtask_revision: None, seconds: 1.0, peak_rss_bytes: None },
         structure: summary,
@@ -52,7 +54,7 @@ fn tiny(folder: &Utf8Path) -> (ReserveClaim, Utf8PathBuf) {
         evidence: None,
         published: now(),
     };
-    let Job { recipe, policy, .. } = job;
+    let ExportPlan { recipe, policy, .. } = plan;
     let claim =
         ReserveClaim { recipe, policy, manifest, tokenizer: Some(tokenizer), chat_template: Some(template) };
     (claim, path)

@@ -36,7 +36,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failed> {
     if let Some(attention) = args.attention {
         runtime::set_attention(attention).map_err(Failed::model(&args.model.model))?;
     }
-    // The tracer that sees values changes none unless it is told to, and then only in the measurement of blocks.
+    // The tracer changes values only in the measurement of blocks.
     let options = args.model.options(Record::Values)?;
     let opened = Instant::now();
     let mut session = crate::load(&args.model.model, &options)?;

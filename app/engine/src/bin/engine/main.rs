@@ -116,7 +116,7 @@ impl ModelArgs {
 
 /// Sets the number of threads: as many as were asked for, else what suits the model.
 fn set_threads(asked: Option<u32>, model: &Utf8Path) -> Result<(), Failed> {
-    // A file that cannot be looked at is told of when it is opened.
+    // A file that cannot be examined is reported when it is opened.
     let bytes = std::fs::metadata(model).map_or(0, |file| file.len());
     let threads = asked.map_or_else(|| runtime::threads_for(bytes), Ok);
     threads.and_then(runtime::set_threads).map_err(Failed::model(model))
@@ -135,7 +135,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version come this way too. A closed stream leaves nobody to tell.
+            // Help and version come this way too. If the stream is closed, there is no one to report it to.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
         }

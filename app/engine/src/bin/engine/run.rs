@@ -144,7 +144,7 @@ fn talk<'a>(
     Ok(record.end(model))
 }
 
-/// What a run leaves.
+/// The record of a run.
 struct Record {
     bytes: Vec<u8>,
     tokens: Vec<u32>,
@@ -164,7 +164,7 @@ impl Record {
     }
 
     fn choose(&mut self, logits: &[f32]) -> u32 {
-        // Damaged models may have no finite logit; the digest still tells them apart.
+        // A damaged model may have no finite logit; the digest still distinguishes it.
         let token = sample::greedy(logits).unwrap_or(0);
         self.tokens.push(token);
         token

@@ -1,4 +1,4 @@
-//! `engine score`: the logits after every token of texts, to whoever compares them.
+//! `engine score`: writes the logits after every token of the texts, for a comparison.
 //!
 //! Standard output begins with one line of JSON that says what ran; [`engine::measure::score`] says what follows.
 
@@ -58,11 +58,11 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<(), Failed> {
     let windows = score::windows(&args.texts, &writer, bos, size, args.windows as usize);
     let windows = windows.map_err(|message| Failed::new(exit::USAGE, message))?;
     let sha256 = Digest::of(session.model().bytes());
-    let about = Scored { runtime: runtime::VERSION.to_owned(), sha256 };
+    let ran = Scored { runtime: runtime::VERSION.to_owned(), sha256 };
     let unwritten = |e: &dyn std::fmt::Display| Failed::new(exit::OUTPUT, format!("standard output: {e}"));
     let rows = if args.last { Rows::Last } else { Rows::EachToken };
     let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
-    let line = serde_json::to_string(&about).map_err(|e| unwritten(&e))?;
+    let line = serde_json::to_string(&ran).map_err(|e| unwritten(&e))?;
     writeln!(out, "{line}").map_err(|e| unwritten(&e))?;
     score::stream(&mut session, &windows, rows, &mut out).map_err(|ended| match ended {
         Ended::Run(error) => Failed::run(&args.model.model)(error),

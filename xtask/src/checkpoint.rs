@@ -5,6 +5,9 @@
 //! **Invariant:** no offset is used before it is checked against the file. Each file is opened once: digest and weights come from
 //! one descriptor, and a file that changes in between is an error.
 
+mod config;
+mod tensors;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -15,6 +18,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::{
+    claim::token_rows,
     digest::Digest,
     gguf::Precision,
     limits::{TEMPLATE_BYTES_MAX, TOKENIZER_BYTES_MAX},
@@ -22,11 +26,12 @@ use model_assets::{
     name::is_plain,
     recipe::{Architecture, Recipe},
     regular,
+    tokenizer::{self, Facts},
 };
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 
-use super::{config, tensors};
+pub(crate) use self::config::{alike, described};
 
 /// Largest safetensors header: a thousand times that of any model in use.
 const HEADER_BYTES_MAX: u64 = 100 << 20;
@@ -44,15 +49,15 @@ const TEMPLATE: &str = "chat_template.jinja";
 const SETTINGS: &str = "tokenizer_config.json";
 
 /// Safetensors files that together hold exactly the tensors of a model, and what belongs to them.
-pub(super) struct Checkpoint {
+pub(crate) struct Checkpoint {
     entries: BTreeMap<String, Entry>,
     opened: Vec<Opened>,
     /// Every file that was read, sorted by name.
     files: Vec<FileRecord>,
     /// Its tokenizer, if it has one.
-    pub(super) tokenizer: Option<Vec<u8>>,
+    pub(crate) tokenizer: Option<Vec<u8>>,
     /// Its chat template, if it has one.
-    pub(super) chat_template: Option<String>,
+    pub(crate) chat_template: Option<String>,
     bytes: Vec<u8>,
 }
 
@@ -85,7 +90,7 @@ impl Entry {
 impl Checkpoint {
     /// Opens a folder's checkpoint, hashes it, and demands that it is the recipe's: its `config.json`, and every tensor that
     /// the architecture has and no other. The small files come first: what they refuse costs no reading of weights.
-    pub(super) fn open(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<Self> {
+    pub(crate) fn open(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<Self> {
         let mut it = Self::configuration(folder, recipe)?;
         let name = recipe.tokens.tokenizer.as_str();
         it.tokenizer = it.optional(&folder.join(name), TOKENIZER_BYTES_MAX)?;
@@ -99,7 +104,7 @@ impl Checkpoint {
 
     /// Opens every `*.safetensors` of a folder and hashes it.
     #[cfg(test)]
-    pub(super) fn read(folder: &Utf8Path) -> anyhow::Result<Self> {
+    pub(crate) fn read(folder: &Utf8Path) -> anyhow::Result<Self> {
         let mut it = Self::empty();
         it.read_weights(folder)?;
         Ok(it)
@@ -117,12 +122,12 @@ impl Checkpoint {
     }
 
     /// Every file that was read, sorted by name.
-    pub(super) fn files(&self) -> &[FileRecord] {
+    pub(crate) fn files(&self) -> &[FileRecord] {
         &self.files
     }
 
     /// What a folder says of its network, if it is the recipe's; without weights.
-    pub(super) fn configuration(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<Self> {
+    pub(crate) fn configuration(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<Self> {
         let (mut it, path) = (Self::empty(), folder.join(config::CONFIG));
         let bytes = it.required(&path, CONFIG_BYTES_MAX)?;
         config::check(&path, &bytes, recipe)?;
@@ -266,7 +271,7 @@ impl Checkpoint {
     }
 
     /// Rows `first..` of a tensor, as many as `out` holds at this width.
-    pub(super) fn rows(
+    pub(crate) fn rows(
         &mut self,
         name: &str,
         shape: &[u64],
@@ -286,7 +291,7 @@ impl Checkpoint {
     }
 
     /// The files, if none of them changed since it was opened.
-    pub(super) fn finish(self) -> anyhow::Result<Vec<FileRecord>> {
+    pub(crate) fn finish(self) -> anyhow::Result<Vec<FileRecord>> {
         for Opened { path, file, stamp: before } in &self.opened {
             ensure!(stamp(file)? == *before, "{path}: changed while it was read");
         }
@@ -300,12 +305,12 @@ fn open(path: &Utf8Path) -> anyhow::Result<fs::File> {
 }
 
 /// The bytes of a small file.
-pub(super) fn content(path: &Utf8Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn content(path: &Utf8Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
     regular::read(path, bytes_max).with_context(|| format!("{path}: cannot be read"))
 }
 
 /// Whether a name is there. A link that leads nowhere, or in a circle, is: reading it is an error that names it.
-pub(super) fn exists(path: &Utf8Path) -> bool {
+pub(crate) fn exists(path: &Utf8Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
@@ -354,9 +359,29 @@ fn is_table(name: &str) -> bool {
 }
 
 /// A number that is none spoils its whole block, and what is finite after it was quantized was not before.
-pub(super) fn finite(name: &str, place: Option<usize>) -> anyhow::Result<()> {
+pub(crate) fn finite(name: &str, place: Option<usize>) -> anyhow::Result<()> {
     match place {
         Some(place) => bail!("{name}: got a weight that is not finite, {place} after the first of its chunk"),
         None => Ok(()),
     }
+}
+
+/// Refuses a folder whose configuration and tokenizer are not the recipe's; its weights need not be there yet.
+///
+/// # Errors
+/// As [`Checkpoint::configuration`], and when the tokenizer is not the recipe's.
+pub(crate) fn configured(folder: &Utf8Path, recipe: &Recipe) -> anyhow::Result<()> {
+    let path = folder.join(&recipe.tokens.tokenizer);
+    Checkpoint::configuration(folder, recipe)?;
+    fits(recipe, &content(&path, TOKENIZER_BYTES_MAX)?, &path).map(drop)
+}
+
+pub(crate) fn fits(recipe: &Recipe, json: &[u8], path: &Utf8Path) -> anyhow::Result<Facts> {
+    let facts = tokenizer::judge(json).and_then(|facts| token_rows(recipe, &facts).map(|_| facts));
+    facts.map_err(|message| anyhow!("{path}: {message}"))
+}
+
+/// Those of a list that hold weights.
+pub(crate) fn weights(files: &[FileRecord]) -> impl Iterator<Item = &FileRecord> {
+    files.iter().filter(|file| file.name.ends_with(".safetensors"))
 }
