@@ -30,7 +30,8 @@ pub(crate) fn file_bytes(recipe: &Recipe) -> u64 {
         // head with it, stay at eight.
         Quantization::Int4 => {
             let a = &recipe.architecture;
-            let [vocab, dim, ffn, layers, size] = [a.vocab, a.dim, a.ffn, a.layers, a.head_dim].map(u64::from);
+            let [vocab, dim, ffn, layers, size] =
+                [a.vocab, a.dim, a.ffn, a.layers, a.head_dim].map(u64::from);
             let heads = u64::from(a.heads) + u64::from(a.kv_heads);
             let eight = (vocab + (ffn + heads * size) * layers) * dim;
             (parameters - eight) * 9 / 16 + eight
