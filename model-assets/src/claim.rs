@@ -199,15 +199,17 @@ fn rotated_group(channels: u32) -> u64 {
     1 << channels.trailing_zeros().min(7)
 }
 
-/// Linears of a 4-bit model that keep 8 bits, and their parameters: the head, and each layer's `v` and `down`.
+/// Linears of a 4-bit model that keep 8 bits, and their parameters: the head, and each layer's `v`, `o` and `down`.
 fn eight_bit_linears(recipe: &Recipe) -> (u32, u64) {
     let it = &recipe.architecture;
-    let [dim, vocab, heads, size, ffn] = [it.dim, it.vocab, it.kv_heads, it.head_dim, it.ffn].map(u64::from);
+    let [dim, vocab, size, ffn] = [it.dim, it.vocab, it.head_dim, it.ffn].map(u64::from);
     // A head that takes two rows has a spare column.
     let columns = dim.saturating_add(u64::from(recipe.export.activations() == Some(Activations::TwoRows)));
-    let rows = heads.saturating_mul(size).saturating_add(ffn);
-    let layers = rows.saturating_mul(dim).saturating_mul(it.layers.into());
-    (it.layers.saturating_mul(2).saturating_add(1), vocab.saturating_mul(columns).saturating_add(layers))
+    // `v` has a row for each value of its heads, `o` such a column; `down` has a column for each channel.
+    let heads = u64::from(it.kv_heads).saturating_add(it.heads.into());
+    let lines = heads.saturating_mul(size).saturating_add(ffn);
+    let layers = lines.saturating_mul(dim).saturating_mul(it.layers.into());
+    (it.layers.saturating_mul(3).saturating_add(1), vocab.saturating_mul(columns).saturating_add(layers))
 }
 
 /// Metadata methods that runners read: upstream's, and the engine's.
@@ -290,11 +292,11 @@ mod tests {
         let normed = with(&shape("post_norms = true"), "int8", "two-rows").small_linears.unwrap();
         assert_eq!(normed, (16 * 7 + 1, plain + 16 * 8192 + 32 * 2048));
         let text = include_str!("../models/llama3.2-1b-int4/recipe.toml");
-        let (int4, layers) = (promise(text), 16 * (512 + 8192) * 2048);
-        assert_eq!(int4.eight_bit_linears, Some((33, 128_256 * 2048 + layers)));
+        let (int4, layers) = (promise(text), 16 * (512 + 2048 + 8192) * 2048);
+        assert_eq!(int4.eight_bit_linears, Some((49, 128_256 * 2048 + layers)));
         assert_eq!((int4.two_row_linears, int4.small_linears), (Some(0), int8.small_linears));
         let two_rows = with(text, "int4", "two-rows");
-        assert_eq!(two_rows.eight_bit_linears, Some((33, 128_256 * 2049 + layers)));
+        assert_eq!(two_rows.eight_bit_linears, Some((49, 128_256 * 2049 + layers)));
         assert_eq!((two_rows.two_row_linears, two_rows.small_linears), (Some(1), one_row.small_linears));
     }
 }

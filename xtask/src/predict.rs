@@ -26,11 +26,14 @@ pub(crate) fn file_bytes(recipe: &Recipe) -> u64 {
     let parameters = parameters(recipe);
     match recipe.export.quantization {
         Quantization::Int8 => parameters,
-        // Four bits and a 16-bit scale for every group of 32; `down` and the embedding, and the head with it, stay at eight.
+        // Four bits and a 16-bit scale for every group of 32; `v`, `o`, `down` and the embedding, and the
+        // head with it, stay at eight.
         Quantization::Int4 => {
             let a = &recipe.architecture;
-            let [vocab, dim, ffn, layers] = [a.vocab, a.dim, a.ffn, a.layers].map(u64::from);
-            let eight = (vocab + ffn * layers) * dim;
+            let [vocab, dim, ffn, layers, size] =
+                [a.vocab, a.dim, a.ffn, a.layers, a.head_dim].map(u64::from);
+            let heads = u64::from(a.heads) + u64::from(a.kv_heads);
+            let eight = (vocab + (ffn + heads * size) * layers) * dim;
             (parameters - eight) * 9 / 16 + eight
         }
         Quantization::Fp32 => parameters * 4,

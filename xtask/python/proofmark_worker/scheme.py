@@ -62,8 +62,8 @@ def schemes(quantization: str, activations: str) -> dict[str, Scheme]:
         # What attention gives is an average of values: one row loses next to nothing of it.
         found["o"] = ROW8
     else:
-        # What coarse steps hurt most (`docs/quantization.md`); `v` is the smallest of the matrices.
-        found["v"] = found["down"] = ROW8
+        # What coarse steps hurt most (`docs/quantization.md`); `v` and `o` are small.
+        found["v"] = found["o"] = found["down"] = ROW8
     found = {**found, "head": wide, "embedding": ROW8}
     rotated = activations == "rotated"
     return {part: replace(scheme, rotated=rotated) for part, scheme in found.items()}

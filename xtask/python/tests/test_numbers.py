@@ -393,7 +393,7 @@ class Names(unittest.TestCase):
         )
         self.assertEqual(set(schemes("fp32", "two-rows").values()), {FP32})
         for part in ("q", "k", "v", "o", "gate", "up", "down"):
-            wanted = ROW8 if part in ("v", "down") else BLOCK4
+            wanted = ROW8 if part in ("v", "o", "down") else BLOCK4
             self.assertEqual(schemes("int4", "one-row")[part], wanted, part)
 
 
