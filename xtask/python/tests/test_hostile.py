@@ -76,9 +76,9 @@ class Tensors(Case):
 
     def test_a_width_the_group_does_not_divide(self):
         value = request(
-            self.directory(), quantization="int4", architecture={"heads": 2, "head_dim": 40}
+            self.directory(), quantization="int4", architecture={"dim": 80, "head_dim": 40}
         )
-        self.fail_with(value, "config", "self_attn.o_proj", "width 80", "group 32")
+        self.fail_with(value, "config", "self_attn.q_proj", "width 80", "group 32")
 
 
 class Files(Case):
