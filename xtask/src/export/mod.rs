@@ -199,13 +199,13 @@ fn unusable(error: anyhow::Error, recipe: &Recipe) -> Failure {
 
 /// Refuses to start what cannot end well.
 fn preflight(job: &Job<'_>) -> Outcome {
-    let (workspace, recipe) = (job.workspace, &job.plan.recipe);
+    let (workspace, recipe, policy) = (job.workspace, &job.plan.recipe, &job.plan.policy);
     let bound = job.worker.bounds.memory_bytes_max;
     let disk = predict::free_disk_bytes(&workspace.state());
     let published = predict::free_disk_bytes(&workspace.models());
     // The bound is the worker's; the engine that proves the file has none but the machine's.
     suffices("--memory-max", Some(bound), predict::worker_anon_bytes(recipe), recipe)?;
-    suffices("memory", predict::free_memory_bytes(), predict::export_anon_bytes(recipe), recipe)?;
+    suffices("memory", predict::free_memory_bytes(), predict::export_anon_bytes(recipe, policy), recipe)?;
     suffices("disk", disk, predict::export_disk_bytes(recipe), recipe)?;
     suffices("disk of the models", published, predict::file_bytes(recipe), recipe)?;
     Ok(supervise::watch_interrupts()?)
