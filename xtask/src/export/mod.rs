@@ -76,7 +76,7 @@ pub(crate) struct Args {
     /// Print the plan and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Largest resident memory of the Python worker [default: 8000000000]
+    /// Largest anonymous memory of the Python worker, bytes [default: 8000000000]
     #[arg(long, value_name = "BYTES")]
     memory_max: Option<u64>,
     /// Print events as JSON lines on standard output
