@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 
 use anyhow::bail;
 use engine::{
-    LoadOptions, Model, ModelBytes, PackedCache, Session,
+    LoadOptions, Model, ModelBytes, Packing, Session,
     chat::{ChatTemplate, Clock, Message, Role},
     generate::{Finish, Limits, Piece, Reply, Statistics, generate_until},
     sample::{self, Sampler},
@@ -69,9 +69,9 @@ impl Chat {
         bytes: ModelBytes,
         tokenizer: &[u8],
         template: &str,
-        packed: Option<PackedCache>,
+        packing: Packing,
     ) -> anyhow::Result<(Self, Option<String>)> {
-        let model = Model::load(bytes, &LoadOptions { packed, ..LoadOptions::default() })?;
+        let model = Model::load(bytes, &LoadOptions { packing, ..LoadOptions::default() })?;
         let warning = model.packed_weights().and_then(PackedWeights::warning);
         let plain = Plain::of(tokenizer)?;
         let tokenizer = Tokenizer::from_bytes(tokenizer, model.vocab())?;

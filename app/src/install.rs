@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use engine::{
-    ModelBytes, PackedCache,
+    ModelBytes, PackedCache, Packing,
     stamp::{Hashing, Stamp},
 };
 use model_assets::{
@@ -299,16 +299,19 @@ fn line(model: &Model, offset: u64, stamp: &Stamp) -> Option<String> {
     Some(format!("{sha256} {offset}+{file_bytes} {}\n", stamp.text()?))
 }
 
-/// Where packed weights are kept. Those of embedded bytes are few: packing them costs less than a file.
-pub(crate) fn packed_cache(model: &Model, bytes: &ModelBytes, cache: &Utf8Path) -> Option<PackedCache> {
-    match bytes {
-        ModelBytes::Static(_) => None,
-        // A folder of its own: on a desktop, builds with other models share the folder for caches.
-        ModelBytes::Map { .. } => Some(PackedCache {
+/// Where packed weights go. Those of embedded bytes are few: packing them costs less than a file.
+pub(crate) fn packing(model: &Model, bytes: &ModelBytes, cache: &Utf8Path) -> Packing {
+    let kept = || {
+        Some(PackedCache {
+            // A folder of its own: on a desktop, builds with other models share the folder for caches.
             dir: cache.join("packed").join(Manifest::parse(model.manifest).ok()?.model),
             model: Digest::parse(model.sha256)?,
             exclusive: true,
-        }),
+        })
+    };
+    match bytes {
+        ModelBytes::Static(_) => Packing::Heap,
+        ModelBytes::Map { .. } => kept().map_or(Packing::Heap, Packing::Kept),
     }
 }
 

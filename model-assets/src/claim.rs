@@ -89,11 +89,7 @@ impl Claim {
 
     /// `auto` resolved for a file of this size.
     pub fn delivery(&self, file_bytes: u64) -> Delivery {
-        match self.recipe.delivery {
-            Delivery::Auto if file_bytes <= self.policy.limits.embed_bytes_max => Delivery::Embed,
-            Delivery::Auto => Delivery::Link,
-            fixed => fixed,
-        }
+        self.policy.delivery(&self.recipe, file_bytes)
     }
 
     /// What the `.pte` must be to keep the claim's promises.

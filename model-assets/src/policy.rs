@@ -68,6 +68,15 @@ pub struct Prd {
 pub const POLICY_SCHEMA: u32 = 1;
 
 impl Policy {
+    /// How a file of this size reaches an app: `auto` resolved.
+    pub fn delivery(&self, recipe: &Recipe, file_bytes: u64) -> Delivery {
+        match recipe.delivery {
+            Delivery::Auto if file_bytes <= self.limits.embed_bytes_max => Delivery::Embed,
+            Delivery::Auto => Delivery::Link,
+            fixed => fixed,
+        }
+    }
+
     /// Parses `policy.toml`.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use camino::Utf8Path;
-use model_assets::{dir::ModelDir, recipe::Recipe};
+use model_assets::{dir::ModelDir, policy::Policy, recipe::Recipe};
 use serde::Serialize;
 
 use crate::{
@@ -51,9 +51,16 @@ struct Row {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Outcome {
-    let recipe = ModelDir::new(workspace.models(), &args.model).recipe().map_err(refused)?;
-    let mut rows =
-        vec![python(), compiler(), git(), disk(workspace, &recipe), memory(&recipe), venv(workspace)];
+    let dir = ModelDir::new(workspace.models(), &args.model);
+    let (recipe, policy) = (dir.recipe().map_err(refused)?, dir.policy().map_err(refused)?);
+    let mut rows = vec![
+        python(),
+        compiler(),
+        git(),
+        disk(workspace, &recipe),
+        memory(&recipe, &policy),
+        venv(workspace),
+    ];
     rows.extend(models_disk(workspace, &recipe));
     rows.extend([uv(workspace), gh(), token()]);
     if args.mobile {
@@ -185,9 +192,9 @@ fn models_disk(workspace: &Workspace, recipe: &Recipe) -> Option<Row> {
         .then(|| bound("disk of models", predict::free_disk_bytes(&models), predict::file_bytes(recipe), fix))
 }
 
-fn memory(recipe: &Recipe) -> Row {
+fn memory(recipe: &Recipe, policy: &Policy) -> Row {
     let fix = "close other programs, or export on GitHub Actions";
-    bound("memory", predict::free_memory_bytes(), predict::export_anon_bytes(recipe), fix)
+    bound("memory", predict::free_memory_bytes(), predict::export_anon_bytes(recipe, policy), fix)
 }
 
 fn bound(name: &'static str, free: Option<u64>, needed: u64, fix: &'static str) -> Row {

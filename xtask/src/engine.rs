@@ -95,8 +95,7 @@ impl Engine {
 
     /// Loads and runs the model and compares it with the eager model's logits in `reference`.
     ///
-    /// Weights are packed on the heap, a linked model's too: into a file they would be packed in memory just as well before
-    /// they are copied there, so that nothing but time and disk would change.
+    /// A linked model's weights are packed into a file for this once, so that a model may be larger than the memory.
     ///
     /// # Errors
     /// It does not load or run, or what ran is not the file that the claim is about.
@@ -183,7 +182,13 @@ impl Engine {
     /// The command that writes the logits after every token of a text, without the text.
     pub(crate) fn score(&self, files: &Files) -> Vec<String> {
         let command = [self.binary.as_str(), "score", "--model", files.pte.as_str()].map(str::to_owned);
-        [command.to_vec(), files.words()].concat()
+        [command.to_vec(), files.words(), self.scratch(files)].concat()
+    }
+
+    /// Arguments that make it pack a linked model's weights into a file for this once.
+    fn scratch(&self, files: &Files) -> Vec<String> {
+        let folder = Utf8Path::from_path(self.folder.path()).filter(|_| files.linked);
+        folder.iter().flat_map(|folder| ["--packed-scratch".to_owned(), folder.to_string()]).collect()
     }
 
     fn ask<T: DeserializeOwned>(
@@ -217,9 +222,11 @@ impl Engine {
     }
 
     fn command(&self, command: &str, files: &Files, arguments: &[String]) -> Command {
+        // What is measured is a start as the app's.
+        let scratch = if command == "bench" { Vec::new() } else { self.scratch(files) };
         let words = if ["bench", "check"].contains(&command) { Vec::new() } else { files.words() };
         let mut engine = child::command(&self.binary);
-        engine.args([command, "--model", files.pte.as_str()]).args(words).args(arguments);
+        engine.args([command, "--model", files.pte.as_str()]).args(words).args(scratch).args(arguments);
         engine
     }
 }

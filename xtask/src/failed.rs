@@ -152,7 +152,8 @@ mod tests {
         let (text, cause) = judged(None, &run(false, None));
         assert!(text.contains("died without an answer") && text.contains("the last line"), "{text}");
         assert_eq!(cause, Cause::Machine);
-        for reason in ["used 9 bytes of memory, expected at most 8", "stalled: no output and no work for 3 s"]
+        for reason in
+            ["used 9 bytes of anonymous memory, expected at most 8", "stalled: no output and no work for 3 s"]
         {
             let (text, cause) = judged(Some(r#"{"ok":true}"#), &run(false, Some(reason)));
             assert!(text.contains(reason) && cause == Cause::Machine, "{text}");

@@ -5,7 +5,10 @@
 mod cgroup;
 
 use camino::Utf8Path;
-use model_assets::recipe::{Quantization, Recipe};
+use model_assets::{
+    policy::Policy,
+    recipe::{Delivery, Quantization, Recipe},
+};
 
 /// Disk for the venv with PyTorch's default build, its download, and the C++ SDK, bytes.
 pub(crate) const SETUP_DISK_BYTES: u64 = 10_000_000_000;
@@ -54,13 +57,16 @@ fn caches_bytes(recipe: &Recipe) -> u64 {
 }
 
 /// Peak memory of an export that no system can take back, bytes: the worker's or, after it, that of the engine.
-pub(crate) fn export_anon_bytes(recipe: &Recipe) -> u64 {
-    worker_anon_bytes(recipe).max(engine_anon_bytes(recipe))
+pub(crate) fn export_anon_bytes(recipe: &Recipe, policy: &Policy) -> u64 {
+    worker_anon_bytes(recipe).max(engine_anon_bytes(recipe, policy))
 }
 
-/// Peak anonymous memory of the engine that proves the file, bytes: it packs the whole model, and its cache is fp32.
-fn engine_anon_bytes(recipe: &Recipe) -> u64 {
-    ENGINE_ANON_BYTES + file_bytes(recipe) + caches_bytes(recipe)
+/// Peak anonymous memory of the engine that proves the file, bytes: its cache is fp32, and it packs the whole model, that of a
+/// linked one into a file.
+fn engine_anon_bytes(recipe: &Recipe, policy: &Policy) -> u64 {
+    let file = file_bytes(recipe);
+    let packed = if policy.delivery(recipe, file) == Delivery::Link { 0 } else { file };
+    ENGINE_ANON_BYTES + packed + caches_bytes(recipe)
 }
 
 /// Peak anonymous memory of the worker, bytes. Weights are streamed and mapped, so it grows with layers and with the
@@ -72,7 +78,8 @@ pub(crate) fn worker_anon_bytes(recipe: &Recipe) -> u64 {
     BASE_ANON_BYTES + u64::from(a.layers) * 12_000_000 + widest + fp32
 }
 
-/// Disk that an export needs while it runs, bytes: quantized weights, spilled delegate data, the file, the old file.
+/// Disk that an export needs while it runs, bytes: quantized weights, spilled delegate data, the file, the old file;
+/// the engine packs the weights when the first two are gone.
 pub(crate) fn export_disk_bytes(recipe: &Recipe) -> u64 {
     4 * file_bytes(recipe) + 100_000_000
 }
@@ -142,9 +149,14 @@ mod tests {
         (a.dim, a.layers, a.heads, a.head_dim, a.ffn, a.tied) = (4096, 32, 32, 128, 14336, false);
         assert_eq!(parameters(&large), 8_030_261_248);
         assert!(worker_anon_bytes(&large) < 2_000_000_000);
-        assert!(export_anon_bytes(&large) > parameters(&large));
+        let text = include_str!("../../model-assets/models/policy.toml");
+        let policy = Policy::parse(text).unwrap();
+        // A linked model is packed into a file, an embedded one on the heap.
+        assert_eq!(export_anon_bytes(&large, &policy), worker_anon_bytes(&large));
+        large.delivery = Delivery::Embed;
+        assert!(export_anon_bytes(&large, &policy) > parameters(&large));
         let tiny = recipe("tiny");
-        assert_eq!(export_anon_bytes(&tiny), worker_anon_bytes(&tiny));
+        assert_eq!(export_anon_bytes(&tiny, &policy), worker_anon_bytes(&tiny));
     }
 
     #[test]

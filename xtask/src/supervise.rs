@@ -53,7 +53,7 @@ impl Peaks {
 
 /// Bounds of a run.
 pub(crate) struct Bounds {
-    /// Resident memory of the group, bytes; without effect where the system does not report it ([`sees_memory`]).
+    /// Anonymous memory of the group, bytes: pages of files can be taken back, and a large model's are many. Without effect where the system does not report it ([`sees_memory`]).
     pub(crate) memory_bytes_max: u64,
     /// Time without a line of output and without use of the processor.
     pub(crate) stall: Duration,
@@ -254,10 +254,10 @@ fn watch(
         console.memory(usage.rss_bytes, peaks.rss_bytes);
         let reason = if INTERRUPTED.load(Ordering::Relaxed) {
             Some("was interrupted".to_owned())
-        } else if usage.rss_bytes > bounds.memory_bytes_max {
+        } else if usage.anon_bytes > bounds.memory_bytes_max {
             Some(format!(
-                "used {} bytes of memory, expected at most {}",
-                usage.rss_bytes, bounds.memory_bytes_max
+                "used {} bytes of anonymous memory, expected at most {}",
+                usage.anon_bytes, bounds.memory_bytes_max
             ))
         } else if alive_at.elapsed() > bounds.stall {
             Some(format!("stalled: no output and no work for {} s", bounds.stall.as_secs()))
@@ -305,7 +305,8 @@ fn usage(group: Pid) -> Usage {
             value.and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
         };
         sum.rss_bytes += kib("VmRSS:");
-        sum.anon_bytes += kib("RssAnon:");
+        // What lies in a file system in memory cannot be taken back either.
+        sum.anon_bytes += kib("RssAnon:") + kib("RssShmem:");
     }
     sum
 }

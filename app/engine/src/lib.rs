@@ -36,5 +36,5 @@ pub use decoder::Decoder;
 pub use error::{Code, Error, Failure, Result};
 pub use ffi::{BackendOption, Event, OptionValue, Record, Value};
 pub use model::{LoadOptions, Metadata, Model, call};
-pub use packed::PackedCache;
+pub use packed::{PackedCache, Packing};
 pub use session::{PREFILL_CHUNK_TOKENS, Session};

@@ -11,7 +11,7 @@ use model_assets::limits::{SEQ_LEN_TOKENS_MAX, VOCAB_ROWS_MAX};
 use crate::bytes::{Mapped, ModelBytes};
 use crate::error::{Error, Result};
 use crate::ffi::{BackendOption, Event, Handle, Probe, Record, TensorInfo, Value};
-use crate::packed::{self, Held, PackedCache};
+use crate::packed::{self, Held, Packing};
 use crate::runtime::Live;
 
 /// Most values that one metadata method may return (stop tokens are the longest list in use).
@@ -26,8 +26,8 @@ pub struct LoadOptions {
     pub backend: Vec<BackendOption>,
     /// What to record while it runs.
     pub record: Record,
-    /// Where packed weights are kept; without it they are packed on the heap at every start.
-    pub packed: Option<PackedCache>,
+    /// Where packed weights go.
+    pub packing: Packing,
 }
 
 /// Values of a program's metadata methods, by method name.
@@ -109,13 +109,14 @@ impl Model {
         // Locals drop in reverse: an error below frees the handle before it stops counting as live, and before the
         // packed file that it reads is let go.
         let (packed, packed_weights, live, mut handle);
-        ((handle, live), packed, packed_weights) = match &options.packed {
-            None => (load_handle(&bytes, options, &[])?.0, None, None),
-            Some(cache) => {
-                let (loaded, file, found) =
-                    packed::load(cache, &bytes, &mut |extra| load_handle(&bytes, options, extra))?;
+        let mut load = |extra: &[BackendOption]| load_handle(&bytes, options, extra);
+        ((handle, live), packed, packed_weights) = match &options.packing {
+            Packing::Heap => (load(&[])?.0, None, None),
+            Packing::Kept(cache) => {
+                let (loaded, file, found) = packed::load(cache, &bytes, &mut load)?;
                 (loaded, file, Some(found))
             }
+            Packing::Scratch(dir) => packed::load_once(dir, &bytes, &mut load)?,
         };
         let metadata = read_metadata(&mut handle)?;
         let (inputs, outputs) =
@@ -165,7 +166,8 @@ impl Model {
         }
     }
 
-    /// What became of the packed-weights cache when the model was loaded; nothing when none was asked for.
+    /// What became of the packed-weights cache when the model was loaded; nothing when none was asked for, or when a file for this
+    /// once was used as asked.
     pub fn packed_weights(&self) -> Option<&PackedWeights> {
         self.packed_weights.as_ref()
     }

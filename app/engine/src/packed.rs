@@ -27,7 +27,7 @@ mod mapped;
 use std::ffi::CString;
 use std::fs::File;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use model_assets::digest::Digest;
 use model_assets::evidence::PackedWeights;
 
@@ -40,6 +40,19 @@ use file::Place;
 
 /// How often packing is begun again when another thread's child process got in its way.
 const ATTEMPTS_MAX: u32 = 3;
+
+/// Where packed weights go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// On the heap, at every start.
+    #[default]
+    Heap,
+    /// Into a file that later starts map.
+    Kept(PackedCache),
+    /// Into a file of this directory, without a name, that ends with the model. The system can take its pages back, so that
+    /// a model may be larger than the memory; nothing is proved or kept.
+    Scratch(Utf8PathBuf),
+}
 
 /// Where packed weights are kept, and whose they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +145,29 @@ fn make<T>(
         Ok(None) => heap(format!("{}: vanished after it was made", place.packed())),
         Err(reason) => heap(reason),
     }
+}
+
+/// Loads the model of these bytes with its weights packed into a file for this once. Where that does not work they are
+/// packed on the heap, and the outcome says why.
+pub(crate) fn load_once<T>(
+    dir: &Utf8Path,
+    bytes: &Mapped,
+    load: &mut Load<'_, T>,
+) -> Result<(T, Option<Held>, Option<PackedWeights>)> {
+    let path = file::temporary(&dir.join("packed"));
+    // A full disk under a mapping would kill the process. Packed weights take about as much as the file they come from.
+    let room = file::has_room(dir, bytes.as_slice().len() as u64);
+    let reason = match room.and_then(|()| file::unnamed(&path)) {
+        Ok(file) => {
+            let (loaded, complaints) = load(&options(&file))?;
+            if complaints.is_empty() && mapped::is_mapped(&file, &path) {
+                return Ok((loaded, Some(Held { _ahead: None, _file: file }), None));
+            }
+            format!("{path}: the runtime packed on the heap: {complaints}")
+        }
+        Err(reason) => reason,
+    };
+    Ok((load(&[])?.0, None, Some(PackedWeights::Heap { reason })))
 }
 
 /// Lets the runtime pack into memory. The outer error is the model's, the inner one the cache's.

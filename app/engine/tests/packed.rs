@@ -13,7 +13,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use engine::{LoadOptions, Model, ModelBytes, PackedCache, Session};
+use engine::{LoadOptions, Model, ModelBytes, PackedCache, Packing, Session};
 use files::{folder, only, tiny_pte};
 use model_assets::digest::Digest;
 use model_assets::evidence::PackedWeights;
@@ -26,8 +26,8 @@ fn cache(dir: &Utf8Path) -> PackedCache {
 }
 
 /// Loads through the cache; the logits of a few tokens, and what became of the cache.
-fn run(cache: Option<PackedCache>) -> (Vec<u32>, Option<PackedWeights>) {
-    let options = LoadOptions { packed: cache, ..LoadOptions::default() };
+fn run(packing: Packing) -> (Vec<u32>, Option<PackedWeights>) {
+    let options = LoadOptions { packing, ..LoadOptions::default() };
     let mut session = Session::new(Model::load(ModelBytes::open(&tiny_pte()).unwrap(), &options).unwrap());
     session.model().release_pages();
     let logits = session.prefill(&[1, 2, 3]).unwrap().iter().map(|logit| logit.to_bits()).collect();
@@ -37,9 +37,9 @@ fn run(cache: Option<PackedCache>) -> (Vec<u32>, Option<PackedWeights>) {
 #[test]
 fn it_is_made_once_and_mapped_read_only_afterwards() {
     let (_folder, dir) = folder();
-    let expected = run(None);
+    let expected = run(Packing::Heap);
     assert_eq!(expected.1, None);
-    assert_eq!(run(Some(cache(&dir))), (expected.0.clone(), MADE));
+    assert_eq!(run(Packing::Kept(cache(&dir))), (expected.0.clone(), MADE));
     let packed = only(&dir, "bin");
     let look = || {
         let data = packed.metadata().unwrap();
@@ -55,9 +55,9 @@ fn it_is_made_once_and_mapped_read_only_afterwards() {
     assert!(made.1 > 1_000_000, "the packed weights are in the file: {} bytes", made.1);
     assert_eq!(made.3, 0o444);
     std::thread::sleep(Duration::from_millis(50));
-    run(Some(cache(&dir)));
+    run(Packing::Kept(cache(&dir)));
     for _ in 0..3 {
-        assert_eq!(run(Some(cache(&dir))), (expected.0.clone(), Some(PackedWeights::Warm)));
+        assert_eq!(run(Packing::Kept(cache(&dir))), (expected.0.clone(), Some(PackedWeights::Warm)));
     }
     assert!(look() == made, "loading does not touch it");
     let temporary = dir.read_dir_utf8().unwrap().any(|entry| entry.unwrap().file_name().contains(".new"));
@@ -67,10 +67,10 @@ fn it_is_made_once_and_mapped_read_only_afterwards() {
 #[test]
 fn a_damaged_file_is_never_run() {
     let (_folder, dir) = folder();
-    let (expected, _) = run(Some(cache(&dir)));
+    let (expected, _) = run(Packing::Kept(cache(&dir)));
     // Remembered as proved: the damage must show in spite of that.
     std::thread::sleep(Duration::from_millis(50));
-    run(Some(cache(&dir)));
+    run(Packing::Kept(cache(&dir)));
     let (packed, sidecar) = (only(&dir, "bin"), only(&dir, "json"));
     let writable = |path: &Utf8Path| fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     let damage = |change: &dyn Fn(&mut Vec<u8>), path: &Utf8Path, said: &str| {
@@ -78,14 +78,14 @@ fn a_damaged_file_is_never_run() {
         change(&mut bytes);
         writable(path);
         fs::write(path, bytes).unwrap();
-        let (logits, outcome) = run(Some(cache(&dir)));
+        let (logits, outcome) = run(Packing::Kept(cache(&dir)));
         assert_eq!(logits, expected, "{said}");
         let Some(PackedWeights::Made { replaced: Some(reason) }) = &outcome else {
             panic!("{said}: {outcome:?}")
         };
         assert!(reason.contains(said), "{reason}");
         assert!(outcome.as_ref().and_then(PackedWeights::warning).is_some_and(|text| text.contains(said)));
-        assert_eq!(run(Some(cache(&dir))).0, expected);
+        assert_eq!(run(Packing::Kept(cache(&dir))).0, expected);
     };
     let end = fs::read(&packed).unwrap().len();
     for place in [0, 100_000, end / 2, end - 30, end - 1] {
@@ -104,7 +104,7 @@ fn a_damaged_file_is_never_run() {
     // A packed file that nobody vouches for does not count; a sidecar without one neither.
     for missing in [&sidecar, &packed] {
         fs::remove_file(missing).unwrap();
-        assert_eq!(run(Some(cache(&dir))), (expected.clone(), MADE));
+        assert_eq!(run(Packing::Kept(cache(&dir))), (expected.clone(), MADE));
     }
 }
 
@@ -113,9 +113,9 @@ fn a_directory_that_cannot_be_written_costs_the_cache_and_nothing_else() {
     let (_folder, dir) = folder();
     let file = dir.join("file");
     fs::write(&file, "no directory").unwrap();
-    let (expected, _) = run(None);
+    let (expected, _) = run(Packing::Heap);
     for dir in [file, Utf8PathBuf::from("/proc/nowhere")] {
-        let (logits, outcome) = run(Some(cache(&dir)));
+        let (logits, outcome) = run(Packing::Kept(cache(&dir)));
         assert_eq!(logits, expected);
         assert!(
             matches!(&outcome, Some(PackedWeights::Heap { reason }) if reason.contains(dir.as_str())),
@@ -129,14 +129,14 @@ fn a_directory_that_cannot_be_written_costs_the_cache_and_nothing_else() {
 fn another_model_has_another_file_and_an_exclusive_directory_holds_one() {
     let (_folder, dir) = folder();
     let other = |exclusive| PackedCache { model: Digest::of(b"another"), exclusive, ..cache(&dir) };
-    run(Some(cache(&dir)));
+    run(Packing::Kept(cache(&dir)));
     let first = only(&dir, "bin");
     fs::write(dir.join("packed-0123456789abcdef.bin.77-1.new"), "left by a killed process").unwrap();
     fs::write(dir.join("unrelated"), "stays").unwrap();
-    assert_eq!(run(Some(other(false))).1, MADE);
+    assert_eq!(run(Packing::Kept(other(false))).1, MADE);
     assert!(first.exists());
     fs::remove_file(dir.join(first.file_name().unwrap())).unwrap();
-    assert_eq!(run(Some(PackedCache { exclusive: true, ..cache(&dir) })).1, MADE);
+    assert_eq!(run(Packing::Kept(PackedCache { exclusive: true, ..cache(&dir) })).1, MADE);
     assert_eq!(only(&dir, "bin"), first);
     assert!(dir.join("unrelated").exists());
     let left = dir.read_dir_utf8().unwrap().any(|entry| entry.unwrap().file_name().contains(".new"));
@@ -146,7 +146,7 @@ fn another_model_has_another_file_and_an_exclusive_directory_holds_one() {
 #[test]
 fn what_a_killed_maker_left_goes_before_the_next_one_packs() {
     let (_folder, dir) = folder();
-    run(Some(cache(&dir)));
+    run(Packing::Kept(cache(&dir)));
     let packed = only(&dir, "bin");
     let left = [format!("{packed}.77-1.new"), format!("{}.77-1.new", only(&dir, "json"))];
     let of_others = dir.join("packed-0123456789abcdef.bin.77-1.new");
@@ -154,8 +154,20 @@ fn what_a_killed_maker_left_goes_before_the_next_one_packs() {
         fs::write(path, "left by a killed process").unwrap();
     }
     fs::remove_file(&packed).unwrap();
-    assert_eq!(run(Some(cache(&dir))).1, MADE);
+    assert_eq!(run(Packing::Kept(cache(&dir))).1, MADE);
     assert_eq!(left.map(|path| Utf8Path::new(&path).exists()), [false, false]);
     // Its maker may be at work: the lock in hand is not the one of that key.
     assert!(of_others.exists());
+}
+
+#[test]
+fn a_file_for_this_once_leaves_nothing_and_changes_no_bit() {
+    let (_folder, dir) = folder();
+    let expected = run(Packing::Heap);
+    assert_eq!(run(Packing::Scratch(dir.clone())), expected);
+    assert_eq!(dir.read_dir_utf8().unwrap().count(), 0);
+    // Where no file can be made the weights are on the heap, and that is told.
+    let (logits, outcome) = run(Packing::Scratch(dir.join("missing")));
+    let Some(PackedWeights::Heap { reason }) = outcome else { panic!("{outcome:?}") };
+    assert!(logits == expected.0 && reason.contains("missing/packed."), "{reason}");
 }

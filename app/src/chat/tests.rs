@@ -32,7 +32,7 @@ fn wish(tokens_max: usize) -> Wish {
 fn chat() -> Chat {
     let bytes = MODEL.embedded().expect("the tests want an embedded model");
     let (tokenizer, template) = (MODEL.tokenizer().unwrap(), MODEL.chat_template().unwrap());
-    Chat::load(ModelBytes::Static(bytes), tokenizer, template, None).unwrap().0
+    Chat::load(ModelBytes::Static(bytes), tokenizer, template, Packing::Heap).unwrap().0
 }
 
 fn say(chat: &mut Chat, text: &str) -> Turn {

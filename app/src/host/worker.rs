@@ -96,7 +96,7 @@ impl Worker {
             }
             if stopper.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        let packed = install::packed_cache(&MODEL, &bytes, &config.cache);
+        let packing = install::packing(&MODEL, &bytes, &config.cache);
         match config.threads {
             Some(threads) => {
                 engine::runtime::set_threads(threads).map_err(|error| wrong(error.to_string()))?;
@@ -107,7 +107,7 @@ impl Worker {
                 let _ = threads.and_then(engine::runtime::set_threads);
             }
         }
-        let (mut chat, mut warning) = Chat::load(bytes, tokenizer, template, packed).map_err(cannot)?;
+        let (mut chat, mut warning) = Chat::load(bytes, tokenizer, template, packing).map_err(cannot)?;
         if let Err(error) = chat.check_system(&settings.system) {
             if is_flag {
                 return Err(wrong(format!("{error:#}")));

@@ -76,7 +76,7 @@ pub(crate) struct Args {
     /// Print the plan and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Largest resident memory of the Python worker [default: 8000000000]
+    /// Largest anonymous memory of the Python worker, bytes [default: 8000000000]
     #[arg(long, value_name = "BYTES")]
     memory_max: Option<u64>,
     /// Print events as JSON lines on standard output
@@ -199,13 +199,13 @@ fn unusable(error: anyhow::Error, recipe: &Recipe) -> Failure {
 
 /// Refuses to start what cannot end well.
 fn preflight(job: &Job<'_>) -> Outcome {
-    let (workspace, recipe) = (job.workspace, &job.plan.recipe);
+    let (workspace, recipe, policy) = (job.workspace, &job.plan.recipe, &job.plan.policy);
     let bound = job.worker.bounds.memory_bytes_max;
     let disk = predict::free_disk_bytes(&workspace.state());
     let published = predict::free_disk_bytes(&workspace.models());
     // The bound is the worker's; the engine that proves the file has none but the machine's.
     suffices("--memory-max", Some(bound), predict::worker_anon_bytes(recipe), recipe)?;
-    suffices("memory", predict::free_memory_bytes(), predict::export_anon_bytes(recipe), recipe)?;
+    suffices("memory", predict::free_memory_bytes(), predict::export_anon_bytes(recipe, policy), recipe)?;
     suffices("disk", disk, predict::export_disk_bytes(recipe), recipe)?;
     suffices("disk of the models", published, predict::file_bytes(recipe), recipe)?;
     Ok(supervise::watch_interrupts()?)

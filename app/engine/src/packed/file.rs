@@ -170,30 +170,19 @@ impl Place {
     /// (`appdomain_tmpfs` in `te_macros`: no `open`).
     #[cfg(not(target_os = "linux"))]
     fn nameless(&self) -> Result<File, String> {
-        let path = self.temporary(&self.dir.join(&self.stem));
-        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
-        // The descriptor keeps the file; its name is not needed any more.
-        file.and_then(|file| fs::remove_file(&path).map(|()| file)).map_err(|e| format!("{path}: {e}"))
+        unnamed(&temporary(&self.dir.join(&self.stem)))
     }
 
     /// Whether the disk has room for packed weights of a model of this size, and for packing them where that is on the disk.
     pub(super) fn has_room(&self, model_bytes: usize) -> Result<(), String> {
         let copies = if cfg!(target_os = "linux") { 1 } else { 2 };
-        let expected = (model_bytes as u64).saturating_mul(copies);
-        match rustix::fs::statvfs(self.dir.as_std_path()) {
-            Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < expected => {
-                let got = disk.f_bavail.saturating_mul(disk.f_frsize);
-                Err(format!("{}: got {got} bytes free, expected {expected}", self.dir))
-            }
-            // What cannot be asked is found out by writing.
-            _ => Ok(()),
-        }
+        has_room(&self.dir, (model_bytes as u64).saturating_mul(copies))
     }
 
     /// Copies what was packed to its place: hashed on the way, read-only, synced, renamed, and its sidecar last.
     pub(super) fn keep(&self, scratch: &mut File) -> Result<(), String> {
         let path = self.packed();
-        let temporary = self.temporary(&path);
+        let temporary = temporary(&path);
         let kept = copy(scratch, &temporary).and_then(|(bytes, digest)| {
             // An old sidecar must not vouch for new bytes, nor the other way round.
             remove(&self.sidecar())?;
@@ -232,16 +221,9 @@ impl Place {
         }
     }
 
-    fn temporary(&self, path: &Utf8Path) -> Utf8PathBuf {
-        // One maker at a time holds the lock; stamps are written without it.
-        let thread = format!("{:?}", std::thread::current().id());
-        let thread: String = thread.chars().filter(char::is_ascii_digit).collect();
-        Utf8PathBuf::from(format!("{path}.{}-{thread}{TEMPORARY}", std::process::id()))
-    }
-
     /// Writes a small file whole or not at all.
     fn replace(&self, path: &Utf8Path, content: &[u8]) -> io::Result<()> {
-        let temporary = self.temporary(path);
+        let temporary = temporary(path);
         let written = File::create(&temporary)
             .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&temporary, path));
@@ -251,6 +233,31 @@ impl Place {
         written?;
         File::open(&self.dir)?.sync_all()
     }
+}
+
+/// A file that ends with its last descriptor or mapping; it has its name for a moment only.
+pub(super) fn unnamed(path: &Utf8Path) -> Result<File, String> {
+    let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path);
+    file.and_then(|file| fs::remove_file(path).map(|()| file)).map_err(|error| format!("{path}: {error}"))
+}
+
+/// Whether a disk has this much room.
+pub(super) fn has_room(dir: &Utf8Path, expected: u64) -> Result<(), String> {
+    match rustix::fs::statvfs(dir.as_std_path()) {
+        Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < expected => {
+            let got = disk.f_bavail.saturating_mul(disk.f_frsize);
+            Err(format!("{dir}: got {got} bytes free, expected {expected}"))
+        }
+        // What cannot be asked is found out by writing.
+        _ => Ok(()),
+    }
+}
+
+/// A name beside `path` that no other thread uses: one maker at a time holds the lock, but stamps are written without it.
+pub(super) fn temporary(path: &Utf8Path) -> Utf8PathBuf {
+    let thread = format!("{:?}", std::thread::current().id());
+    let thread: String = thread.chars().filter(char::is_ascii_digit).collect();
+    Utf8PathBuf::from(format!("{path}.{}-{thread}{TEMPORARY}", std::process::id()))
 }
 
 /// A name for an open file that ends with its descriptor.

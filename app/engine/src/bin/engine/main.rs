@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Parser, Subcommand};
-use engine::{LoadOptions, Model, ModelBytes, PackedCache, Record, Session, runtime};
+use engine::{LoadOptions, Model, ModelBytes, PackedCache, Packing, Record, Session, runtime};
 use model_assets::digest::Digest;
 use model_assets::evidence::PackedWeights;
 
@@ -90,6 +90,9 @@ struct ModelArgs {
     /// Directory of the packed-weights cache; without it the weights are packed in memory.
     #[arg(long, value_name = "DIR")]
     packed_cache: Option<Utf8PathBuf>,
+    /// Directory for a file of packed weights that ends with this process, so that they take no memory of their own.
+    #[arg(long, value_name = "DIR", conflicts_with = "packed_cache")]
+    packed_scratch: Option<Utf8PathBuf>,
 }
 
 fn threads_range() -> clap::builder::RangedI64ValueParser<u32> {
@@ -99,14 +102,18 @@ fn threads_range() -> clap::builder::RangedI64ValueParser<u32> {
 impl ModelArgs {
     /// How to load the model. Hashes it for the cache: an app has its digest from the build.
     fn options(&self, record: Record) -> Result<LoadOptions, Failed> {
-        let packed = self.packed_cache.as_ref().map(|dir| {
-            let digest = std::fs::File::open(&self.model).and_then(|mut file| Digest::of_reader(&mut file));
-            digest.map(|model| PackedCache { dir: dir.clone(), model, exclusive: false })
-        });
-        let packed = packed
-            .transpose()
-            .map_err(|error| Failed::new(exit::MODEL, format!("{}: {error}", self.model)))?;
-        Ok(LoadOptions { record, packed, ..LoadOptions::default() })
+        let packing = match (&self.packed_cache, &self.packed_scratch) {
+            (Some(dir), _) => {
+                let digest =
+                    std::fs::File::open(&self.model).and_then(|mut file| Digest::of_reader(&mut file));
+                let model =
+                    digest.map_err(|error| Failed::new(exit::MODEL, format!("{}: {error}", self.model)))?;
+                Packing::Kept(PackedCache { dir: dir.clone(), model, exclusive: false })
+            }
+            (None, Some(dir)) => Packing::Scratch(dir.clone()),
+            (None, None) => Packing::Heap,
+        };
+        Ok(LoadOptions { record, packing, ..LoadOptions::default() })
     }
 
     fn set_threads(&self) -> Result<(), Failed> {
