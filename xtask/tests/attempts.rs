@@ -23,6 +23,7 @@ const WORKERS: [(&str, &str, bool); 7] = [
 const BEGIN: &str = "
 import json, os, sys, time
 request = json.load(open(sys.argv[1]))
+os.mkdir(request['work_dir'] + '/worker_of_this_attempt')
 def answer(kind):
     said = {'protocol': 1, 'ok': False, 'stages': [], 'kind': kind, 'error': 'E of ' + kind, 'hint': None}
     json.dump(said, open(request['response'], 'w'))
@@ -53,5 +54,8 @@ fn what_the_machine_did_is_tried_again_and_what_was_refused_is_not() {
             "{report}"
         );
         assert!(!tree.model("manifest.json").exists(), "{name}");
+        let work = fs::read_dir(tree.path(".proofmark/work/tiny")).unwrap();
+        let left = work.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(left.filter(|name| name.starts_with("worker_")).collect::<Vec<_>>(), [""; 0], "{name}");
     }
 }

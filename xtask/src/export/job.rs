@@ -78,10 +78,26 @@ pub(super) struct Job<'a> {
     pub(super) worker: &'a WorkerPlan,
 }
 
+/// How the folder begins that a worker makes for itself (`_answer` in `worker.py`).
+const WORKER_PREFIX: &str = "worker_";
+
+/// Removes what a killed worker left: up to twice the model. One that ends by itself leaves nothing.
+fn sweep(work: &Utf8Path) -> anyhow::Result<()> {
+    for entry in work.read_dir_utf8().with_context(|| work.to_string())? {
+        let path = entry?.into_path();
+        if path.file_name().is_some_and(|name| name.starts_with(WORKER_PREFIX)) {
+            fs::remove_dir_all(&path).with_context(|| path.to_string())?;
+        }
+    }
+    Ok(())
+}
+
 impl Job<'_> {
     /// Runs the worker once, proves what it wrote and publishes it.
     pub(super) fn attempt(&self, attempt: u32, receipt: &Receipt) -> anyhow::Result<Manifest> {
         fs::create_dir_all(&self.plan.work)?;
+        // Of an export that was killed together with its worker.
+        sweep(&self.plan.work)?;
         if matches!(self.plan.source, Source::Random { .. }) {
             stage_rehearsal(self.workspace, &self.plan.dir)?;
         }
@@ -103,7 +119,9 @@ impl Job<'_> {
             &log,
             &self.worker.bounds,
             self.console,
-        )?;
+        );
+        sweep(&self.plan.work)?;
+        let run = run?;
         let response = failed::answer(&response, &run)?;
         self.publish(&run, response, attempt, receipt)
     }
