@@ -12,9 +12,9 @@ pub const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
 pub const TEMPLATE_BYTES_MAX: u64 = 256 << 10;
 /// Longest prompt, in bytes of text: 16 for every token of the largest context window.
 pub const PROMPT_BYTES_MAX: usize = 2 << 20;
-/// Largest model file that any recipe may allow: room for the int8 of eight billion parameters and as much again. Stores take less
-/// (`docs/mobile.md`); the policy says what a repository allows.
-pub const MODEL_BYTES_MAX: u64 = 16_000_000_000;
+/// Largest model file that any recipe may allow: room for the int8 of eight billion parameters, and below the 8 GiB that the header
+/// of an archive can tell. Stores take less (`docs/mobile.md`); the policy says what a repository allows.
+pub const MODEL_BYTES_MAX: u64 = 8_500_000_000;
 /// Most files of a checkpoint that a recipe may pin or a hub's index may name.
 pub const CHECKPOINT_FILES_MAX: usize = 512;
 /// Longest name of a model or file: fits the name field of an archive's header.

@@ -73,7 +73,7 @@ fn recipe_values_that_cannot_be() {
         ("tokens.eos", "eos = [1]", "eos = [1, 4000]"),
         ("limits.file_bytes_min", "file_bytes_min = 1_500_000", "file_bytes_min = 0"),
         ("limits.file_bytes_min", "file_bytes_min = 1_500_000", "file_bytes_min = 9_000_000"),
-        ("limits.file_bytes_max", "file_bytes_max = 8_000_000", "file_bytes_max = 5_000_000_000"),
+        ("limits.file_bytes_max", "file_bytes_max = 8_000_000", "file_bytes_max = 9_000_000_000"),
         ("parity.mean_kl_max", "[eq]", "[parity]\nmean_kl_max = -1.0\n[eq]"),
         ("parity.max_abs_diff_max", "[eq]", "[parity]\nmax_abs_diff_max = nan\n[eq]"),
         ("eq.score_min", "score_min = ", "score_min = 1"),
