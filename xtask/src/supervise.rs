@@ -338,6 +338,29 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
+    fn memory_of_its_own_ends_a_worker_and_pages_of_files_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let [script, file, log] = ["script.py", "file", "log"].map(|name| folder.join(name));
+        File::create(&file).unwrap().set_len(256_000_000).unwrap();
+        let bounds = Bounds { memory_bytes_max: 128_000_000, stall: Duration::from_secs(1000) };
+        let supervised = |text: &str| {
+            std::fs::write(&script, format!("import mmap, sys, time\n{text}\n")).unwrap();
+            run("python3".into(), &script, &file, &log, &bounds, &Console::Plain).unwrap()
+        };
+        // It stays until it has been looked at.
+        let mapped = supervised(
+            "with open(sys.argv[1], 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as m:\n    \
+             sum(m[::4096])\n    time.sleep(3)",
+        );
+        assert!(mapped.ok && mapped.peaks.rss_bytes > 256_000_000, "{:?}, {:?}", mapped.killed, mapped.peaks);
+        let owned = supervised("b = bytearray(b'x') * 256_000_000\ntime.sleep(1000)");
+        let reason = owned.killed.unwrap();
+        assert!(reason.contains(" bytes of anonymous memory, expected at most 128000000"), "{reason}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
     fn a_metered_commands_memory_is_its_groups() {
         let mut shell = Command::new("sh");
         // A child of the shell holds it, and until this side says so: when it is looked at is nobody's promise.
